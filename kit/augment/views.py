@@ -1,0 +1,47 @@
+"""Views of whole batches: what the networks see of cached photos, in training and in evaluation."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from kit.augment.warp import centre_crop, normalise, random_resized_crop, warp
+from kit.config.schema import Augment, Data
+
+
+def training_views(pixels: Tensor, sizes: Tensor, generator: torch.Generator, data: Data, augment: Augment) -> Tensor:
+    """Random views, every photo with numbers of its own.
+
+    Args:
+        pixels: uint8 [N, S, S, 3] squares. sizes: int64 [N, 2], width and height of the originals.
+        generator: on the CPU; all draws come from it in one order, so a step's views are a function of its seed.
+    Returns:
+        Normalised float32 [N, 3, H, H] on the pixels' device, channels last.
+    """
+    n, device = len(pixels), pixels.device
+    if augment.crop_scale is None:
+        crop = centre_crop(sizes.cpu(), data.crop_pct)
+    else:
+        crop = random_resized_crop(sizes, augment.crop_scale, augment.crop_ratio, generator)
+    flips = 1 - 2 * (torch.rand(n, 2, generator=generator) < torch.tensor([augment.horizontal_flip, augment.vertical_flip])).float()
+    limits = [math.radians(degrees) for degrees in (augment.rotate, augment.affine_rotate)]
+    turns = [limit * (2 * torch.rand(n, generator=generator) - 1) for limit in limits if limit]
+    light = 1 + augment.brightness * (2 * torch.rand(n, 1, 1, 1, generator=generator) - 1)
+    stored = stored_sizes(sizes, pixels.shape[1])
+    views = warp(pixels, stored.to(device), crop.to(device), flips.to(device), tuple(t.to(device) for t in turns), data.image_size)
+    if augment.brightness:
+        views = (views * light.to(device)).clamp_(max=255)
+    return normalise(views, data.mean, data.std)
+
+
+def evaluation_views(pixels: Tensor, sizes: Tensor, data: Data) -> Tensor:
+    """The course's validation view: short side to image_size / crop_pct, centre crop, normalise. Shapes as in `training_views`."""
+    n, device = len(pixels), pixels.device
+    stored = stored_sizes(sizes, pixels.shape[1]).to(device)
+    crop = centre_crop(sizes, data.crop_pct).to(device)
+    return normalise(warp(pixels, stored, crop, torch.ones(n, 2, device=device), (), data.image_size), data.mean, data.std)
+
+
+def stored_sizes(sizes: Tensor, square: int) -> Tensor:
+    """float32 [N, 2]: a photo smaller than the square was stored as it is."""
+    return sizes.clamp(max=square).float()

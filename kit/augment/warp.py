@@ -1,0 +1,102 @@
+"""One warp from the cached square to the view: every geometric step of a recipe becomes one matrix, the photo is sampled once.
+
+Coordinates are normalised: (-1, -1) is the upper left corner of a picture and (1, 1) its lower right one, pixels' outer edges
+included. `crop_N4` is the window (centre x, centre y, half width, half height) that a view shows of its photo.
+
+Shapes: N views of photos in S×S squares, H×H output. Everything is float32: half-precision `grid_sample` is wrong on the CPU, and
+half-precision grids lose pixels on a GPU too.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CPU_CHUNK = 8  # views whose grids and pixels stay inside a core's cache; the whole batch at once takes about 2.5 times as long
+
+
+def warp(pixels_NSSC: Tensor, stored_N2: Tensor, crop_N4: Tensor, flip_N2: Tensor, turns: tuple[Tensor, ...], side: int) -> Tensor:
+    """Sample views bilinearly, black wherever a rotation has nothing to show.
+
+    Args:
+        pixels_NSSC: uint8 squares.
+        stored_N2: the photo's part of its square (width, height), px, counted from the upper left.
+        flip_N2: +1 or -1 for x and y.
+        turns: angles in radians, [N] each, in the order in which they are applied. Every turn cuts its own corners, as
+            torchvision does when it rotates twice, so the black area is that of the two-step original.
+        side: of the output, px.
+    Returns:
+        float32 [N, 3, side, side] in 0…255, channels last in memory.
+    """
+    n, square = pixels_NSSC.shape[:2]
+    out = torch.empty(n, side, side, 3, device=pixels_NSSC.device).permute(0, 3, 1, 2)
+    step = n if pixels_NSSC.is_cuda else CPU_CHUNK
+    for i in range(0, n, step):
+        part = slice(i, i + step)
+        place, seen = place_views(crop_N4[part], flip_N2[part], [turn[part] for turn in turns], side)
+        grid = to_square(place, stored_N2[part], square)
+        views = F.grid_sample(pixels_NSSC[part].permute(0, 3, 1, 2).float(), grid, padding_mode="border", align_corners=False)
+        out[part] = views if seen is None else views * seen
+    return out
+
+
+def place_views(crop_N4: Tensor, flip_N2: Tensor, turns: list[Tensor], side: int) -> tuple[Tensor, Tensor | None]:
+    """Where each output pixel lies in its photo, [N, H, H, 2], and whether it shows it at all, [N, 1, H, H] (None: all do)."""
+    line = (torch.arange(side, device=crop_N4.device) + 0.5) * (2 / side) - 1
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    x, y = x[None], y[None]
+    seen = None
+    for turn in reversed(turns):  # from the output back to the photo
+        c, s = turn.cos()[:, None, None], turn.sin()[:, None, None]
+        x, y = c * x + s * y, c * y - s * x
+        inside = (x.abs() <= 1) & (y.abs() <= 1)
+        seen = inside if seen is None else seen & inside
+    window = crop_N4[:, None, None, :]
+    x = window[..., 0] + window[..., 2] * flip_N2[:, None, None, 0] * x
+    y = window[..., 1] + window[..., 3] * flip_N2[:, None, None, 1] * y
+    return torch.stack((x, y), dim=-1), None if seen is None else seen[:, None]
+
+
+def to_square(place: Tensor, stored_N2: Tensor, square: int) -> Tensor:
+    """Photo coordinates to those of its square, of which small photos fill a corner only."""
+    share = (stored_N2 / square)[:, None, None, :]
+    return (place + 1) * share - 1
+
+
+def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """0…255 to the networks' input, [N, 3, H, W]; black becomes (0 - mean) / std, as Normalize after a black fill gives."""
+    scale = torch.tensor(std, device=pixels.device).mul(255).reciprocal().view(1, -1, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=pixels.device).view(1, -1, 1, 1)
+    return torch.addcmul(shift, pixels, scale)
+
+
+def centre_crop(sizes_N2: Tensor, crop_pct: float) -> Tensor:
+    """The window of Resize(short side) and CenterCrop: a square of `crop_pct` of the short side, [N, 4]."""
+    sizes = sizes_N2.float()
+    half = crop_pct * sizes.min(dim=1, keepdim=True).values / sizes
+    return torch.cat((torch.zeros_like(half), half), dim=1)
+
+
+def random_resized_crop(sizes_N2: Tensor, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """torchvision's RandomResizedCrop windows in each photo's own pixels, [N, 4]: the first of ten tries that fits.
+
+    Where none does: the whole photo, cropped in the centre to the nearest allowed ratio, as there.
+    """
+    n = len(sizes_N2)
+    draws = torch.rand(n, 10, 2, generator=generator)
+    corner = torch.rand(n, 2, generator=generator)
+    width, height = sizes_N2.cpu().double().unbind(1)
+    area = (width * height)[:, None] * (scale[0] + (scale[1] - scale[0]) * draws[..., 0].double())
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = torch.exp(low + (high - low) * draws[..., 1].double())
+    w, h = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+    fits = (w >= 1) & (w <= width[:, None]) & (h >= 1) & (h <= height[:, None])
+    first = fits.int().argmax(dim=1, keepdim=True)
+    own = width / height
+    w = torch.where(fits.any(1), w.gather(1, first)[:, 0], torch.where(own > ratio[1], (height * ratio[1]).round(), width))
+    h = torch.where(fits.any(1), h.gather(1, first)[:, 0], torch.where(own < ratio[0], (width / ratio[0]).round(), height))
+    free = torch.stack((width - w, height - h), dim=1)
+    start = torch.where(fits.any(1, keepdim=True), (corner * (free + 1)).floor(), (free / 2).round())
+    sizes, window = torch.stack((width, height), 1), torch.stack((w, h), 1)
+    return torch.cat(((2 * start + window) / sizes - 1, window / sizes), dim=1).float()

@@ -1,0 +1,183 @@
+"""The verbs. Heavy imports wait inside them, so that `--help` and worker processes start at once."""
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kit.config.competitions import competition
+from kit.config.recipes import RECIPES, recipe
+from kit.config.schema import Config, override
+from kit.console import console
+from kit.errors import KitError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="From a folder of photos to a checked Kaggle submission by a tiny distilled student.",
+)
+
+DataOption = Annotated[Path | None, typer.Option(help="Folder that holds the data set, at any depth.", show_default=False)]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(help="Where decoded photos are kept; default: the user's cache, temporary disk on Kaggle.", show_default=False),
+]
+DISK_TROUBLE = {
+    errno.ENOSPC: "The disk is full. Free some space, or point --out or --cache elsewhere",
+    errno.EDQUOT: "The disk quota is used up. Free some space, or point --out or --cache elsewhere",
+    errno.EROFS: "That place can't be written to. Point --out or --cache elsewhere",
+    errno.EACCES: "That place can't be written to. Point --out or --cache elsewhere",
+}
+
+
+@app.command(
+    epilog="Example: `kit run record --data Food-11 --budget 9h --out runs/record`. To go on with a run, give the same command again."
+)
+def run(
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of {', '.join(RECIPES)}.")],
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for all that the run leaves; default: runs/RECIPE.", show_default=False)] = None,
+    budget: Annotated[str | None, typer.Option(help="This session's time, such as 9h or 30m; default: none.", show_default=False)] = None,
+    subset: Annotated[float, typer.Option(help="Stratified share of every split, for a smoke test on real photos.")] = 1.0,
+    teacher: Annotated[Path | None, typer.Option(help="Teacher's checkpoint; default: the competition's beside the data.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change a field of the recipe; may be repeated.")
+    ] = None,
+    cache: CacheOption = None,
+    tiny: Annotated[bool, typer.Option("--tiny", help="The same path in seconds: two epochs at 32 px.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the whole config, its digest and the student's size; do nothing.")
+    ] = False,
+) -> None:
+    """Photos in, a checked submission out; or today's part of it."""
+    config = recipe(name)
+    config = override(config.tiny() if tiny else config, (assignments or []) + ([f"data.subset={subset}"] if subset != 1 else []))
+    if dry_run:
+        print_plan(config)
+        return
+    from kit.data.cache import cache_folder
+    from kit.data.draw import draw_dataset
+    from kit.pipeline import run as run_pipeline
+    from kit.train.budget import Budget, parse_duration
+
+    out = out or Path("runs") / name
+    limit = Budget(parse_duration(budget) if budget else None)
+    if data is None:
+        if name != "sample":
+            raise KitError(
+                f"kit run {name} needs --data DIR, the folder that holds training/ and evaluation/. `kit run sample` needs none."
+            )
+        data = draw_dataset(out / "photos")
+    record = run_pipeline(
+        config, data, out, cache=cache_folder(cache), budget=limit, teacher_file=teacher, submissions=submissions_folder()
+    )
+    console.print(
+        f"{record['state']}: validation accuracy {record['validation_accuracy']:.4f}, submission {out / 'submission.csv'}", markup=False
+    )
+    if limit.stop:
+        raise typer.Exit(75)  # a signal ended it, not its budget: a script's && should not go on
+
+
+def print_plan(config: Config) -> None:
+    from kit.models.students import build_student, count_parameters
+
+    rules = competition(config.limit or config.competition)
+    classes = len(rules.classes) if rules.classes else 6
+    parameters = count_parameters(build_student(config.student.name, config.student.widths, classes))
+    print(json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False))
+    limit = f"{rules.max_parameters:,}" if rules.max_parameters else "none"
+    console.print(
+        f"digest {config.digest()}, student {config.student.name} with {parameters:,} parameters for {classes} classes, limit {limit}, "
+        f"{'pruned' if config.prune else 'not pruned'}",
+        markup=False,
+    )
+
+
+def submissions_folder() -> Path | None:
+    """`submissions/` of the clone that the command runs in."""
+    place = Path("submissions")
+    return place if place.is_dir() and Path("kit").is_dir() else None
+
+
+@app.command(epilog="Example: `kit sample photos`, then `kit run boss --data photos --tiny --set competition=any`.")
+def sample(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write the photos.")],
+    seed: Annotated[int, typer.Option(help="Equal seeds draw equal photos.")] = 0,
+) -> None:
+    """Draw a small data set in the HW13 layout: six kinds of shapes that colour alone can't tell apart."""
+    from kit.data.draw import SPLITS, draw_dataset
+
+    draw_dataset(folder, seed)
+    console.print(f"{folder}: {', '.join(f'{count} {name}' for name, count in SPLITS.items())} photos", markup=False)
+
+
+@app.command(epilog="Example: `kit predict runs/record/student.kit --data Food-11 --out submission.csv`.")
+def predict(
+    file: Annotated[Path, typer.Argument(metavar="FILE.kit", help="A packed student.")],
+    data: Annotated[Path, typer.Option(help="Folder that holds the data set, at any depth.")],
+    out: Annotated[Path, typer.Option(help="The CSV to write.")],
+    split: Annotated[str, typer.Option(help="evaluation, validation or training.")] = "evaluation",
+    cache: CacheOption = None,
+) -> None:
+    """Predict a split with a packed student; with accuracy and per-class scores where there are labels."""
+    from kit.data.cache import cache_folder
+    from kit.score import predict_split
+
+    for line in predict_split(file, data, out, split, cache_folder(cache)):
+        console.print(line, markup=False)
+
+
+@app.command(epilog="Example: `kit check runs/record/submission.csv --data Food-11`.")
+def check(
+    file: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="A CSV, or a folder that holds submission.csv.")],
+    data: Annotated[Path | None, typer.Option(help="Compare ids with this data set's evaluation photos.", show_default=False)] = None,
+    rules: Annotated[str, typer.Option("--competition", help="Whose format.")] = "hw13-2023",
+) -> None:
+    """Whether Kaggle would take a submission: ids, padding, order, rows, classes, collapsed predictions."""
+    from kit.data.layout import find_dataset
+    from kit.submission import check as check_csv
+    from kit.submission import ids_for
+
+    file = file / "submission.csv" if file.is_dir() else file
+    ids = classes = None
+    if data is not None:
+        dataset = find_dataset(data, competition(rules).classes, 0.2, 0)
+        ids, classes = ids_for(tuple(p.name for p in dataset.evaluation.paths), competition(rules)), len(dataset.classes)
+    competition(rules)
+    if found := check_csv(file, rules, classes, ids):
+        raise KitError(f"{file} is not to hand in: {'; '.join(found)}.")
+    console.print(f"{file}: fit for {rules}", markup=False)
+
+
+@app.command(epilog="Example: `kit doctor --data Food-11`.")
+def doctor(
+    data: DataOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """What is wrong with this machine, before it costs hours; fails if a run could not work."""
+    from kit.data.cache import cache_folder
+    from kit.doctor import examine
+
+    if not examine(data, cache_folder(cache)):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends in one paragraph and exit code 1, never in a traceback."""
+    try:
+        app()
+    except KitError as error:
+        fail(str(error))
+    except OSError as error:
+        if error.errno not in DISK_TROUBLE:
+            raise
+        fail(f"{error.filename}: {error.strerror}. {DISK_TROUBLE[error.errno]}; what was saved before is untouched.")
+
+
+def fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)

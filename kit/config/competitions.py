@@ -1,0 +1,64 @@
+"""The competitions: what a deployed student may hold and what their CSV looks like.
+
+Sources: the course pages and Kaggle's competition pages of NTU ML 2020 to 2023. Another competition is another entry.
+"""
+
+import difflib
+from dataclasses import dataclass
+
+from kit.errors import KitError
+
+FOOD11 = (
+    "Bread", "Dairy product", "Dessert", "Egg", "Fried food", "Meat", "Noodles/Pasta", "Rice", "Seafood", "Soup", "Vegetable/Fruit",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Competition:
+    """Limits are of the deployed student; None means that there is none."""
+
+    title: str
+    classes: tuple[str, ...] | None = None  # None: whatever the data set has
+    max_parameters: int | None = None
+    max_bytes: int | None = None
+    rows: int | None = None  # of the evaluation set
+    padded_ids: bool = True  # ids are the photos' names, 0000…; False: 0, 1, …
+    columns: tuple[str, str] = ("Id", "Category")
+    slug: str | None = None  # on Kaggle
+    teacher_file: str = "resnet18_teacher.ckpt"
+
+
+COMPETITIONS = {
+    "hw13-2023": Competition("NTU ML2023 HW13 (Food-11)", FOOD11, max_parameters=60_000, rows=2_218, slug="ml2023spring-hw13"),
+    "hw13-2022": Competition("NTU ML2022 HW13 (Food-11)", FOOD11, max_parameters=100_000, rows=3_347, slug="ml2022spring-hw13"),
+    "hw13-2021": Competition(
+        "NTU ML2021 HW13 (Food-11)", FOOD11, max_parameters=100_000, rows=3_347, padded_ids=False, teacher_file="teacher_net.ckpt"
+    ),
+    "hw7-2020": Competition(
+        "NTU ML2020 HW7 (Food-11)", FOOD11, max_bytes=300_000, rows=3_347, padded_ids=False, teacher_file="teacher_resnet18.bin"
+    ),
+    "any": Competition("any folder of photos, no limit"),
+}
+
+
+def competition(name: str) -> Competition:
+    if name not in COMPETITIONS:
+        near = difflib.get_close_matches(name, COMPETITIONS, n=3) or COMPETITIONS
+        raise KitError(f"There is no competition {name!r}. Nearest: {', '.join(near)}.")
+    return COMPETITIONS[name]
+
+
+def check_limits(name: str, parameters: int, size: int | None = None) -> list[str]:
+    """What the deployed student breaks, in words; empty when it may be handed in.
+
+    Args:
+        parameters: `numel` of all that the student holds as a parameter, frozen or not; buffers don't count.
+        size: of the packed file, bytes.
+    """
+    rules = competition(name)
+    broken = []
+    if rules.max_parameters and parameters > rules.max_parameters:
+        broken.append(f"{parameters:,} parameters are over {name}'s limit of {rules.max_parameters:,}")
+    if rules.max_bytes and size and size > rules.max_bytes:
+        broken.append(f"{size:,} bytes are over {name}'s limit of {rules.max_bytes:,}")
+    return broken

@@ -1,0 +1,105 @@
+"""The recipes: a run is a named function that returns a whole config.
+
+`simple`, `medium` and `boss` are NTU ML2023 HW13's published solutions as their author ran them; `record` is ours; `sample` is the
+smoke test on photos that the kit draws itself.
+"""
+
+import difflib
+from collections.abc import Callable
+
+from kit.config.schema import CE, KD, Augment, Config, Data, Hint, Predict, Prune, Student, Teacher, Train
+from kit.errors import KitError
+
+PLAIN = Augment()
+BOSS = Augment(crop_scale=(0.7, 1.0), vertical_flip=0.5, rotate=180, affine_rotate=30)
+KNOWN = Augment(crop_scale=(0.35, 1.0), brightness=0.2)  # nothing that a usual ImageNet teacher has not seen
+
+# The course's training settings, which its published solutions keep where they say nothing else.
+COURSE = {
+    "optimizer": "adam",
+    "batch_size": 64,
+    "lr": 3e-4,
+    "weight_decay": 1e-5,
+    "decay_everything": True,
+    "schedule": "constant",
+    "clip_norm": 10,
+}
+
+
+def simple() -> Config:
+    """The course's student and labels alone: 0.45807 on Kaggle."""
+    return Config(
+        recipe="simple",
+        competition="hw13-2023",
+        student=Student(name="hw13"),
+        distill=(CE(),),
+        train=Train(epochs=10, **COURSE),
+    )
+
+
+def medium() -> Config:
+    """The same student under plain distillation, αT²·KL + (1 − α)·CE with α = 0.5 and T = 20: 0.75202 on Kaggle."""
+    return Config(
+        recipe="medium",
+        competition="hw13-2023",
+        student=Student(name="hw13"),
+        distill=(KD(weight=0.5, temperature=20), CE(weight=0.5)),
+        train=Train(epochs=700, patience=300, **COURSE),
+    )
+
+
+def boss() -> Config:
+    """The published 0.82687, layer by layer. Its 99,891 parameters keep 2022's limit and are over 2023's 60,000.
+
+    With p = epoch / epochs: 10p² · [(1 − p²)·T²·KL + p²·CE] + Σ wᵢ·SmoothL1(studentᵢ, teacherᵢ).
+    """
+    hints = tuple(Hint(weight=w, student=f"blocks.{i}", teacher=f"layer{i + 1}") for i, w in enumerate((3, 2, 1)))
+    return Config(
+        recipe="boss",
+        competition="hw13-2023",
+        limit="hw13-2022",
+        data=Data(augment=BOSS),
+        student=Student(name="boss"),
+        distill=(KD(weight=10, ramp="p^2(1-p^2)", temperature=20), CE(weight=10, ramp="p^4"), *hints),
+        train=Train(epochs=600, patience=60, **(COURSE | {"batch_size": 128, "lr": 1e-3})),
+    )
+
+
+def record() -> Config:
+    """Ours at ≤ 60,000 parameters: a strided stem, residual depthwise blocks, and views that the teacher knows."""
+    hints = tuple(Hint(weight=w, student=f"blocks.{i}", teacher=f"layer{j}") for w, i, j in ((1, 1, 1), (1, 3, 2), (1, 5, 3)))
+    return Config(
+        recipe="record",
+        competition="hw13-2023",
+        data=Data(augment=KNOWN),
+        student=Student(name="record"),
+        distill=(KD(weight=1, temperature=4), CE(weight=0.1), *hints),
+        train=Train(epochs=600, lr=4e-3, weight_decay=0.02, warmup_epochs=2, clip_norm=5, ema_decay=0.998),
+        predict=Predict(flip=True),
+    )
+
+
+def sample() -> Config:
+    """Six kinds of drawn shapes, every stage: a teacher trained here, a student distilled, slimmed and packed."""
+    views = Augment(crop_scale=(0.6, 1.0), vertical_flip=0.5)
+    return Config(
+        recipe="sample",
+        competition="any",
+        data=Data(image_size=48, cache_size=48, crop_pct=1.0, augment=views),
+        teacher=Teacher(augment=views, train=Train(epochs=10, batch_size=64, lr=2e-3, warmup_epochs=1)),
+        student=Student(name="record"),
+        distill=(KD(temperature=2), CE(weight=0.5), Hint(weight=0.5, student="blocks.1", teacher="layer1")),
+        train=Train(epochs=16, batch_size=64, lr=4e-3, warmup_epochs=1, ema_decay=0.98),
+        prune=Prune(keep=0.6, finetune_epochs=6, finetune_lr=2e-3),
+        predict=Predict(flip=True),
+    )
+
+
+RECIPES: dict[str, Callable[[], Config]] = {"sample": sample, "simple": simple, "medium": medium, "boss": boss, "record": record}
+
+
+def recipe(name: str) -> Config:
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=3) or RECIPES
+        raise KitError(f"There is no recipe {name!r}. Nearest: {', '.join(near)}.")
+    return RECIPES[name]()

@@ -1,0 +1,232 @@
+"""What a run is: one frozen value, checked by type and by meaning when it is built.
+
+The config travels inside checkpoints and packed files, so it holds no path and no clock: where photos lie, where results go and
+how long a session lasts belong to the command. `digest` leaves out what may change between two sessions of one run.
+"""
+
+import difflib
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kit.errors import KitError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Ramp = Literal["constant", "p^2(1-p^2)", "p^4"]  # what a term's weight is multiplied by; p = epoch / epochs
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Augment(Section):
+    """How a training view is drawn. Geometry composes in this order: crop, flips, rotation, second rotation, brightness."""
+
+    crop_scale: tuple[Share, Share] | None = None  # area share of a random resized crop; None: resize and centre crop
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
+    horizontal_flip: Share = 0.5
+    vertical_flip: Share = 0.0
+    rotate: float = Field(0.0, ge=0, le=180)  # degrees either way, corners black (RandomRotation)
+    affine_rotate: float = Field(0.0, ge=0, le=180)  # a second rotation with its own corners (RandomAffine)
+    brightness: Share = 0.0  # factor drawn from 1 ± brightness
+
+
+class Data(Section):
+    image_size: int = Field(224, ge=16)  # side of the networks' input, px
+    crop_pct: float = Field(224 / 256, gt=0, le=1)  # centre crop's share of the short side, as timm names it
+    cache_size: int | None = Field(None, ge=16)  # side of the cached squares; None: image_size / crop_pct
+    feed: Literal["cache", "decode"] = "cache"  # decode: no training cache, JPEGs are decoded and augmented anew each epoch
+    augment: Augment = Augment()
+    subset: float = Field(1.0, gt=0, le=1)  # stratified share of every split
+    holdout: float = Field(0.2, gt=0, lt=1)  # of training, where there is no validation split
+    skip_bad: bool = False  # leave photos that do not decode out of training and validation
+    workers: int = Field(0, ge=0)  # decoding processes; 0: one per core
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    @property
+    def cache_side(self) -> int:
+        return self.cache_size or round(self.image_size / self.crop_pct)
+
+
+class CE(Section):
+    """Cross entropy with the labels."""
+
+    loss: Literal["ce"] = "ce"
+    weight: Weight = 1.0
+    ramp: Ramp = "constant"
+    smoothing: Share = 0.0
+
+
+class KD(Section):
+    """T² · KL(teacher ‖ student), both softened by T (Hinton et al. 2015)."""
+
+    loss: Literal["kd"] = "kd"
+    weight: Weight = 1.0
+    ramp: Ramp = "constant"
+    temperature: float = Field(1.0, gt=0)
+
+
+class Hint(Section):
+    """A student's feature map pulled to a teacher's (FitNets, Romero et al. 2015)."""
+
+    loss: Literal["hint"] = "hint"
+    weight: Weight = 1.0
+    ramp: Ramp = "constant"
+    student: str  # a module's name, `blocks.0`
+    teacher: str
+    distance: Literal["smooth_l1", "mse"] = "smooth_l1"
+
+
+Term = Annotated[CE | KD | Hint, Field(discriminator="loss")]
+
+
+class Train(Section):
+    epochs: Count
+    batch_size: int = Field(128, ge=2)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    decay_everything: bool = False  # also biases and BN, as torch's optimisers do by default
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    warmup_epochs: float = Field(0, ge=0)
+    drops: tuple[float, ...] = ()  # shares of the plan after which the rate is multiplied by 0.1 ("step")
+    clip_norm: float | None = Field(None, gt=0)
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    patience: int | None = Field(None, ge=1)  # epochs without a better validation accuracy before the plan ends
+    seed: int = 20220013
+    save_seconds: float = Field(60, ge=0)  # between checkpoints
+
+    @model_validator(mode="after")
+    def steps_need_drops(self) -> Self:
+        if (self.schedule == "step") != bool(self.drops):
+            raise ValueError("schedule 'step' and train.drops belong together: set both or neither")
+        return self
+
+
+class Teacher(Section):
+    arch: Literal["torchvision/resnet18", "timm/resnet18"] = "torchvision/resnet18"
+    expected_accuracy: Share | None = None  # on validation; a teacher a point below it stops the run
+    augment: Augment = Augment(crop_scale=(0.35, 1.0))
+    train: Train = Train(epochs=30, lr=1e-3, warmup_epochs=1)  # used only when no teacher file is found
+
+
+class Student(Section):
+    name: str
+    widths: tuple[Count, ...] = ()  # of its convolutions in order; empty: the table's
+
+
+class Prune(Section):
+    """Slimming: channels ranked by |γ| of their batch norms, the lowest removed (Liu et al. 2017)."""
+
+    keep: float = Field(0.5, gt=0, lt=1)  # share of the parameters that may stay
+    gamma_penalty: Weight = 1e-4  # weight of Σ|γ| in the loss while distilling
+    finetune_epochs: Count = 10
+    finetune_lr: float = Field(5e-4, gt=0)
+
+
+class Predict(Section):
+    flip: bool = False  # average the logits of the photo and its mirror image
+
+
+class Config(Section):
+    recipe: str
+    competition: str  # whose photos, classes and CSV
+    limit: str | None = None  # the competition whose limit the student keeps, where that is another one
+    data: Data = Data()
+    teacher: Teacher = Teacher()
+    student: Student
+    distill: tuple[Term, ...]
+    train: Train
+    prune: Prune | None = None
+    predict: Predict = Predict()
+
+    def tiny(self) -> Self:
+        """The same recipe, every stage, for a CPU and a few dozen photos: two epochs of small batches at 32 px."""
+        value = self.model_dump()
+        few = {"epochs": 2, "batch_size": 16, "warmup_epochs": 0}
+        value["data"] |= {"image_size": 32, "cache_size": 32}
+        value["train"] |= few
+        value["teacher"]["train"] |= few
+        if value["prune"]:
+            value["prune"] |= {"finetune_epochs": 1}
+        return type(self).model_validate(value)
+
+    def digest(self) -> str:
+        """Of all that decides the result; sixteen hex digits."""
+        value = self.model_dump(mode="json")
+        for section, field in HARMLESS:
+            del value[section][field]
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+HARMLESS = (("data", "workers"), ("train", "save_seconds"))
+
+
+def differences(old: dict, new: dict) -> list[str]:
+    """`section.field: old → new` for every field that decides the result and differs between two dumped configs."""
+    flat_old, flat_new = flatten(old), flatten(new)
+    harmless = {".".join(pair) for pair in HARMLESS}
+    names = sorted((flat_old.keys() | flat_new.keys()) - harmless)
+    missing = "(absent)"
+    return [
+        f"{name}: {flat_old.get(name, missing)} → {flat_new.get(name, missing)}"
+        for name in names
+        if flat_old.get(name, missing) != flat_new.get(name, missing)
+    ]
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": [1, 2]}} → {"a.b.0": 1, "a.b.1": 2}."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else None
+    if children is None:
+        return {prefix: value}
+    return {k: v for name, child in children for k, v in flatten(child, f"{prefix}.{name}".lstrip(".")).items()}
+
+
+def override(config: Config, assignments: list[str]) -> Config:
+    """Apply `section.field=value` assignments and validate the whole. Values are JSON, or else plain text.
+
+    Raises:
+        KitError: for an unknown field (with the nearest names) or a value that the field refuses.
+    """
+    merged = config.model_dump()
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise KitError(f"--set {assignment}: write section.field=value, for example --set train.epochs=30.")
+        *parents, last = path.split(".")
+        place: Any = merged
+        for name in parents:
+            place = place[step_into(place, name, path)]
+        place[step_into(place, last, path)] = parse_value(text)
+    try:
+        return type(config).model_validate(merged)
+    except ValidationError as error:
+        details = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors())
+        raise KitError(f"--set is refused: {details}.") from None
+
+
+def step_into(place: Any, name: str, path: str) -> str | int:
+    """The key or index `name` of a dumped section, or a KitError that lists the nearest names."""
+    if isinstance(place, (list, tuple)) and name.isdigit() and int(name) < len(place):
+        return int(name)
+    if isinstance(place, dict) and name in place:
+        return name
+    if isinstance(place, dict):
+        near = difflib.get_close_matches(name, place, n=3) or sorted(place)
+        raise KitError(f"--set {path}: there is no {name!r} here. Nearest: {', '.join(near)}.")
+    raise KitError(f"--set {path}: {name!r} is not inside a section; set the whole of it as JSON instead.")
+
+
+def parse_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return {"None": None, "True": True, "False": False}.get(text, text)

@@ -1,0 +1,44 @@
+"""What a person sees: plain lines on the screen and in log.txt, a progress bar only where there is a terminal."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+class Log:
+    """`log(line)` prints a line and appends it, with the time, to log.txt.
+
+    A log is not worth a run: when its disk is full it goes on on the screen alone.
+    """
+
+    def __init__(self, file: Path | None = None):
+        self.file = file
+
+    def __call__(self, line: str) -> None:
+        console.print(line, markup=False)
+        if self.file is not None:
+            try:
+                with open(self.file, "a", encoding="utf-8") as out:
+                    out.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+            except OSError as error:
+                self.file = None
+                console.print(f"log.txt is not written any more: {error}", markup=False)
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yields `set(done)`. On a terminal it moves a bar; elsewhere it does nothing, since a log wants lines."""
+    if not sys.stdout.isatty():
+        yield lambda done: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)

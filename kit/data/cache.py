@@ -1,0 +1,229 @@
+"""Photos are decoded once, into squares of uint8 that every later epoch reads as plain memory.
+
+A cache is a folder named by the sha256 of the photos' bytes and the settings, so it can't be stale and two runs share it. It is built
+beside its final name and renamed when whole: an interrupted build leaves nothing that looks like a cache. Squares, since crops are
+drawn in the photo's own coordinates and need only its width and height beside the pixels.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from kit.console import Log, progress
+from kit.data.decode import chunk_to_squares, die_with_parent, photo_size
+from kit.data.layout import Split
+from kit.errors import KitError
+from kit.files import flush_folder, sha256_of, write_json
+
+VERSION = 1
+CHUNK = 64  # photos a worker takes at once
+Tick = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Photos:
+    """A decoded split. N photos in the order of their names; those of training and validation all decode.
+
+    pixels: uint8 [N, S, S, 3], a read-only memory map. sizes: int64 [N, 2], width and height of each original.
+    labels: int64 [N] or None. names: file names. bad: row → reason, where a photo does not decode (black, evaluation only).
+    digest: of the photos' bytes, their names and the settings.
+    """
+
+    pixels: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray | None
+    names: tuple[str, ...]
+    bad: dict[int, str]
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def cache_folder(given: Path | None) -> Path:
+    """Where caches live: `given`, else temporary disk on Kaggle (its output folder is small and kept), else the user's cache."""
+    if given is not None:
+        return given
+    if Path("/kaggle/working").is_dir():
+        return Path(tempfile.gettempdir()) / "kit"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kaggle-submission-kit"
+
+
+def load_photos(
+    splits: Sequence[Split], side: int, folder: Path, log: Log, *, workers: int = 0, skip_bad: bool = False, tick: Tick = lambda: None
+) -> dict[str, Photos]:
+    """Splits decoded, by name; built where they aren't there yet.
+
+    Args:
+        side: upper limit of the squares' side, px; pixels are never enlarged into them.
+        workers: decoding processes, 0 for one per core.
+        skip_bad: leave photos that do not decode out of training and validation.
+        tick: called every few photos; it may raise to stop the work (the session's budget).
+    Raises:
+        KitError: photos of training or validation that do not decode, all of them named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    photos = {split.name: load_split(split, side, folder, log, workers, tick) for split in splits}
+    judge([(split, photos[split.name].bad) for split in splits], skip_bad, log)
+    return {name: without(part, part.bad) if part.bad and name != "evaluation" else part for name, part in photos.items()}
+
+
+def scan(split: Split, log: Log, *, workers: int = 0, skip_bad: bool = False, tick: Tick = lambda: None) -> tuple[Split, str]:
+    """For a loader without a cache: the split without its unreadable photos (judged as in `load_photos`) and its content's digest."""
+    digest = content_digest(split, 0, tick)
+    bad = {row: square for row, square in enumerate(decode(split, 16, workers, tick)) if isinstance(square, str)}
+    judge([(split, bad)], skip_bad, log)
+    return (split.take(np.setdiff1d(np.arange(len(split)), list(bad))) if bad else split), digest
+
+
+def judge(found: Sequence[tuple[Split, dict[int, str]]], skip_bad: bool, log: Log) -> None:
+    """Name every photo that does not decode; stop where that can't be lived with."""
+    for split, bad in found:
+        if bad:
+            log(f"{len(bad)} of {len(split)} {split.name} photos do not decode:")
+            for row, reason in bad.items():
+                log(f"  {split.paths[row]}: {reason}")
+    for split, bad in found:
+        if len(bad) == len(split):
+            raise KitError(f"Not one of the {len(split)} {split.name} photos decodes, {split.paths[0]} for one. Are they really photos?")
+    broken = [split.paths[row] for split, bad in found if split.name != "evaluation" for row in bad]
+    if broken and not skip_bad:
+        raise KitError(
+            f"{len(broken)} photos of training and validation do not decode, {broken[0]} for one (all are listed above). "
+            "Fetch them again, or go on without them with --set data.skip_bad=true."
+        )
+
+
+def without(photos: Photos, rows: dict[int, str]) -> Photos:
+    keep = np.setdiff1d(np.arange(len(photos)), list(rows))
+    names = tuple(photos.names[i] for i in keep)
+    labels = None if photos.labels is None else photos.labels[keep]
+    return Photos(photos.pixels[keep], photos.sizes[keep], labels, names, {}, photos.digest)
+
+
+def load_split(split: Split, side: int, folder: Path, log: Log, workers: int, tick: Tick) -> Photos:
+    side = fit_side(split, side)
+    digest = content_digest(split, side, tick)
+    place = folder / f"{split.name}-{side}px-{digest[:16]}"
+    if place.is_dir() and (damage := find_damage(place)):
+        log(f"the cache {place} is damaged ({damage}) and is built again")
+        shutil.rmtree(place)
+    if not place.is_dir():
+        build(split, side, place, log, workers, tick)
+    index = json.loads((place / "index.json").read_text(encoding="utf-8"))
+    pixels = np.load(place / "pixels.npy", mmap_mode="r", allow_pickle=False)
+    names = tuple(path.name for path in split.paths)
+    return Photos(
+        pixels,
+        np.array(index["sizes"], dtype=np.int64),
+        split.labels,
+        names,
+        {int(row): reason for row, reason in index["bad"].items()},
+        digest,
+    )
+
+
+def fit_side(split: Split, side: int) -> int:
+    """No larger than the largest photo: squares of 64 px photos need not be 256 px wide."""
+    with ThreadPoolExecutor(16) as pool:
+        sizes = list(pool.map(photo_size, split.paths))
+    return max(16, min(side, max(max(size) for size in sizes)))
+
+
+def content_digest(split: Split, side: int, tick: Tick) -> str:
+    """sha256 over the settings and every photo's name and bytes; where the folder lies does not matter, since mounts move."""
+    whole = hashlib.sha256(f"kit cache {VERSION}, {side} px, bilinear antialiased".encode())
+    with ThreadPoolExecutor(16) as pool:
+        for path, digest in zip(split.paths, pool.map(sha256_of, split.paths), strict=True):
+            tick()
+            whole.update(f"\n{path.name} {digest}".encode())
+    return whole.hexdigest()
+
+
+def find_damage(place: Path) -> str | None:
+    """Why a cache can't be used, or None."""
+    try:
+        index = json.loads((place / "index.json").read_text(encoding="utf-8"))
+        wrong = sha256_of(place / "pixels.npy") != index["sha256"]
+    except (OSError, ValueError, KeyError) as error:
+        return str(error)
+    return "its pixels are not what was written" if wrong else None
+
+
+def build(split: Split, side: int, place: Path, log: Log, workers: int, tick: Tick) -> None:
+    """Decode a split with `workers` processes into a new folder, then give it its name."""
+    for left_over in place.parent.glob(f".{place.name}.*"):
+        if not is_running(int(left_over.suffix[1:])):
+            shutil.rmtree(left_over, ignore_errors=True)
+    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    temporary.mkdir(exist_ok=True)
+    try:
+        sizes, bad = decode_into(temporary / "pixels.npy", split, side, workers, tick)
+        index = {"version": VERSION, "side": side, "sizes": sizes, "bad": bad, "sha256": sha256_of(temporary / "pixels.npy")}
+        write_json(temporary / "index.json", index)
+        if not place.is_dir():  # another run may have been quicker
+            os.replace(temporary, place)
+            flush_folder(place.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    log(f"decoded {len(split):,} {split.name} photos into squares of {side} px")
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def decode_into(file: Path, split: Split, side: int, workers: int, tick: Tick) -> tuple[list, dict[int, str]]:
+    """Write pixels.npy in the order of the split. One process writes, so a full disk is an error here and not a signal there."""
+    sizes: list[tuple[int, int]] = []
+    bad: dict[int, str] = {}
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(split), side, side, 3)}
+    try:
+        with open(file, "wb") as out:
+            np.lib.format.write_array_header_1_0(out, header)
+            for square in decode(split, side, workers, tick):
+                if isinstance(square, str):
+                    bad[len(sizes)] = square
+                    square = np.zeros((side, side, 3), np.uint8), side, side
+                out.write(square[0].tobytes())
+                sizes.append((square[1], square[2]))
+            out.flush()
+            os.fsync(out.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
+    return sizes, bad
+
+
+def decode(split: Split, side: int, workers: int, tick: Tick) -> Iterator[tuple[np.ndarray, int, int] | str]:
+    """`to_square` of every photo in order, by worker processes."""
+    chunks = [list(split.paths[i : i + CHUNK]) for i in range(0, len(split), CHUNK)]
+    pool = ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), die_with_parent)
+    try:
+        with progress(f"decoding {split.name}", len(split)) as moved:
+            for done, squares in enumerate(pool.map(chunk_to_squares, chunks, [side] * len(chunks))):
+                tick()
+                moved(done * CHUNK + len(squares))
+                yield from squares
+    except BrokenProcessPool:
+        raise KitError(
+            f"A decoding worker was killed by the system while reading {split.name}, most often for want of memory. "
+            "Run the same command with fewer: --set data.workers=1."
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

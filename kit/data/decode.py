@@ -1,0 +1,62 @@
+"""One photo from disk to pixels. Worker processes import this module, so it stays free of torch."""
+
+import os
+import threading
+from multiprocessing import parent_process
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
+
+
+def die_with_parent() -> None:
+    """A pool's initializer: when the parent is killed, no worker stays behind."""
+
+    def watch() -> None:
+        if parent := parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """The whole photo in RGB, turned as stored (as torchvision's ImageFolder does, EXIF's orientation is left alone)."""
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def to_square(path: Path, side: int) -> tuple[np.ndarray, int, int] | str:
+    """A photo squeezed into a square that keeps the detail that an input of this size can use.
+
+    Each side longer than `side` is reduced to it, antialiased; a shorter one stays as it is, since enlarging is the warp's work.
+    The rest of the square repeats the last row and column, so that sampling at the border needs no special case.
+
+    Returns:
+        (uint8 [side, side, 3], width, height of the original), or why the photo can't be read.
+    """
+    try:
+        image = read_rgb(path)
+    except UNREADABLE as error:
+        return str(error).replace(str(path), path.name) or type(error).__name__
+    width, height = image.size
+    stored = min(width, side), min(height, side)
+    if stored != image.size:
+        image = image.resize(stored, Image.Resampling.BILINEAR, reducing_gap=None)
+    pixels = np.asarray(image)
+    return np.pad(pixels, ((0, side - stored[1]), (0, side - stored[0]), (0, 0)), mode="edge"), width, height
+
+
+def chunk_to_squares(paths: list[Path], side: int) -> list[tuple[np.ndarray, int, int] | str]:
+    return [to_square(path, side) for path in paths]
+
+
+def photo_size(path: Path) -> tuple[int, int]:
+    """(width, height) from the file's header; (0, 0) where it can't be read."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except UNREADABLE:
+        return 0, 0

@@ -1,0 +1,208 @@
+"""Find a data set below a folder by its shape, and refuse what would waste a night.
+
+Two shapes are known, at any depth: the course's flat one (`training/3_17.jpg`, the label before the underscore) and class folders
+(`train/<class>/*.jpg`). Evaluation photos may be unlabelled; where there is no validation split, a stratified one is held out.
+"""
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from kit.errors import KitError
+
+SPLITS = {
+    "training": ("training", "train"),
+    "validation": ("validation", "valid", "val"),
+    "evaluation": ("evaluation", "testing", "test"),
+}
+PHOTO = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+FLAT_NAME = re.compile(r"(\d+)_.+")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Photos in the order of their file names. labels: int64 [N], or None where the photos carry none."""
+
+    name: str
+    paths: tuple[Path, ...]
+    labels: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, rows: np.ndarray, name: str | None = None) -> "Split":
+        labels = None if self.labels is None else self.labels[rows]
+        return Split(name or self.name, tuple(self.paths[i] for i in rows), labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    root: Path
+    classes: tuple[str, ...]
+    training: Split
+    validation: Split
+    evaluation: Split
+    held_out: bool = False  # validation was taken from training
+
+    @property
+    def splits(self) -> tuple[Split, Split, Split]:
+        return self.training, self.validation, self.evaluation
+
+    def counts(self) -> str:
+        """One line a split: its size and its photos per class."""
+        lines = []
+        for split in self.splits:
+            per_class = "unlabelled"
+            if split.labels is not None:
+                per_class = "per class " + " ".join(map(str, np.bincount(split.labels, minlength=len(self.classes))))
+            lines.append(f"{split.name:<10} {len(split):>6,} photos, {per_class}")
+        if self.held_out:
+            lines[1] += " (held out of training)"
+        return "\n".join(lines)
+
+
+def find_dataset(root: Path, classes: tuple[str, ...] | None, holdout: float, seed: int) -> Dataset:
+    """The one data set below `root`.
+
+    Args:
+        classes: the competition's, or None to take what the folders or labels say.
+        holdout: share of training to hold out where there is no validation split.
+        seed: of that held-out share.
+    Raises:
+        KitError: no data set, two of them, an empty split, a label out of range, an unlabelled training photo, a repeated
+            evaluation id: each with the path and the remedy.
+    """
+    folder, parts = locate(root)
+    names = class_names(parts["training"], classes)
+    training = read_labelled(parts["training"], "training", names)
+    if "validation" in parts:
+        validation = read_labelled(parts["validation"], "validation", names)
+    else:
+        keep, held = stratify(training, holdout, seed, "data.holdout")
+        training, validation = training.take(keep), training.take(held, "validation")
+    evaluation = read_evaluation(parts["evaluation"], names)
+    return Dataset(folder, names, training, validation, evaluation, held_out="validation" not in parts)
+
+
+def locate(root: Path) -> tuple[Path, dict[str, Path]]:
+    """The folder that holds a training and an evaluation split, and its split folders."""
+    if root.suffix.lower() in {".zip", ".gz", ".xz", ".tar", ".7z"} and root.is_file():
+        raise KitError(f"{root} is an archive. Unpack it and give the folder.")
+    if not root.is_dir():
+        raise KitError(f"There is no folder {root}. Give --data the folder that holds training/ and evaluation/, or one above it.")
+    found: list[tuple[Path, dict[str, Path]]] = []
+    for place, folders, _ in os.walk(root):
+        folders.sort()
+        lower = {name.lower(): name for name in folders}
+        parts = {s: inside(Path(place, lower[n])) for s, names in SPLITS.items() for n in reversed(names) if n in lower}
+        if {"training", "evaluation"} <= parts.keys():
+            found.append((Path(place), parts))
+            folders[:] = []  # a data set holds no other
+    if not found:
+        raise KitError(
+            f"No data set below {root}: none of its folders holds both training/ (or train/) and evaluation/ (or testing/, test/). "
+            "Check that the archive is unpacked and that --data points at it or above it."
+        )
+    if len(found) > 1:
+        places = ", ".join(str(place) for place, _ in found)
+        raise KitError(f"{len(found)} data sets below {root}: {places}. Point --data at one of them.")
+    return found[0]
+
+
+def inside(split: Path) -> Path:
+    """The 2021 course put a split's labelled photos one folder deeper."""
+    return split / "labeled" if (split / "labeled").is_dir() else split
+
+
+def photos_in(folder: Path) -> list[Path]:
+    return sorted((p for p in folder.iterdir() if p.suffix.lower() in PHOTO and not p.name.startswith(".")), key=lambda p: p.name)
+
+
+def class_folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and photos_in(p))
+
+
+def class_names(training: Path, classes: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The classes in the order of their labels: the competition's where they fit, else what the training split says."""
+    if folders := class_folders(training):
+        found = tuple(p.name for p in folders)
+        if classes and len(found) != len(classes):
+            raise KitError(
+                f"{training} holds {len(found)} class folders, the competition has {len(classes)} classes. "
+                "For a data set of its own use --set competition=any."
+            )
+        return classes if classes and set(found) == set(classes) else found
+    return classes or tuple(map(str, range(flat_labels(training).max() + 1)))
+
+
+def read_labelled(folder: Path, name: str, classes: tuple[str, ...]) -> Split:
+    if folders := class_folders(folder):
+        unknown = [p for p in folders if p.name not in classes]
+        if unknown:
+            raise KitError(f"{unknown[0]} is no class of the training split. Remove it or rename it.")
+        pairs = [(path, classes.index(sub.name)) for sub in folders for path in photos_in(sub)]
+        return Split(name, tuple(path for path, _ in pairs), np.array([label for _, label in pairs], dtype=np.int64))
+    labels, paths = flat_labels(folder), photos_in(folder)
+    if labels.max() >= len(classes):
+        stray = paths[int(labels.argmax())]
+        raise KitError(
+            f"{stray} has label {labels.max()}, but there are {len(classes)} classes, 0 to {len(classes) - 1}. Rename it or move it away."
+        )
+    return Split(name, tuple(paths), labels)
+
+
+def flat_labels(folder: Path) -> np.ndarray:
+    """The numbers before the underscores, int64 [N], in the order of the names."""
+    paths = photos_in(folder)
+    if not paths:
+        raise KitError(f"{folder} holds no photo ({', '.join(sorted(PHOTO))}). Is the archive unpacked whole?")
+    matches = [FLAT_NAME.fullmatch(p.stem) for p in paths]
+    unlabelled = [p for p, match in zip(paths, matches, strict=True) if not match]
+    if unlabelled:
+        raise KitError(
+            f"{len(unlabelled)} of {len(paths)} photos in {folder} have no label, {unlabelled[0].name} for one. "
+            "Name them <label>_<id>.jpg or sort them into a folder per class."
+        )
+    return np.array([int(match[1]) for match in matches if match], dtype=np.int64)
+
+
+def read_evaluation(folder: Path, classes: tuple[str, ...]) -> Split:
+    """The photos to predict, ordered by name. Several class folders give labels; a single one (the 2021 layout) does not."""
+    folders = class_folders(folder)
+    if len(folders) > 1:
+        return read_labelled(folder, "evaluation", classes)
+    place = folders[0] if folders else folder
+    paths = photos_in(place)
+    if not paths:
+        raise KitError(f"{place} holds no photo to predict. Is the archive unpacked whole?")
+    repeated = [stem for stem, n in Counter(p.stem for p in paths).items() if n > 1]
+    if repeated:
+        twins = ", ".join(p.name for p in paths if p.stem == repeated[0])
+        raise KitError(
+            f"{place} has the evaluation id {repeated[0]} more than once: {twins}. An id needs exactly one row; remove the other."
+        )
+    return Split("evaluation", tuple(paths), None)
+
+
+def subset(dataset: Dataset, share: float, seed: int) -> Dataset:
+    """A repeatable share of every split, stratified by class where there are labels."""
+    if share == 1:
+        return dataset
+    parts = {s.name: s.take(np.sort(stratify(s, 1 - share, seed, "--subset")[0])) for s in dataset.splits}
+    return replace(dataset, **parts)
+
+
+def stratify(split: Split, away: float, seed: int, asked_by: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that stay and rows that go, each class alike."""
+    try:
+        stay, go = train_test_split(np.arange(len(split)), test_size=away, random_state=seed, stratify=split.labels)
+    except ValueError as error:
+        raise KitError(
+            f"The {split.name} split's {len(split)} photos can't be divided as {asked_by} asks: {error} Ask for another share."
+        ) from None
+    return np.sort(stay), np.sort(go)

@@ -1,0 +1,47 @@
+"""Where the arithmetic happens and how precisely: chosen once, by what the machine can do, and said aloud."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Device:
+    """teacher: its type. autocast: the student's under AMP, None for float32. scaled: float16 needs a gradient scaler."""
+
+    device: torch.device
+    teacher: torch.dtype
+    autocast: torch.dtype | None
+    scaled: bool
+    says: str
+
+
+def choose_device() -> Device:
+    """CUDA where the build has code for the card, else the CPU.
+
+    `torch.cuda.is_available()` is not enough: a P100 says yes and fails at the first operation of a build without sm_60.
+    """
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        name, arch = torch.cuda.get_device_name(), f"sm_{major}{minor}"
+        if runs_here(major, minor):
+            if torch.cuda.is_bf16_supported(including_emulation=False):
+                return Device(torch.device("cuda"), torch.bfloat16, torch.bfloat16, False, f"{name}, bfloat16 (native)")
+            return Device(torch.device("cuda"), torch.float16, torch.float16, True, f"{name}, float16 with a scaler (no native bfloat16)")
+        return cpu(f"{name} is {arch}, which this torch has no code for ({' '.join(torch.cuda.get_arch_list())}); ")
+    return cpu("")
+
+
+def runs_here(major: int, minor: int) -> bool:
+    """Whether the build holds code for a card: its own architecture, or an older one of the same major version."""
+    built = [arch.partition("_")[2].rstrip("af") for arch in torch.cuda.get_arch_list() if arch.startswith("sm_")]
+    return any(int(arch[:-1]) == major and int(arch[-1]) <= minor for arch in built if arch.isdigit())
+
+
+def cpu(why: str) -> Device:
+    """The student stays in float32: its small depthwise convolutions are slower in bfloat16 here."""
+    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    says = "teacher in bfloat16 (native), student in float32" if fast else "float32"
+    return Device(
+        torch.device("cpu"), torch.bfloat16 if fast else torch.float32, None, False, f"{why}CPU, {torch.get_num_threads()} threads, {says}"
+    )

@@ -1,0 +1,85 @@
+"""The teacher: a ResNet-18 from torchvision or timm, from a file, from pretrained weights on disk, or new.
+
+Whatever it comes from, it is weights only: no pickle from outside is executed.
+"""
+
+import os
+import pickle
+from pathlib import Path
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from kit.errors import KitError
+
+PRETRAINED = "resnet18-*.pth"  # torchvision's file names carry the first digits of the file's sha256
+
+
+def build_teacher(arch: str, classes: int) -> nn.Module:
+    """A ResNet-18 with new weights. Both libraries give the same tensor names, so either loads the other's files."""
+    library, name = arch.split("/")
+    if library == "timm":
+        return timm.create_model(name, pretrained=False, num_classes=classes)
+    return torchvision.models.get_model(name, weights=None, num_classes=classes)
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The state dict in a checkpoint of the usual kinds: bare, or under `state_dict` or `model`, with or without `module.`.
+
+    Raises:
+        KitError: the file is missing, damaged, a whole pickled model, or holds no state dict.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise KitError(f"There is no teacher file {file}.") from None
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, OSError) as error:
+        raise KitError(
+            f"{file} is no checkpoint that can be read safely ({str(error).splitlines()[0][:120]}). "
+            "A state dict is wanted (torch.save(model.state_dict(), …)); a whole pickled model would run code and is not loaded."
+        ) from None
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise KitError(f"{file} holds no state dict. Save the teacher with torch.save(model.state_dict(), …).")
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def load_teacher(file: Path, arch: str, classes: int) -> nn.Module:
+    """The teacher in a file, frozen and in evaluation mode: in train mode a mere look through it would move its BN statistics.
+
+    Raises:
+        KitError: it has another number of outputs, or another architecture's tensors.
+    """
+    weights = read_weights(file)
+    outputs = len(weights["fc.bias"]) if "fc.bias" in weights else None
+    if outputs is not None and outputs != classes:
+        raise KitError(
+            f"The teacher {file} has {outputs} outputs, the data has {classes} classes. "
+            "Give a teacher of these classes with --teacher, or none: then the run trains its own."
+        )
+    model = build_teacher(arch, classes)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        raise KitError(f"{file} is no {arch}: {first}. Set teacher.arch to what it is.") from None
+    return model.eval().requires_grad_(False)
+
+
+def start_from_pretrained(model: nn.Module) -> Path | None:
+    """Load ImageNet weights into all but the last layer, where torchvision's file lies in torch's cache. Nothing is fetched.
+
+    Returns:
+        The file, or None where there is none.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    files = sorted(folder.glob(PRETRAINED), key=os.path.getmtime)
+    if not files:
+        return None
+    weights = {name: tensor for name, tensor in read_weights(files[-1]).items() if not name.startswith("fc.")}
+    model.load_state_dict(weights, strict=False)
+    return files[-1]

@@ -1,0 +1,40 @@
+"""`kit predict`: a packed student over a split of any data set, scored where there are labels."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import accuracy_score, classification_report
+
+from kit import predict, submission
+from kit.compress.pack import unpack
+from kit.config.competitions import competition
+from kit.console import Log
+from kit.data.cache import load_photos
+from kit.data.layout import find_dataset
+from kit.device import choose_device
+from kit.errors import KitError
+
+
+def predict_split(file: Path, data: Path, out: Path, split: str, cache: Path) -> Iterator[str]:
+    """Write the CSV and yield what to say: the scores, the guesses, the file."""
+    packed = unpack(file)
+    config, rules = packed.config, competition(packed.config.competition)
+    dataset = find_dataset(data, rules.classes or packed.classes, config.data.holdout, config.train.seed)
+    chosen = {part.name: part for part in dataset.splits}.get(split)
+    if chosen is None:
+        raise KitError(f"There is no split {split!r}. Choose evaluation, validation or training.")
+    photos = load_photos([chosen], config.data.cache_side, cache, Log(), skip_bad=config.data.skip_bad)[split]
+    student = packed.student.to(choose_device().device)
+    answer = predict.logits(student, photos, config.data, flip=config.predict.flip)
+    most_frequent = int(np.bincount(dataset.training.labels).argmax())
+    predicted = predict.classes_of(answer, photos, most_frequent)
+    ids = submission.ids_for(photos.names, rules) if split == "evaluation" else list(photos.names)
+    submission.write_csv(out, ids, predicted, rules)
+    if photos.labels is not None:
+        numbers = list(range(len(packed.classes)))
+        yield classification_report(photos.labels, predicted, labels=numbers, target_names=list(packed.classes), digits=4, zero_division=0)
+        yield f"accuracy {accuracy_score(photos.labels, predicted):.4f} on {len(predicted):,} {split} photos"
+    for row in photos.bad:
+        yield f"row {ids[row]} is a guess (class {most_frequent}): its photo does not decode"
+    yield f"{out}: {len(predicted):,} rows"

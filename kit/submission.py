@@ -1,0 +1,110 @@
+"""The CSV, what Kaggle would refuse about it, and the record of where it came from."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kit.config.competitions import COMPETITIONS, Competition
+from kit.errors import KitError
+from kit.files import write_durably, write_json
+
+COLLAPSED = 0.9  # a class that takes a larger share of the rows than this is no classifier's answer
+
+
+def ids_for(names: tuple[str, ...], rules: Competition) -> list[str]:
+    """The rows' ids, in order: the photos' names without their ending, or their places where the competition counts from 0."""
+    return [name.rpartition(".")[0] if rules.padded_ids else str(i) for i, name in enumerate(names)]
+
+
+def write_csv(path: Path, ids: list[str], classes: np.ndarray, rules: Competition) -> None:
+    table = pd.DataFrame({rules.columns[0]: ids, rules.columns[1]: classes})
+    write_durably(path, table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """As text: pandas would read the id 0000 as 0."""
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise KitError(f"There is no submission {path}.") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise KitError(f"{path} is no CSV: {error}.") from None
+
+
+def problems(table: pd.DataFrame, rules: Competition, classes: int, ids: list[str] | None = None) -> list[str]:
+    """Everything that makes a submission worthless, in words; empty when it may be handed in.
+
+    Args:
+        classes: how many there are.
+        ids: of the evaluation folder, in order; None where the folder is not at hand: then the competition's count decides.
+    """
+    if list(table.columns) != list(rules.columns):
+        return [f"the columns are {list(table.columns)}, wanted are {list(rules.columns)}"]
+    found = []
+    given, answers = table[rules.columns[0]].tolist(), table[rules.columns[1]]
+    wanted = ids or expected_ids(rules)
+    rows = rules.rows or (len(wanted) if wanted else len(given))
+    if len(given) != rows:
+        found.append(f"{len(given):,} rows, wanted are {rows:,}")
+    if wanted and given != wanted:
+        found.append(describe_ids(given, wanted))
+    if len(set(given)) < len(given):
+        found.append(f"{len(given) - len(set(given))} ids come more than once")
+    valid = {str(i) for i in range(classes)}
+    if wrong := sorted(set(answers) - valid):
+        found.append(f"classes that do not exist: {', '.join(map(repr, wrong[:5]))}; there are 0 to {classes - 1}")
+    counts = answers.value_counts()
+    if classes > 1 and len(given) >= 20 and counts.iloc[0] > COLLAPSED * len(given):
+        found.append(f"class {counts.index[0]} is the answer in {counts.iloc[0]:,} of {len(given):,} rows: the model has collapsed")
+    return found
+
+
+def expected_ids(rules: Competition) -> list[str] | None:
+    """What the ids must be where only the count is known: 0000, 0001, … or 0, 1, …"""
+    if not rules.rows:
+        return None
+    width = len(str(rules.rows)) if rules.padded_ids else 0
+    return [f"{i:0{width}d}" for i in range(rules.rows)]
+
+
+def describe_ids(given: list[str], wanted: list[str]) -> str:
+    """Tell apart lost padding, another order, and other ids."""
+    if sorted(given) == sorted(wanted):
+        return "the ids are in another order than the evaluation photos"
+    if [i.lstrip("0") or "0" for i in given] == [i.lstrip("0") or "0" for i in wanted]:
+        return f"the ids have lost their padding: {given[1]!r} instead of {wanted[1]!r} (read them with dtype=str)"
+    missing, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+    parts = [f"{len(missing):,} ids are missing, such as {missing[0]!r}"] if missing else []
+    parts += [f"{len(extra):,} ids are unknown, such as {extra[0]!r}"] if extra else []
+    return " and ".join(parts) or "the ids are not those of the evaluation photos"
+
+
+def check(path: Path, competition: str, classes: int | None = None, ids: list[str] | None = None) -> list[str]:
+    """`problems` of a CSV on disk."""
+    rules = COMPETITIONS[competition]
+    count = classes or (len(rules.classes) if rules.classes else None)
+    if count is None:
+        raise KitError(
+            f"The competition {competition!r} names no classes: give --data, whose evaluation folder and classes are then compared."
+        )
+    return problems(read_csv(path), rules, count, ids)
+
+
+def file_away(folder: Path, name: str, csv: Path, provenance: dict[str, Any]) -> Path:
+    """Keep a submission under `folder`: its CSV, where it came from, and a line in ledger.csv. A later one of the same name
+    (the final CSV after a provisional one) takes its place."""
+    place = folder / name
+    place.mkdir(parents=True, exist_ok=True)
+    write_durably(place / "submission.csv", csv.read_bytes())
+    write_json(place / "provenance.json", provenance)
+    ledger = folder / "ledger.csv"
+    line = {"submission": name} | {key: str(provenance.get(key, "")) for key in LEDGER}
+    lines = read_csv(ledger).to_dict("records") if ledger.exists() else []
+    table = pd.DataFrame([row for row in lines if row["submission"] != name] + [line])
+    write_durably(ledger, table.to_csv(index=False, lineterminator="\n").encode())
+    return place
+
+
+LEDGER = ("date", "recipe", "competition", "state", "validation_accuracy", "parameters", "bytes", "commit", "csv_sha256")
