@@ -166,6 +166,15 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: `kit bundle record`, then `kaggle kernels push -p kernels/record`.")
+def bundle(name: Annotated[str, typer.Argument(metavar="NAME", help="A folder of kernels/.")]) -> None:
+    """One self-contained script for Kaggle: a kernel's head with the kit inside."""
+    from kit.remote.bundle import bundle as write_bundle
+
+    built = write_bundle(Path("kernels") / name)
+    console.print(f"{built}: {built.stat().st_size:,} bytes", markup=False)
+
+
 def main() -> None:
     """Entry point: a user's mistake ends in one paragraph and exit code 1, never in a traceback."""
     try:

@@ -34,7 +34,7 @@ from kit.distill.objective import Objective
 from kit.errors import KitError, Suspended
 from kit.files import sha256_of, write_durably
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
-from kit.models.teacher import build_teacher, load_teacher, start_from_pretrained
+from kit.models.teacher import build_teacher, fold_batch_norm, load_teacher, start_from_pretrained
 from kit.rng import derive
 from kit.session import Session, command, open_session
 from kit.train.budget import Budget
@@ -168,8 +168,8 @@ def get_teacher(s: Session, m: Material, data: Path, given: Path | None) -> nn.M
 
 
 def on_device(teacher: nn.Module, s: Session) -> nn.Module:
-    """A copy to look through, in the device's half precision; the original keeps float32, for a stem may be taken from it."""
-    return copy.deepcopy(teacher).to(device=s.device.device, dtype=s.device.teacher, memory_format=torch.channels_last)
+    """A copy to look through, folded and in the device's half precision; the original stays whole, for a stem may be taken from it."""
+    return fold_batch_norm(copy.deepcopy(teacher)).to(device=s.device.device, dtype=s.device.teacher, memory_format=torch.channels_last)
 
 
 def find_teacher(s: Session, m: Material, data: Path) -> Path | None:

@@ -18,7 +18,7 @@ def training_pipeline(data: Data, augment: Augment) -> A.Compose:
     """RGB uint8 [H, W, 3] of any size in, uint8 [image_size, image_size, 3] out; not yet normalised."""
     side = data.image_size
     if augment.crop_scale is None:
-        crop = [A.SmallestMaxSize(round(side / data.crop_pct), **ANTIALIAS), A.CenterCrop(side, side)]
+        crop = [A.SmallestMaxSize(data.resize_side, **ANTIALIAS), A.CenterCrop(side, side)]
     else:
         crop = [A.RandomResizedCrop((side, side), scale=augment.crop_scale, ratio=augment.crop_ratio, **ANTIALIAS)]
     turns = [
@@ -30,9 +30,7 @@ def training_pipeline(data: Data, augment: Augment) -> A.Compose:
 
 
 def evaluation_pipeline(data: Data) -> A.Compose:
-    return A.Compose(
-        [A.SmallestMaxSize(round(data.image_size / data.crop_pct), **ANTIALIAS), A.CenterCrop(data.image_size, data.image_size)]
-    )
+    return A.Compose([A.SmallestMaxSize(data.resize_side, **ANTIALIAS), A.CenterCrop(data.image_size, data.image_size)])
 
 
 class SeededPipeline:

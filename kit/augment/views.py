@@ -20,7 +20,7 @@ def training_views(pixels: Tensor, sizes: Tensor, generator: torch.Generator, da
     """
     n, device = len(pixels), pixels.device
     if augment.crop_scale is None:
-        crop = centre_crop(sizes.cpu(), data.crop_pct)
+        crop = centre_crop(sizes, data.resize_side, data.image_size)
     else:
         crop = random_resized_crop(sizes, augment.crop_scale, augment.crop_ratio, generator)
     flips = 1 - 2 * (torch.rand(n, 2, generator=generator) < torch.tensor([augment.horizontal_flip, augment.vertical_flip])).float()
@@ -38,7 +38,7 @@ def evaluation_views(pixels: Tensor, sizes: Tensor, data: Data) -> Tensor:
     """The course's validation view: short side to image_size / crop_pct, centre crop, normalise. Shapes as in `training_views`."""
     n, device = len(pixels), pixels.device
     stored = stored_sizes(sizes, pixels.shape[1]).to(device)
-    crop = centre_crop(sizes, data.crop_pct).to(device)
+    crop = centre_crop(sizes, data.resize_side, data.image_size).to(device)
     return normalise(warp(pixels, stored, crop, torch.ones(n, 2, device=device), (), data.image_size), data.mean, data.std)
 
 

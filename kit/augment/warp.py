@@ -71,11 +71,12 @@ def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     return torch.addcmul(shift, pixels, scale)
 
 
-def centre_crop(sizes_N2: Tensor, crop_pct: float) -> Tensor:
-    """The window of Resize(short side) and CenterCrop: a square of `crop_pct` of the short side, [N, 4]."""
-    sizes = sizes_N2.float()
-    half = crop_pct * sizes.min(dim=1, keepdim=True).values / sizes
-    return torch.cat((torch.zeros_like(half), half), dim=1)
+def centre_crop(sizes_N2: Tensor, short: int, side: int) -> Tensor:
+    """The windows of torchvision's Resize(short) and CenterCrop(side), [N, 4], rounded to whole pixels as there."""
+    sizes = sizes_N2.double()
+    resized = (short * sizes / sizes.min(dim=1, keepdim=True).values + 1e-6).floor()
+    corner = ((resized - side) / 2).round()
+    return torch.cat(((2 * corner + side) / resized - 1, side / resized), dim=1).float()
 
 
 def random_resized_crop(sizes_N2: Tensor, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator) -> Tensor:

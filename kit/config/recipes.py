@@ -85,8 +85,8 @@ def sample() -> Config:
     return Config(
         recipe="sample",
         competition="any",
-        data=Data(image_size=48, cache_size=48, crop_pct=1.0, augment=views),
-        teacher=Teacher(augment=views, train=Train(epochs=10, batch_size=64, lr=2e-3, warmup_epochs=1)),
+        data=Data(image_size=32, cache_size=48, crop_pct=1.0, augment=views),
+        teacher=Teacher(augment=views, train=Train(epochs=12, batch_size=64, lr=1e-3, warmup_epochs=1)),
         student=Student(name="record"),
         distill=(KD(temperature=2), CE(weight=0.5), Hint(weight=0.5, student="blocks.1", teacher="layer1")),
         train=Train(epochs=16, batch_size=64, lr=4e-3, warmup_epochs=1, ema_decay=0.98),

@@ -51,8 +51,13 @@ class Data(Section):
     std: tuple[float, float, float] = IMAGENET_STD
 
     @property
+    def resize_side(self) -> int:
+        """What the short side is resized to before the centre crop."""
+        return round(self.image_size / self.crop_pct)
+
+    @property
     def cache_side(self) -> int:
-        return self.cache_size or round(self.image_size / self.crop_pct)
+        return self.cache_size or self.resize_side
 
 
 class CE(Section):

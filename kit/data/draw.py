@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-SHAPES = ("disc", "ring", "square", "cross", "triangle", "stripes")
+SHAPES = ("disc", "ring", "triangle", "cross", "stripes", "dots")
 SPLITS = {"training": 1_200, "validation": 300, "evaluation": 120}
-SIDE = 64  # px
+SIDE = 48  # px
 
 
 def draw_dataset(folder: Path, seed: int = 0, splits: dict[str, int] | None = None) -> Path:
@@ -39,39 +39,40 @@ def draw_dataset(folder: Path, seed: int = 0, splits: dict[str, int] | None = No
 
 def draw_photo(shape: str, random: np.random.Generator) -> Image.Image:
     """One shape, turned and placed at random, blurred a little and noisy."""
-    back, front = random_colours(random)
-    canvas = Image.new("RGB", (SIDE * 2, SIDE * 2), back)  # twice the size, reduced at the end: smooth edges
-    draw = ImageDraw.Draw(canvas)
-    radius = random.uniform(0.45, 0.75) * SIDE
-    centre = SIDE + random.uniform(-0.25, 0.25, size=2) * SIDE
-    turn = random.uniform(0, 2 * math.pi)
-
-    def polygon(points: list[tuple[float, float]], fill: tuple[int, ...]) -> None:
-        """Corners in units of the radius, turned and moved to the shape's place."""
-        c, s = math.cos(turn), math.sin(turn)
-        draw.polygon([(centre[0] + radius * (x * c - y * s), centre[1] + radius * (x * s + y * c)) for x, y in points], fill)
-
-    def circle(r: float, fill: tuple[int, ...]) -> None:
-        draw.ellipse([*(centre - r), *(centre + r)], fill)
-
-    if shape == "disc":
-        circle(radius * 0.8, front)
-    elif shape == "ring":
-        circle(radius, front)
-        circle(radius * 0.55, back)
-    elif shape == "square":
-        polygon([(-0.75, -0.75), (0.75, -0.75), (0.75, 0.75), (-0.75, 0.75)], front)
-    elif shape == "cross":
-        polygon([(-1, -0.28), (1, -0.28), (1, 0.28), (-1, 0.28)], front)
-        polygon([(-0.28, -1), (0.28, -1), (0.28, 1), (-0.28, 1)], front)
-    elif shape == "triangle":
-        polygon([(math.cos(a), math.sin(a)) for a in (0, 2 * math.pi / 3, 4 * math.pi / 3)], front)
-    else:
-        for at in (-0.8, -0.25, 0.3, 0.85):
-            polygon([(-1, at - 0.14), (1, at - 0.14), (1, at + 0.14), (-1, at + 0.14)], front)
+    colours = random_colours(random)
+    canvas = Image.new("RGB", (SIDE * 2, SIDE * 2), colours[0])  # twice the size, reduced at the end: smooth edges
+    radius, turn = random.uniform(0.6, 0.85) * SIDE, random.uniform(0, 2 * math.pi)
+    centre = SIDE + random.uniform(-0.15, 0.15, size=2) * SIDE
+    to_canvas = radius * np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
+    for points, layer in outlines(shape):
+        ImageDraw.Draw(canvas).polygon([tuple(p) for p in np.array(points) @ to_canvas + centre], fill=colours[layer])
     photo = canvas.filter(ImageFilter.GaussianBlur(random.uniform(0, 2))).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    noisy = np.asarray(photo, np.float32) + random.normal(0, 8, (SIDE, SIDE, 3))
+    noisy = np.asarray(photo, np.float32) + random.normal(0, 6, (SIDE, SIDE, 3))
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def outlines(shape: str) -> list[tuple[list[tuple[float, float]], int]]:
+    """Polygons within the unit circle, each with its colour: 1 is the shape's, 0 the background's."""
+    match shape:
+        case "disc":
+            return [(ngon(40, 0.8), 1)]
+        case "ring":
+            return [(ngon(40, 1.0), 1), (ngon(40, 0.55), 0)]
+        case "triangle":
+            return [(ngon(3, 1.0), 1)]
+        case "cross":
+            return [(bar(0, 0.28), 1), ([(y, x) for x, y in bar(0, 0.28)], 1)]
+        case "stripes":
+            return [(bar(at, 0.14), 1) for at in (-0.8, -0.25, 0.3, 0.85)]
+    return [(ngon(12, 0.2, x, y), 1) for x in (-0.65, 0, 0.65) for y in (-0.65, 0, 0.65)]
+
+
+def ngon(corners: int, radius: float, x: float = 0, y: float = 0) -> list[tuple[float, float]]:
+    return [(x + radius * math.cos(2 * math.pi * i / corners), y + radius * math.sin(2 * math.pi * i / corners)) for i in range(corners)]
+
+
+def bar(at: float, half: float) -> list[tuple[float, float]]:
+    return [(-1, at - half), (1, at - half), (1, at + half), (-1, at + half)]
 
 
 def random_colours(random: np.random.Generator) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -47,12 +47,14 @@ def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         KitError: one size is no multiple of the other; adaptive pooling could, but not repeatably on a GPU.
     """
     (ha, wa), (hb, wb) = a.shape[2:], b.shape[2:]
-    if max(ha, hb) % min(ha, hb) or max(wa, wb) % min(wa, wb) or ((ha > hb) != (wa > wb) and (ha, wa) != (hb, wb)):
+    if max(ha, hb) % min(ha, hb) or (ha * wb, hb * wa) != (wa * hb, wb * ha) or max(wa, wb) % min(wa, wb):
         raise KitError(
             f"A hint joins maps of {ha}×{wa} and {hb}×{wb}, and neither is a whole multiple of the other. "
             "Choose stages that stride alike, or another data.image_size (a multiple of 32)."
         )
-    return F.avg_pool2d(a, (max(ha // hb, 1), max(wa // wb, 1))), F.avg_pool2d(b, (max(hb // ha, 1), max(wb // wa, 1)))
+    if ha > hb:
+        return F.avg_pool2d(a, (ha // hb, wa // wb)), b
+    return a, F.avg_pool2d(b, (hb // ha, wb // wa)) if hb > ha else b
 
 
 def channels(extractor: nn.Module, modules: Sequence[str], image_size: int, like: torch.Tensor) -> list[int]:

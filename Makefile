@@ -1,0 +1,27 @@
+# Both targets make their own virtual environment first: nothing needs to be installed but Python 3.11 or 3.12 and make.
+.PHONY: smoke test lint clean
+
+VENV := .venv
+READY := $(VENV)/.ready
+# The first of these that is there and of a version that the pinned packages have wheels for.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 /usr/bin/python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+
+smoke: $(READY)  ## the main job on photos that the kit draws itself
+	rm -rf runs/smoke
+	$(VENV)/bin/kit run sample --out runs/smoke --cache runs/smoke/cache
+	$(VENV)/bin/kit check runs/smoke --competition any --data runs/smoke/photos
+
+test: $(READY)  ## the tests, on the CPU alone
+	$(VENV)/bin/ruff check kit kernels tests
+	$(VENV)/bin/python -m pytest
+
+$(READY): requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; name it with: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache

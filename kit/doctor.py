@@ -1,0 +1,126 @@
+"""`kit doctor`: each thing that a run leans on, what was found, and what to do about it."""
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from rich.table import Table
+
+from kit.console import console
+from kit.errors import KitError
+
+Verdict = Literal["ok", "note", "broken"]
+Finding = tuple[Verdict, str, str]  # verdict, what was found, what to do
+PAIRS = {"2.10": "0.25", "2.11": "0.26"}  # torch and the torchvision that fits it
+GIGABYTE = 1e9
+
+
+def examine(data: Path | None, cache: Path) -> bool:
+    """Print the table; True when nothing is broken."""
+    table = Table("", "what", "found", "what to do", show_edge=False)
+    works = True
+    for name, look in checks(data, cache):
+        verdict, found, remedy = look()
+        works &= verdict != "broken"
+        colour = {"ok": "green", "note": "yellow", "broken": "red"}[verdict]
+        table.add_row(f"[{colour}]{verdict}[/]", name, found, remedy)
+    console.print(table)
+    return works
+
+
+def checks(data: Path | None, cache: Path) -> Iterator[tuple[str, Callable[[], Finding]]]:
+    yield "Python", python
+    yield "torch", torch_pair
+    yield "device", device
+    yield "libraries", libraries
+    yield "disk here", lambda: disk(Path())
+    yield "disk for the cache", lambda: disk(cache)
+    yield "memory", memory
+    yield "Kaggle credentials", credentials
+    if data is not None:
+        yield "data set", lambda: dataset(data)
+
+
+def python() -> Finding:
+    fits = (3, 11) <= sys.version_info[:2] <= (3, 12)
+    return ("ok" if fits else "note"), platform.python_version(), "" if fits else "tested with 3.11 and 3.12"
+
+
+def torch_pair() -> Finding:
+    """A newer torchvision beside an older torch breaks at import."""
+    try:
+        import torch
+        import torchvision
+    except (ImportError, RuntimeError) as error:
+        return "broken", str(error).splitlines()[0], "install the pair that requirements.txt pins"
+    found = f"{torch.__version__} with torchvision {torchvision.__version__}"
+    wanted = PAIRS.get(".".join(torch.__version__.split(".")[:2]))
+    if wanted and not torchvision.__version__.startswith(wanted):
+        return "broken", found, f"this torch needs torchvision {wanted}"
+    return "ok", found, ""
+
+
+def device() -> Finding:
+    from kit.device import choose_device
+
+    says = choose_device().says
+    if says.startswith("CPU"):
+        return "note", says, "fine for smoke tests; a 600-epoch run wants a GPU"
+    return ("note", says, "choose a T4 on Kaggle") if "no code for" in says else ("ok", says, "")
+
+
+def libraries() -> Finding:
+    missing = []
+    for name in ("timm", "torch-pruning", "albumentations", "pandas", "scikit-learn", "pydantic", "kaggle"):
+        try:
+            version(name)
+        except PackageNotFoundError:
+            missing.append(name)
+    return ("broken", f"missing: {', '.join(missing)}", "pip install -r requirements.txt") if missing else ("ok", "all there", "")
+
+
+def disk(place: Path) -> Finding:
+    """The decoded Food-11 is 3.3 GB at 256 px, a run's folder below 0.3 GB."""
+    place = place.resolve()
+    there = next(p for p in (place, *place.parents) if p.exists())
+    if not os.access(there, os.W_OK):
+        return "broken", f"{place} can't be written to", "choose another --out or --cache"
+    free = shutil.disk_usage(there).free / GIGABYTE
+    return ("ok" if free > 4 else "note"), f"{free:.1f} GB free at {place}", "" if free > 4 else "Food-11 at 256 px takes 3.3 GB"
+
+
+def memory() -> Finding:
+    try:
+        size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIGABYTE
+    except (ValueError, OSError):
+        return "note", "not told by this system", ""
+    return ("ok" if size > 6 else "note"), f"{size:.0f} GB, {os.cpu_count()} cores", "" if size > 6 else "use --set data.workers=1"
+
+
+def credentials() -> Finding:
+    """Whether there are some; never what they are."""
+    folder = Path(os.environ.get("KAGGLE_CONFIG_DIR") or Path.home() / ".kaggle")
+    if os.environ.get("KAGGLE_API_TOKEN") or (os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY")):
+        return "ok", "in the environment", ""
+    files = [folder / name for name in ("access_token", "kaggle.json") if (folder / name).is_file()]
+    if files:
+        return "ok", str(files[0]), ""
+    return "note", "none", "needed for pushing kernels only: kaggle.com, Settings, Create New Token"
+
+
+def dataset(data: Path) -> Finding:
+    from kit.config.competitions import COMPETITIONS
+    from kit.data.layout import find_dataset
+
+    try:
+        found = find_dataset(data, None, 0.2, 0)
+    except KitError as error:
+        return "broken", str(error), ""
+    teachers = sorted({rules.teacher_file for rules in COMPETITIONS.values() if (found.root / rules.teacher_file).is_file()})
+    beside = f"teacher {', '.join(teachers)}" if teachers else "no teacher beside it: a run trains its own, or takes --teacher"
+    return "ok", f"{found.root}\n{found.counts()}\n{beside}", ""

@@ -1,0 +1,159 @@
+"""One script from a kernel's head and the package: Kaggle is sent the text of `code_file` and nothing that lies beside it.
+
+`kernels/<name>/main.py` stays a few readable lines. `build/main.py` is those lines below one long one that holds a zip of `kit` and of
+torch-pruning, which Kaggle's image lacks. Equal sources give equal bytes (under one zlib), so a bundle that changed nothing can be
+told. Utility scripts attached as kernel sources were left out: they are reported not importable.
+"""
+
+import base64
+import hashlib
+import importlib.metadata
+import inspect
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+
+from kit.errors import KitError
+from kit.files import write_durably
+
+CARRIED = "torch-pruning"  # pure Python, and all that the run needs beyond Kaggle's image
+LIMIT = 1_000_000  # bytes of text, several times what the package takes
+SECRETS = ("KAGGLE_KEY", "KAGGLE_API_TOKEN")
+SHORTEST_SECRET = 8  # characters; a shorter value would be found in ordinary text
+
+
+def bundle(kernel: Path) -> Path:
+    """Write `<kernel>/build/main.py` from `<kernel>/main.py`, and return it.
+
+    Raises:
+        KitError: there is no such head, it holds a credential, or it makes a script that is no Python or over 1 MB.
+    """
+    head = read_head(kernel)
+    files = kit_files() | carried_files()
+    refuse_credentials({f"{kernel / 'main.py'}": head.encode()} | files)
+    text = script(kernel.name, head, pack(files))
+    refuse_broken(text, kernel / "main.py")
+    built = kernel / "build" / "main.py"
+    built.parent.mkdir(exist_ok=True)
+    write_durably(built, text.encode())
+    return built
+
+
+def read_head(kernel: Path) -> str:
+    try:
+        return (kernel / "main.py").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        there = ", ".join(sorted(head.parent.name for head in kernel.parent.glob("*/main.py"))) or "none"
+        raise KitError(
+            f"There is no {kernel / 'main.py'} to bundle. Kernels in {kernel.parent}: {there}. Run it in a clone's folder."
+        ) from None
+
+
+def kit_files() -> dict[str, bytes]:
+    """This package's modules by their place in the zip."""
+    package = Path(__file__).parents[1]
+    return {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in package.rglob("*.py")}
+
+
+def carried_files() -> dict[str, bytes]:
+    """torch-pruning as it is installed: its modules, its licence, and the head of its METADATA, which tells run.json the version."""
+    files = {}
+    for path in importlib.metadata.files(CARRIED) or []:
+        if path.suffix == ".py" or "licenses" in path.parts or path.name.startswith("LICEN"):
+            files[path.as_posix()] = path.read_binary()
+        elif path.name == "METADATA":
+            files[path.as_posix()] = path.read_binary().partition(b"\n\n")[0] + b"\n"  # below it is a README of 30 kB
+    return files
+
+
+def refuse_credentials(files: dict[str, bytes]) -> None:
+    for source, secret in credentials().items():
+        for name, content in files.items():
+            if secret.encode() in content:
+                raise KitError(
+                    f"{name} holds the value of {source}. What is bundled is sent to Kaggle and may be made public: take it out. "
+                    "The kit needs no credential inside a kernel."
+                )
+
+
+def credentials() -> dict[str, str]:
+    """The user's own Kaggle secrets, by where they stand. Nobody else's can be known; a pattern for them would be a guess."""
+    found = {name: os.environ.get(name, "") for name in SECRETS}
+    for folder in (os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle", "~/.kaggle", "~/.config/kaggle"):
+        place = Path(folder).expanduser()
+        found |= {str(place / name): read_secret(place / name) for name in ("kaggle.json", "access_token", "access_token.txt")}
+    return {source: secret for source, secret in found.items() if len(secret) >= SHORTEST_SECRET}
+
+
+def read_secret(file: Path) -> str:
+    """A token file's text, or the key of a kaggle.json; empty where there is none."""
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+        return str(json.loads(text)["key"]) if file.suffix == ".json" else text
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def pack(files: dict[str, bytes]) -> bytes:
+    """A zip that depends on names and contents alone: sorted, one timestamp, one system."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, content in sorted(files.items()):
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.compress_type, info.create_system = zipfile.ZIP_DEFLATED, 3
+            archive.writestr(info, content)
+    return buffer.getvalue()
+
+
+def script(name: str, head: str, archive: bytes) -> str:
+    digest, content = hashlib.sha256(archive).hexdigest(), base64.b64encode(archive).decode()
+    return (
+        f"# Written by `kit bundle {name}`, not to be edited. Below the long line stands kernels/{name}/main.py, the part to read.\n\n\n"
+        f'{inspect.getsource(unpack)}\n\nunpack("{digest}", "{content}")\n\n{head}'
+    )
+
+
+def refuse_broken(text: str, head: Path) -> None:
+    """What Kaggle would refuse, or would only find out in a queue."""
+    try:
+        compile(text, str(head), "exec")
+    except SyntaxError as error:
+        raise KitError(f"{head} can't be bundled, Python refuses it ({error.msg}): {(error.text or '').strip()[:80]}") from None
+    if len(text.encode()) > LIMIT:
+        raise KitError(
+            f"The bundle of {head} would have {len(text.encode()):,} bytes, more than {LIMIT:,}. Only code belongs in it: take large "
+            "constants out of the head and the package, and attach data as a Kaggle data set."
+        )
+
+
+def unpack(digest: str, content: str) -> None:
+    """Make the packages in `content`, a zip in base64, importable here and in every process that is started from here.
+
+    Its text travels at the top of a bundle, so it brings its own imports. Worker processes run it again: the folder is named by the
+    zip's sha256, and got that name when it was whole, so they find it ready.
+    """
+    import base64
+    import io
+    import os
+    import shutil
+    import sys
+    import tempfile
+    import zipfile
+
+    folder = os.path.join(tempfile.gettempdir(), f"kit-{digest}")
+    if not os.path.isdir(folder):
+        unfinished = tempfile.mkdtemp(prefix=".kit-")
+        zipfile.ZipFile(io.BytesIO(base64.b64decode(content))).extractall(unfinished)
+        try:
+            os.rename(unfinished, folder)
+        except OSError:
+            if not os.path.isdir(folder):
+                raise
+            shutil.rmtree(unfinished)  # another process was quicker
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if folder not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([folder, *filter(None, paths)])

@@ -1,0 +1,62 @@
+import pytest
+
+from kit.config.competitions import check_limits
+from kit.config.recipes import RECIPES, recipe
+from kit.config.schema import differences, override
+from kit.errors import KitError
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_a_tiny_form_with_the_same_stages(name):
+    config, small = recipe(name), recipe(name).tiny()
+    assert small.train.epochs == 2
+    assert (small.distill, small.student, small.prune is None) == (config.distill, config.student, config.prune is None)
+
+
+def test_a_set_value_is_typed_and_changes_the_digest():
+    config = override(recipe("boss"), ["train.epochs=30", "data.image_size=96", "distill.0.temperature=4"])
+    assert (config.train.epochs, config.data.image_size, config.distill[0].temperature) == (30, 96, 4)
+    assert config.digest() != recipe("boss").digest()
+
+
+def test_a_whole_section_may_be_set_as_json():
+    assert override(recipe("record"), ['prune={"keep": 0.5}']).prune.keep == 0.5
+
+
+def test_workers_and_the_save_interval_are_harmless():
+    assert override(recipe("boss"), ["data.workers=3", "train.save_seconds=1"]).digest() == recipe("boss").digest()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("train.epoch=3", "epochs"),
+        ("tain.epochs=3", "train"),
+        ("train.epochs=many", "train.epochs"),
+        ("train.epochs=0", "greater than or equal to 1"),
+        ("train.lr", "section.field=value"),
+        ("train.schedule=step", "train.drops"),
+        ("distill.0.ramp=p^9", "distill.0"),
+    ],
+)
+def test_a_wrong_assignment_is_refused_with_its_name_and_the_remedy(assignment, words):
+    with pytest.raises(KitError, match="--set") as error:
+        override(recipe("boss"), [assignment])
+    assert words in str(error.value)
+
+
+def test_an_unknown_recipe_lists_the_nearest():
+    with pytest.raises(KitError, match="boss"):
+        recipe("bos")
+
+
+def test_differences_name_both_values():
+    old, new = recipe("boss").model_dump(), override(recipe("boss"), ["train.lr=0.01", "data.workers=9"]).model_dump()
+    assert differences(old, new) == ["train.lr: 0.001 → 0.01"]
+
+
+def test_limits_are_gates_on_parameters_and_bytes():
+    assert check_limits("hw13-2023", 60_000) == []
+    assert "60,001" in check_limits("hw13-2023", 60_001)[0]
+    assert check_limits("hw7-2020", 10**6, 300_000) == []
+    assert "300,001" in check_limits("hw7-2020", 1, 300_001)[0]

@@ -1,0 +1,30 @@
+"""Shared places: photos that the kit draws once a session, and the real ones where they are at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kit.console import Log
+from kit.data.draw import draw_dataset
+
+REAL = Path(os.environ.get("KIT_PROVING_GROUND") or Path(__file__).parents[2] / "shared")
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    """A small drawn data set: 120 / 60 / 24 photos of 48 px in the HW13 layout. Copy it before changing it."""
+    return draw_dataset(tmp_path_factory.mktemp("drawn"), seed=1, splits={"training": 120, "validation": 60, "evaluation": 24})
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of real photos and checkpoints that the figures in the documents come from."""
+    if not (REAL / "food101-regrouped").is_dir():
+        pytest.skip("the real photos are not on this machine (KIT_PROVING_GROUND names their folder)")
+    return REAL
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()

@@ -1,0 +1,123 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kit.data.cache import load_photos, scan
+from kit.data.decode import to_square
+from kit.data.layout import find_dataset
+from kit.errors import KitError, Suspended
+
+
+@pytest.fixture
+def copy(drawn, tmp_path):
+    return shutil.copytree(drawn, tmp_path / "photos")
+
+
+def load(root, cache, log, side=32, **how):
+    return load_photos(find_dataset(root, None, 0.2, 0).splits, side, cache, log, workers=2, **how)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:400])
+
+
+def test_decoding_gives_the_same_pixels_with_any_number_of_workers(drawn, tmp_path, log):
+    splits = find_dataset(drawn, None, 0.2, 0).splits
+    one, three = (load_photos(splits, 32, tmp_path / str(n), log, workers=n)["training"].pixels for n in (1, 3))
+    assert one.shape == (120, 32, 32, 3)
+    assert np.array_equal(one, three)
+
+
+def test_a_cache_is_built_once_and_keyed_by_content_and_side(copy, tmp_path, log):
+    first = load(copy, tmp_path / "cache", log)["validation"]
+    again = load(copy, tmp_path / "cache", log)["validation"]
+    assert first.pixels.filename == again.pixels.filename
+    shutil.copy(copy / "validation" / "0_0.jpg", copy / "validation" / "1_0.jpg")
+    assert load(copy, tmp_path / "cache", log)["validation"].digest != first.digest
+    assert load(copy, tmp_path / "cache", log, side=24)["validation"].pixels.shape[1] == 24
+
+
+def test_small_photos_are_stored_as_they_are(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "small.png")
+    square, width, height = to_square(tmp_path / "small.png", 48)
+    assert (width, height, square.shape) == (30, 20, (48, 48, 3))
+    assert np.array_equal(square[:20, :30], pixels)
+    assert np.array_equal(square[20:, :30], np.broadcast_to(pixels[-1:], (28, 30, 3)))
+
+
+def test_an_oblong_photo_is_reduced_in_each_direction_and_keeps_its_size_in_words(tmp_path):
+    Image.new("RGB", (100, 40), (200, 10, 10)).save(tmp_path / "wide.png")
+    square, width, height = to_square(tmp_path / "wide.png", 50)
+    assert (width, height, square.shape) == (100, 40, (50, 50, 3))
+
+
+def test_bad_training_photos_stop_with_the_whole_list(copy, tmp_path, log, capsys):
+    truncate(copy / "training" / "0_1.jpg")
+    (copy / "training" / "1_1.jpg").write_text("not a photo")
+    truncate(copy / "validation" / "2_2.jpg")
+    with pytest.raises(KitError, match=r"3 photos of training and validation do not decode.*skip_bad"):
+        load(copy, tmp_path / "cache", log)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("0_1.jpg", "1_1.jpg", "2_2.jpg"))
+
+
+def test_bad_training_photos_may_be_skipped(copy, tmp_path, log):
+    truncate(copy / "training" / "0_1.jpg")
+    photos = load(copy, tmp_path / "cache", log, skip_bad=True)["training"]
+    assert len(photos) == len(photos.labels) == len(photos.pixels) == 119
+    assert "0_1.jpg" not in photos.names
+
+
+def test_a_bad_evaluation_photo_keeps_its_row(copy, tmp_path, log):
+    truncate(copy / "evaluation" / "0005.jpg")
+    photos = load(copy, tmp_path / "cache", log)["evaluation"]
+    assert len(photos) == 24
+    assert list(photos.bad) == [5]
+
+
+def test_photos_that_are_none_are_refused(copy, tmp_path, log):
+    for path in (copy / "evaluation").iterdir():
+        path.write_text("text")
+    with pytest.raises(KitError, match="Not one of the 24 evaluation photos decodes"):
+        load(copy, tmp_path / "cache", log)
+
+
+def test_an_interrupted_build_leaves_nothing_that_looks_whole(drawn, tmp_path, log):
+    def out_of_time():
+        if list((tmp_path / "cache").glob(".training*/pixels.npy")):
+            raise Suspended
+
+    with pytest.raises(Suspended):
+        load(drawn, tmp_path / "cache", log, tick=out_of_time)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_damaged_cache_is_named_and_built_again(drawn, tmp_path, log, capsys):
+    whole = load(drawn, tmp_path / "cache", log)["training"].pixels
+    before = np.array(whole)
+    place = next((tmp_path / "cache").glob("training*"))
+    content = bytearray((place / "pixels.npy").read_bytes())
+    content[-7] ^= 1
+    (place / "pixels.npy").write_bytes(content)
+    assert np.array_equal(load(drawn, tmp_path / "cache", log)["training"].pixels, before)
+    assert f"{place} is damaged" in capsys.readouterr().out
+
+
+def test_a_cache_without_its_index_is_built_again(drawn, tmp_path, log):
+    load(drawn, tmp_path / "cache", log)
+    index = next((tmp_path / "cache").glob("evaluation*")) / "index.json"
+    index.write_text(json.dumps({"version": 1}))
+    assert len(load(drawn, tmp_path / "cache", log)["evaluation"]) == 24
+
+
+def test_a_scan_for_the_loader_without_a_cache_drops_bad_photos(copy, log):
+    truncate(copy / "training" / "0_1.jpg")
+    split = find_dataset(copy, None, 0.2, 0).training
+    kept, _ = scan(split, log, workers=2, skip_bad=True)
+    assert len(kept) == 119
+    with pytest.raises(KitError, match="do not decode"):
+        scan(split, log, workers=2)

@@ -1,0 +1,118 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from kit.config.competitions import FOOD11
+from kit.data.draw import draw_dataset
+from kit.data.layout import find_dataset, subset
+from kit.errors import KitError
+
+
+def find(root, classes=None, holdout=0.2):
+    return find_dataset(root, classes, holdout, seed=0)
+
+
+@pytest.fixture
+def copy(drawn, tmp_path):
+    return shutil.copytree(drawn, tmp_path / "deep" / "below" / "Food-11")
+
+
+def to_class_folders(folder):
+    for path in list(folder.iterdir()):
+        place = folder / f"class{path.name[0]}"
+        place.mkdir(exist_ok=True)
+        path.rename(place / path.name)
+
+
+def test_the_flat_layout_is_found_at_any_depth(copy, tmp_path):
+    dataset = find(tmp_path)
+    assert dataset.root == copy
+    assert [len(split) for split in dataset.splits] == [120, 60, 24]
+    assert np.bincount(dataset.training.labels).tolist() == [20] * 6
+    assert dataset.evaluation.labels is None
+    assert dataset.evaluation.paths[3].name == "0003.jpg"
+
+
+def test_class_folders_give_names_and_labels(copy):
+    to_class_folders(copy / "training")
+    to_class_folders(copy / "validation")
+    (copy / "training").rename(copy / "train")
+    dataset = find(copy)
+    assert dataset.classes == tuple(f"class{i}" for i in range(6))
+    assert all(path.name.startswith(f"{label}_") for path, label in zip(dataset.training.paths, dataset.training.labels, strict=True))
+
+
+def test_a_labelled_evaluation_split_keeps_its_labels(copy):
+    for name in ("training", "validation"):
+        to_class_folders(copy / name)
+    shutil.rmtree(copy / "evaluation")
+    shutil.copytree(copy / "validation", copy / "test")
+    assert np.bincount(find(copy).evaluation.labels).tolist() == [10] * 6
+
+
+def test_without_validation_a_stratified_share_is_held_out(copy):
+    shutil.rmtree(copy / "validation")
+    dataset = find(copy)
+    assert dataset.held_out
+    assert np.bincount(dataset.validation.labels).tolist() == [4] * 6
+    assert not {*dataset.training.paths} & {*dataset.validation.paths}
+
+
+def test_a_subset_is_stratified_and_repeatable(drawn):
+    small, again = (subset(find(drawn), 0.5, seed=3) for _ in range(2))
+    assert [s.paths for s in small.splits] == [s.paths for s in again.splits]
+    assert np.bincount(small.training.labels).tolist() == [10] * 6
+    assert len(small.evaluation) == 12
+
+
+def refused(root, *words, classes=None):
+    with pytest.raises(KitError) as error:
+        find(root, classes)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_no_data_set_is_refused(tmp_path):
+    refused(tmp_path, "No data set below", "--data")
+    refused(tmp_path / "missing", "no folder")
+
+
+def test_an_archive_is_refused(tmp_path):
+    (tmp_path / "food.zip").write_bytes(b"PK")
+    refused(tmp_path / "food.zip", "Unpack it")
+
+
+def test_two_data_sets_are_refused_with_both_paths(copy, tmp_path):
+    shutil.copytree(copy, tmp_path / "again")
+    refused(tmp_path, "2 data sets", str(copy), str(tmp_path / "again"))
+
+
+def test_an_empty_split_is_refused(copy):
+    shutil.rmtree(copy / "validation")
+    (copy / "validation").mkdir()
+    refused(copy, str(copy / "validation"), "no photo")
+
+
+def test_a_label_out_of_range_is_refused(copy):
+    (copy / "training" / "0_0.jpg").rename(copy / "training" / "11_0.jpg")
+    refused(copy, "11_0.jpg", "0 to 10", classes=FOOD11)
+
+
+def test_an_unlabelled_training_photo_is_refused(copy):
+    (copy / "training" / "0_0.jpg").rename(copy / "training" / "breakfast.jpg")
+    refused(copy, "breakfast.jpg", "<label>_<id>.jpg")
+
+
+def test_a_repeated_evaluation_id_is_refused(copy):
+    shutil.copy(copy / "evaluation" / "0003.jpg", copy / "evaluation" / "0003.png")
+    refused(copy, "0003", "0003.png", "more than once")
+
+
+def test_another_number_of_class_folders_than_the_competitions_is_refused(copy):
+    to_class_folders(copy / "training")
+    refused(copy, "6 class folders", "11 classes", "competition=any", classes=FOOD11)
+
+
+def test_drawing_again_gives_the_same_bytes(drawn, tmp_path):
+    again = draw_dataset(tmp_path, seed=1, splits={"training": 120, "validation": 60, "evaluation": 24})
+    assert all((again / p.relative_to(drawn)).read_bytes() == p.read_bytes() for p in drawn.rglob("*.jpg"))

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+import torch
+
+from kit.augment.reference import SeededPipeline
+from kit.augment.views import training_views
+from kit.config.schema import Augment, Data
+from kit.data.cache import load_photos
+from kit.data.layout import find_dataset
+from kit.data.loader import CachedBatches, DecodingBatches, Order
+
+CPU = torch.device("cpu")
+DATA = Data(image_size=32, cache_size=32)
+BOSS = Augment(crop_scale=(0.7, 1.0), vertical_flip=0.5, rotate=180, affine_rotate=30)
+
+
+def test_an_epoch_visits_every_photo_once_in_a_new_order():
+    order = Order(100, 10, seed=5)
+    first, second = (torch.cat([order.rows(step) for step in range(start, start + 10)]) for start in (0, 10))
+    assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(100))
+    assert first.tolist() != second.tolist()
+
+
+def test_the_last_smaller_batch_is_dropped():
+    assert Order(9_993, 128, seed=0).steps_per_epoch == 78
+
+
+def test_seeds_do_not_collide_with_steps():
+    """seed + step would give seed 1 at step 2 the order of seed 2 at step 1."""
+    assert Order(50, 50, seed=1).rows(2).tolist() != Order(50, 50, seed=2).rows(1).tolist()
+
+
+def test_a_cached_batch_is_a_function_of_the_step_alone(drawn, tmp_path, log):
+    photos = load_photos(find_dataset(drawn, None, 0.2, 0).splits, 32, tmp_path, log, workers=2)["training"]
+    make = lambda: CachedBatches(photos, Order(120, 16, 3), lambda p, s, g: training_views(p, s, g, DATA, BOSS), CPU)  # noqa: E731
+    straight, jumped = make(), make()
+    for step in range(3):
+        straight(step)
+    (images, labels), (again, same) = straight(3), jumped(3)
+    assert torch.equal(images, again)
+    assert labels.tolist() == same.tolist()
+    assert images.shape == (16, 3, 32, 32)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_decoded_batches_are_the_same_for_any_number_of_workers_and_after_a_jump(drawn, workers):
+    split = find_dataset(drawn, None, 0.2, 0).training
+    make = lambda n: DecodingBatches(split, Order(120, 16, 3), SeededPipeline(DATA, BOSS), torch.Tensor.float, CPU, n)  # noqa: E731
+    straight, jumped = make(workers), make(0)
+    for step in range(2):
+        straight(step)
+    (images, labels), (again, same) = straight(2), jumped(2)
+    assert images.shape == (16, 32, 32, 3)
+    assert np.array_equal(images, again)
+    assert labels.tolist() == same.tolist()

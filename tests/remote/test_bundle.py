@@ -1,0 +1,155 @@
+"""A bundle is what Kaggle runs, so it runs here as it would there: a file alone, in a process that knows no repository."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from kit.data.draw import draw_dataset
+from kit.errors import KitError
+from kit.remote.bundle import LIMIT, bundle
+
+HEAD = """
+import sys
+from pathlib import Path
+
+import kit
+from kit.config.recipes import recipe
+from kit.config.schema import override
+from kit.remote.kernel import session
+
+if __name__ == "__main__":
+    import torch_pruning
+
+    print(kit.__file__, torch_pruning.__file__, sep="\\n", flush=True)
+    config = override(recipe("sample").tiny(), ["teacher.train.epochs=12", "train.epochs=20"])
+    session(config, inputs=Path("input"), working=Path("working"))
+"""
+
+
+class Finished(NamedTuple):
+    folder: Path
+    code: int
+    output: str
+
+    @property
+    def record(self) -> dict:
+        return json.loads((self.folder / "working" / "run.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory) -> Path:
+    return bundle(kernel_with(HEAD, tmp_path_factory.mktemp("clone")))
+
+
+@pytest.fixture(scope="module")
+def first(script, tmp_path_factory) -> Finished:
+    """A session that is told to stop when its student has learned for an epoch."""
+    folder = tmp_path_factory.mktemp("first")
+    draw_photos(folder / "input" / "photos")
+    return run_alone(script, folder, stop_after="distil 1/20")
+
+
+def kernel_with(head: str, folder: Path) -> Path:
+    kernel = folder / "kernels" / "test"
+    kernel.mkdir(parents=True)
+    (kernel / "main.py").write_text(head)
+    return kernel
+
+
+def draw_photos(folder: Path) -> None:
+    """Validation is training again: a teacher that has seen sixty photos for seconds knows no others, and the pipeline refuses guessers."""
+    draw_dataset(folder, splits={"training": 60, "evaluation": 12})
+    shutil.copytree(folder / "training", folder / "validation")
+
+
+def run_alone(script: Path, folder: Path, stop_after: str | None = None) -> Finished:
+    """Run a bundle in `folder`, where input/ is; its home and its temporary disk are there too."""
+    shutil.copy(script, folder / "script.py")
+    places = {"HOME": str(folder), "TMPDIR": str(folder), "PATH": os.environ["PATH"]}
+    places |= {"OMP_NUM_THREADS": "1"}  # so little work is done no sooner by two, and much later where other tests keep the cores busy
+    command = [sys.executable, "script.py"]
+    with subprocess.Popen(command, cwd=folder, env=places, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if stop_after and line.startswith(stop_after):
+                process.send_signal(signal.SIGTERM)
+    return Finished(folder, process.returncode, "".join(lines))
+
+
+def test_equal_sources_give_equal_bytes(script, tmp_path):
+    again = bundle(kernel_with(HEAD, tmp_path))
+    assert again.read_bytes() == script.read_bytes()
+
+
+def test_a_bundle_is_far_from_its_limit(script):
+    assert script.stat().st_size < LIMIT / 2
+
+
+def test_a_bundle_runs_alone_with_the_packages_it_carries(first):
+    assert first.code == 0, first.output
+    places = first.output.splitlines()[:2]
+    assert all(Path(place).is_relative_to(first.folder) for place in places), places
+    assert first.record["versions"]["torch-pruning"]
+
+
+def test_a_session_that_is_ended_leaves_a_submission(first):
+    assert first.record["state"] == "suspended", first.output
+    rows = (first.folder / "working" / "submission.csv").read_text().splitlines()
+    assert len(rows) == 1 + 12
+
+
+def test_workers_leave_one_unpacked_package_and_nothing_half_done(first):
+    unpacked = [path for path in first.folder.iterdir() if path.name.startswith((".kit-", "kit-"))]
+    assert len(unpacked) == 1
+    assert (unpacked[0] / "kit" / "pipeline.py").is_file()
+
+
+def test_an_earlier_output_is_taken_over_and_gone_on_with(script, first, tmp_path):
+    draw_photos(tmp_path / "input" / "competitions" / "photos")
+    earlier = tmp_path / "input" / "notebooks" / "someone" / "kit-test"
+    shutil.copytree(first.folder / "working", earlier)
+    second = run_alone(script, tmp_path)
+    assert second.code == 0, second.output
+    assert "going on from input/notebooks/someone/kit-test" in second.output
+    assert "distil: going on from step" in second.output
+    assert second.record["state"] == "done"
+    assert len(second.record["sessions"]) == 2
+    assert "teacher: 12 epochs" not in second.output
+
+
+@pytest.mark.parametrize("variable", ["KAGGLE_KEY", "KAGGLE_API_TOKEN"])
+def test_a_credential_of_the_environment_is_refused_unsaid(variable, tmp_path, monkeypatch):
+    monkeypatch.setenv(variable, "not-a-real-credential")
+    with pytest.raises(KitError, match=variable) as refusal:
+        bundle(kernel_with('key = "not-a-real-credential"\n', tmp_path))
+    assert "not-a-real" not in str(refusal.value)
+
+
+def test_a_credential_of_kaggle_json_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "kaggle.json").write_text(json.dumps({"username": "someone", "key": "not-a-real-credential"}))
+    with pytest.raises(KitError, match=r"kaggle\.json"):
+        bundle(kernel_with('key = "not-a-real-credential"\n', tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [("from __future__ import annotations\n", "from __future__"), ("def\n", "invalid syntax"), (f"data = '{'x' * LIMIT}'\n", "1,000,000")],
+)
+def test_a_head_that_kaggle_could_not_run_is_refused(head, reason, tmp_path):
+    with pytest.raises(KitError, match=reason):
+        bundle(kernel_with(head, tmp_path))
+
+
+def test_a_kernel_that_is_not_there_is_answered_with_those_that_are(tmp_path):
+    kernel_with(HEAD, tmp_path)
+    with pytest.raises(KitError, match=r"Kernels in .*: test\."):
+        bundle(tmp_path / "kernels" / "recrod")

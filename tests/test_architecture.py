@@ -1,0 +1,53 @@
+"""The house: an import points to a lower floor, rooms on one floor don't know each other."""
+
+import ast
+from pathlib import Path
+
+import kit
+
+FLOORS = [
+    {"errors", "rng", "files", "console", "config", "device"},
+    {"data", "augment", "models"},
+    {"distill", "compress"},
+    {"train"},
+    {"predict", "submission", "session"},
+    {"pipeline", "score"},
+    {"remote", "doctor"},
+    {"cli"},
+    {"__main__"},
+]
+GROUND = FLOORS[0]
+FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+ROOT = Path(kit.__path__[0])
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def imports():
+    """(importing room, imported room, file) for every import of the package inside itself."""
+    for path in ROOT.rglob("*.py"):
+        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kit"):
+                names = [node.module] if node.module != "kit" else [f"kit.{alias.name}" for alias in node.names]
+                yield from ((room, room_of(name), path) for name in names)
+
+
+def test_every_room_has_a_floor():
+    rooms = {p.name.removesuffix(".py") for p in ROOT.iterdir() if p.name not in ("__init__.py", "__pycache__")}
+    assert rooms == FLOOR.keys()
+
+
+def test_imports_point_downwards_and_neighbours_are_strangers():
+    wrong = [
+        f"{path.relative_to(ROOT)}: {here} imports {there}"
+        for here, there, path in imports()
+        if here != there and FLOOR[there] >= FLOOR[here] and not (here in GROUND and there in GROUND)
+    ]
+    assert wrong == []
+
+
+def test_package_inits_are_empty():
+    assert [p for p in ROOT.rglob("__init__.py") if p.read_text()] == []
