@@ -29,6 +29,7 @@ CacheOption = Annotated[
 DISK_TROUBLE = {
     errno.ENOSPC: "The disk is full. Free some space, or point --out or --cache elsewhere",
     errno.EDQUOT: "The disk quota is used up. Free some space, or point --out or --cache elsewhere",
+    errno.EFBIG: "A file may not grow that large there (a quota or ulimit). Point --out or --cache elsewhere",
     errno.EROFS: "That place can't be written to. Point --out or --cache elsewhere",
     errno.EACCES: "That place can't be written to. Point --out or --cache elsewhere",
 }
@@ -75,9 +76,9 @@ def run(
     record = run_pipeline(
         config, data, out, cache=cache_folder(cache), budget=limit, teacher_file=teacher, submissions=submissions_folder()
     )
-    console.print(
-        f"{record['state']}: validation accuracy {record['validation_accuracy']:.4f}, submission {out / 'submission.csv'}", markup=False
-    )
+    if "validation_accuracy" in record:
+        accuracy, csv = record["validation_accuracy"], out / "submission.csv"
+        console.print(f"{record['state']}: validation accuracy {accuracy:.4f}, submission {csv}", markup=False)
     if limit.stop:
         raise typer.Exit(75)  # a signal ended it, not its budget: a script's && should not go on
 

@@ -48,6 +48,19 @@ class Session:
     def write(self) -> None:
         write_json(self.out / "run.json", self.record)
 
+    def remember(self, what: str, digest: str, means: str) -> None:
+        """Write down what the run was begun with; a later session must bring the same, and so must a checkpoint.
+
+        Raises:
+            KitError: it brings another.
+        """
+        before = self.record.setdefault(what, digest)
+        if before != digest:
+            raise KitError(
+                f"{means} are not those that the run in {self.out} was begun with ({before} then, {digest} now). Choose another --out."
+            )
+        self.identity = {"config": self.config.digest(), **self.identity, what: digest}
+
     def note(self, stage: str, **facts: Any) -> None:
         """Add to a stage's entry in run.json."""
         self.record["stages"].setdefault(stage, {}).update(facts)
@@ -96,10 +109,10 @@ def open_session(config: Config, out: Path, budget: Budget, device: Device) -> S
         KitError: another run, or another config, is in the folder, with what differs.
     """
     out.mkdir(parents=True, exist_ok=True)
-    record = read_record(out)
-    if record:
+    record, begun = read_record(out), any((out / "checkpoints").glob("*.pt"))
+    if record and begun:
         refuse_other_run(record, config, out)
-    else:
+    else:  # nothing that another config could spoil
         record = {"recipe": config.recipe, "state": "running", "stages": {}, "sessions": []}
     record |= {
         "state": "running",

@@ -11,6 +11,7 @@ FLOORS = [
     {"distill", "compress"},
     {"train"},
     {"predict", "submission", "session"},
+    {"stages"},
     {"pipeline", "score"},
     {"remote", "doctor"},
     {"cli"},

@@ -1,0 +1,133 @@
+"""The finish: pack, read back, predict, check; rehearsed before training and done provisionally when a session's time is over."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from kit import predict, submission
+from kit.compress.pack import Packed, pack, unpack
+from kit.config.competitions import check_limits
+from kit.errors import KitError, Suspended
+from kit.files import sha256_of
+from kit.models.students import build_student, count_parameters, widths_of
+from kit.session import Session, command
+from kit.stages.photos import Material
+
+REHEARSED = 256  # photos that the rehearsal of the hand-in looks at
+
+
+def quantize(session: Session, material: Material, student: nn.Module) -> Packed:
+    """student.kit, and the student as read back from it: what is measured and predicted with from here on."""
+    with session.stage("quantize"):
+        file = session.out / "student.kit"
+        size = pack(file, student, session.config, widths_of(student), material.dataset.classes, {"recipe": session.config.recipe})
+        packed = unpack(file)
+        packed.student.to(session.device.device)
+        accuracy = predict.accuracy(packed.student, material.validation, session.config.data, flip=session.config.predict.flip)
+        parameters = count_parameters(packed.student)
+        over = check_limits(session.config.limit or session.config.competition, parameters, size)
+        session.record |= {"validation_accuracy": accuracy, "parameters": parameters, "bytes": size, "over_the_limit": over}
+        session.note("quantize", accuracy=accuracy, parameters=parameters, bytes=size)
+        session.log(f"packed {file}: {parameters:,} parameters, {size:,} bytes, validation accuracy {accuracy:.4f}")
+    return packed
+
+
+def submit(session: Session, material: Material, packed: Packed, state: str, submissions: Path | None) -> None:
+    """submission.csv from the packed student, checked against the evaluation photos and the competition, filed with its making."""
+    with session.stage("submit"):
+        answer = predict.logits(packed.student, material.evaluation, session.config.data, flip=session.config.predict.flip)
+        most_frequent = int(np.bincount(material.dataset.training.labels).argmax())
+        ids, csv = submission.ids_for(material.evaluation.names, session.rules), session.out / "submission.csv"
+        submission.write_csv(csv, ids, predict.classes_of(answer, material.evaluation, most_frequent), session.rules)
+        guesses = [ids[row] for row in material.evaluation.bad]
+        if guesses:
+            session.log(f"{len(guesses)} rows are guesses (class {most_frequent}), their photos do not decode: {', '.join(guesses)}")
+        found = (
+            submission.problems(submission.read_csv(csv), session.rules, len(material.dataset.classes), ids)
+            + session.record["over_the_limit"]
+        )
+        session.record["submission"] = {"problems": found, "guessed_ids": guesses, "sha256": sha256_of(csv), "rows": len(ids)}
+        report_submission(session, csv, state, found)
+        if submissions and not session.record["partial"] and session.config.competition != "any":
+            name = f"{session.config.recipe}-{session.config.digest()}"
+            session.log(f"filed under {submission.file_away(submissions, name, csv, provenance(session, state))}")
+
+
+def report_submission(session: Session, csv: Path, state: str, found: list[str]) -> None:
+    kind = "partial (--subset), not to hand in" if session.record["partial"] else "provisional" if state == "suspended" else "checked"
+    for problem in found:
+        session.log(f"not to hand in: {problem}")
+    session.log(f"{csv}: {session.record['submission']['rows']:,} rows, {kind}")
+
+
+def provenance(session: Session, state: str) -> dict[str, Any]:
+    """Where a submission came from, enough to make it again."""
+    weights = [path.name for stage in ("finetune", "distil") for path in session.checkpoints(stage).files()[-1:]]
+    kept = ("recipe", "validation_accuracy", "parameters", "bytes", "commit", "versions", "device", "photos", "teacher", "stages", "config")
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "state": state,
+        "competition": session.config.competition,
+        "command": command(),
+        "checkpoint": weights[0] if weights else None,
+        "student_sha256": sha256_of(session.out / "student.kit"),
+        "csv_sha256": session.record["submission"]["sha256"],
+        **{key: session.record[key] for key in kept},
+    }
+
+
+def rehearse(session: Session, material: Material, student: nn.Module) -> None:
+    """The hand-in on a few photos before training, so that what the budget must keep for it was measured on this machine."""
+    file = session.out / ".rehearsal.kit"
+    start = time.perf_counter()
+    pack(file, student, session.config, widths_of(student), material.dataset.classes, {})
+    packed = unpack(file).student.to(session.device.device)
+    file.unlink()
+    packing = time.perf_counter() - start
+    predict.logits(packed, material.validation, session.config.data, limit=REHEARSED)  # once for what only the first time costs
+    start = time.perf_counter()
+    predict.logits(packed, material.validation, session.config.data, limit=REHEARSED)
+    each = (time.perf_counter() - start) / min(REHEARSED, len(material.validation))
+    views = 2 if session.config.predict.flip else 1
+    evaluation = each * len(material.validation)
+    session.budget.longest |= {"evaluate": evaluation, "hand in": packing + views * (evaluation + each * len(material.evaluation))}
+
+
+def hand_in_best_so_far(session: Session, material: Material | None, pause: Suspended, submissions: Path | None) -> None:
+    """Every session ends with a submission: a provisional one, from the best weights so far that keep the limit."""
+    if material is None:
+        raise KitError(
+            f"{str(pause).capitalize()}. What an earlier session left is untouched: run the same command with a larger --budget."
+        )
+    found = [c for stage in ("finetune", "prune", "distil") if (c := candidate(session, stage))]
+    if not found and session.checkpoints("teacher").files():
+        session.log("no submission yet: this session's time went into training the teacher, which is saved")
+        return
+    if not found:
+        raise KitError(
+            f"{str(pause).capitalize()}, and nothing is trained yet that could be handed in. The decoded photos and what was saved are "
+            "kept: run the same command again with a larger --budget."
+        )
+    limits = session.config.limit or session.config.competition
+    students = []
+    for widths, accuracy, weights in found:
+        student = build_student(session.config.student.name, widths, len(material.dataset.classes))
+        student.load_state_dict(weights)
+        students.append((not check_limits(limits, count_parameters(student)), accuracy, student))
+    best = max(students, key=lambda entry: entry[:2])[2]
+    submit(session, material, quantize(session, material, best.eval()), "suspended", submissions)
+
+
+def candidate(session: Session, stage: str) -> tuple[tuple[int, ...], float, dict[str, Tensor]] | None:
+    """(widths, validation accuracy, weights) of the best epoch of a stage so far, else of its newest weights; None before any."""
+    checkpoints = session.checkpoints(stage)
+    state = checkpoints.result() or checkpoints.load()
+    if state is None:
+        return None
+    pruned = session.checkpoints("prune").result() if stage == "finetune" else None
+    widths = state.get("widths") or (pruned["widths"] if pruned else session.config.student.widths)
+    best = state["best"]
+    return widths, best["accuracy"], best["weights"] or state.get("ema") or state["network"]

@@ -1,0 +1,59 @@
+"""The first stage: find the photos, check them, decode them once; and the batches that training draws from them."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from kit.augment.reference import SeededPipeline
+from kit.augment.views import training_views
+from kit.augment.warp import normalise
+from kit.config.schema import Augment
+from kit.data.cache import Photos, load_photos, scan
+from kit.data.layout import Dataset, find_dataset, subset
+from kit.data.loader import CachedBatches, DecodingBatches, Order
+from kit.session import Session
+from kit.train.loop import Batches
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run works on. training: the decoded photos, or None when JPEGs are decoded anew each epoch."""
+
+    dataset: Dataset
+    training: Photos | None
+    validation: Photos
+    evaluation: Photos
+
+
+def read_photos(session: Session, data: Path, cache: Path) -> Material:
+    """Find the data set, check it, decode it once."""
+    config, seed = session.config.data, session.config.train.seed
+    with session.stage("photos"):
+        whole = find_dataset(data, session.rules.classes, config.holdout, seed)
+        dataset = subset(whole, config.subset, seed)
+        session.log(f"data set {dataset.root}, {len(dataset.classes)} classes\n{dataset.counts()}")
+        session.record["partial"] = config.subset < 1
+        how = {"workers": config.workers, "skip_bad": config.skip_bad, "tick": lambda: session.budget.insist("the photos were read")}
+        if config.feed == "decode":
+            training, digest = scan(dataset.training, session.log, **how)
+            dataset = replace(dataset, training=training)
+            photos = load_photos(dataset.splits[1:], config.cache_side, cache, session.log, **how)
+        else:
+            photos = load_photos(dataset.splits, config.cache_side, cache, session.log, **how)
+            digest = photos["training"].digest
+        digests = [digest, photos["validation"].digest, photos["evaluation"].digest]
+        session.remember("photos", "-".join(d[:8] for d in digests), f"the photos below {data}")
+    return Material(dataset, photos.get("training"), photos["validation"], photos["evaluation"])
+
+
+def make_batches(session: Session, material: Material, order: Order, augment: Augment) -> Batches:
+    """Cached photos warped on the device, or JPEGs decoded by worker processes: the recipe says which."""
+    data, device = session.config.data, session.device.device
+    if material.training is not None:
+        return CachedBatches(material.training, order, lambda pixels, sizes, g: training_views(pixels, sizes, g, data, augment), device)
+
+    def to_input(views: Tensor) -> Tensor:
+        return normalise(views.permute(0, 3, 1, 2).float(), data.mean, data.std)
+
+    return DecodingBatches(material.dataset.training, order, SeededPipeline(data, augment), to_input, device, data.workers)

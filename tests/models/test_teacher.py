@@ -1,0 +1,91 @@
+import copy
+
+import pytest
+import torch
+import torchvision
+
+from kit.errors import KitError
+from kit.models.students import count_parameters
+from kit.models.teacher import build_teacher, fold_batch_norm, load_teacher, read_weights, start_from_pretrained
+
+ARCHS = ("torchvision/resnet18", "timm/resnet18")
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return torchvision.models.resnet18(num_classes=11).state_dict()
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_torchvision_and_timm_read_the_same_file_to_the_same_outputs(weights, tmp_path, arch):
+    torch.save(weights, tmp_path / "teacher.ckpt")
+    model, x = load_teacher(tmp_path / "teacher.ckpt", arch, 11), torch.randn(2, 3, 64, 64)
+    reference = torchvision.models.resnet18(num_classes=11).eval()
+    reference.load_state_dict(weights)
+    assert count_parameters(model) == 11_182_155
+    assert torch.allclose(model(x), reference(x), atol=1e-5)
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("wrap", [lambda w: {"state_dict": w}, lambda w: {"model": {f"module.{k}": v for k, v in w.items()}}])
+def test_usual_wrappings_of_a_state_dict_are_opened(weights, tmp_path, wrap):
+    torch.save(wrap(weights), tmp_path / "teacher.ckpt")
+    assert read_weights(tmp_path / "teacher.ckpt").keys() == weights.keys()
+
+
+def refused(file, words, arch=ARCHS[0]):
+    with pytest.raises(KitError) as error:
+        load_teacher(file, arch, 11)
+    assert words in str(error.value)
+
+
+def test_a_teacher_with_another_number_of_outputs_is_refused(tmp_path):
+    torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), tmp_path / "ten.ckpt")
+    refused(tmp_path / "ten.ckpt", "has 10 outputs, the data has 11 classes")
+
+
+def test_another_architecture_is_refused(tmp_path):
+    torch.save(torchvision.models.resnet34(num_classes=11).state_dict(), tmp_path / "deep.ckpt")
+    refused(tmp_path / "deep.ckpt", "is no torchvision/resnet18")
+
+
+def test_a_whole_pickled_model_is_refused_and_not_run(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.ckpt")
+    refused(tmp_path / "whole.ckpt", "whole pickled model would run code")
+
+
+def test_a_missing_a_cut_and_a_foreign_file_are_refused(weights, tmp_path):
+    refused(tmp_path / "none.ckpt", "no teacher file")
+    torch.save(weights, tmp_path / "cut.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "cut.ckpt").read_bytes()[:100_000])
+    refused(tmp_path / "cut.ckpt", "can be read safely")
+    (tmp_path / "text.ckpt").write_text("hello")
+    refused(tmp_path / "text.ckpt", "can be read safely")
+
+
+def test_folding_batch_norm_keeps_the_outputs():
+    model = build_teacher(ARCHS[0], 11).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.2)
+            module.running_var.uniform_(0.5, 2)
+    x = torch.randn(2, 3, 64, 64)
+    folded = fold_batch_norm(copy.deepcopy(model))
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+    assert torch.allclose(folded(x), model(x), atol=1e-3, rtol=1e-3)
+
+
+def test_pretrained_weights_are_taken_from_disk_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    model = build_teacher(ARCHS[0], 11)
+    assert start_from_pretrained(model) is None
+    imagenet = torchvision.models.resnet18()
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(imagenet.state_dict(), tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth")
+    assert start_from_pretrained(model).name == "resnet18-f37072fd.pth"
+    assert torch.equal(model.layer3[0].conv1.weight, imagenet.layer3[0].conv1.weight)
+
+
+def test_the_courses_teacher_loads_as_it_is(real):
+    assert not load_teacher(real / "food101-regrouped" / "resnet18_teacher.ckpt", ARCHS[0], 11).training

@@ -1,0 +1,56 @@
+"""Every verb's help and the words of a mistake, without starting a run."""
+
+import pytest
+from typer.testing import CliRunner
+
+from kit.cli import app
+from kit.errors import KitError
+
+VERBS = ("run", "sample", "predict", "check", "doctor", "bundle")
+
+
+def invoke(*words):
+    return CliRunner().invoke(app, list(words))
+
+
+def test_help_lists_every_verb():
+    printed = invoke("--help").output
+    assert all(verb in printed for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_says_what_for_and_shows_an_example(verb):
+    printed = invoke(verb, "--help").output
+    assert "Example: " in printed
+
+
+def test_a_dry_run_prints_the_config_and_the_students_size():
+    printed = invoke("run", "boss", "--dry-run", "--set", "train.epochs=30").output
+    assert '"epochs": 30' in printed
+    assert "99,891 parameters" in printed
+    assert "limit 100,000" in printed
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+    for words in (["run", "bos", "--dry-run"], ["run", "boss", "--dry-run", "--set", "train.epoch=3"]):
+        result = invoke(*words)
+        assert isinstance(result.exception, KitError)
+        assert "Nearest" in str(result.exception)
+
+
+def test_doctor_finds_this_machine_fit_and_shows_the_data(drawn, tmp_path):
+    result = invoke("doctor", "--data", str(drawn), "--cache", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "120" in result.output
+
+
+def test_doctor_fails_for_a_folder_without_photos(tmp_path):
+    assert invoke("doctor", "--data", str(tmp_path), "--cache", str(tmp_path)).exit_code == 1
+
+
+def test_doctor_never_prints_a_credential(drawn, monkeypatch):
+    monkeypatch.setenv("KAGGLE_USERNAME", "someone")
+    monkeypatch.setenv("KAGGLE_KEY", "0123456789secret")
+    result = invoke("doctor")
+    assert "in the environment" in result.output
+    assert "0123456789secret" not in result.output

@@ -1,0 +1,228 @@
+"""The main job as a user starts it: the real command in a process of its own, on drawn photos, killed and resumed."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import torchvision
+
+from kit.compress.pack import unpack
+from kit.models.students import count_parameters
+from kit.submission import check, read_csv
+
+TINY = ["--tiny", "--set", "competition=any", "--set", "train.save_seconds=0"]
+
+
+@pytest.fixture
+def place(drawn, tmp_path):
+    """photos/ with a teacher beside them, and room for runs."""
+    shutil.copytree(drawn, tmp_path / "photos")
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18(num_classes=6).state_dict(), tmp_path / "teacher.pt")
+    return tmp_path
+
+
+def command(place, *words, out="out"):
+    return [sys.executable, "-m", "kit", "run", *words, "--data", "photos", "--out", out, "--cache", "cache"]
+
+
+def kit(place, *words, expect=0):
+    """Run `kit …` in `place`; returns what it printed."""
+    done = subprocess.run([sys.executable, "-m", "kit", *words], cwd=place, capture_output=True, text=True, timeout=300)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def run(place, *words, out="out", expect=0):
+    return kit(place, *command(place, *words, out=out)[3:], expect=expect)
+
+
+def record_of(place, out="out"):
+    return json.loads((place / out / "run.json").read_text())
+
+
+RESULTS = ("student.kit", "submission.csv", "metrics.jsonl")
+
+
+def results(place, out):
+    return {name: (place / out / name).read_bytes() for name in RESULTS}
+
+
+@pytest.mark.parametrize("recipe", ["sample", "simple", "boss", "record"])
+def test_every_recipe_runs_from_photos_to_a_checked_csv(place, recipe):
+    run(place, recipe, *TINY)
+    record, out = record_of(place), place / "out"
+    assert record["state"] == "done"
+    assert {p.name for p in out.iterdir()} == {
+        "run.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "student.kit",
+        "submission.csv",
+        "log.txt",
+        "teacher.ckpt",
+    }
+    assert list(read_csv(out / "submission.csv")["Id"]) == [f"{i:04d}" for i in range(24)]
+    assert count_parameters(unpack(out / "student.kit").student) == record["parameters"]
+    assert record["stages"]["quantize"]["accuracy"] == record["validation_accuracy"]
+
+
+def test_killed_at_any_stage_and_run_again_it_ends_as_if_it_had_not_been(place):
+    """SIGKILL after ever more log lines, so that every stage is hit; then the same command to the end."""
+    words = ["sample", *TINY]
+    run(place, *words, out="straight")
+    for lines in (5, 8, 11, 13, 15, 17):
+        process = subprocess.Popen(command(place, *words, out="killed"), cwd=place, stdout=subprocess.PIPE, text=True)
+        for _ in range(lines):
+            if not process.stdout.readline():
+                break
+        process.kill()
+        process.communicate()
+    printed = run(place, *words, out="killed")
+    assert "going on from step" in (place / "killed" / "log.txt").read_text() + printed
+    assert results(place, "killed") == results(place, "straight")
+
+
+def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place):
+    words = ["record", *TINY, "--set", "train.epochs=60"]
+    start = time.time()
+    printed = run(place, *words, "--budget", "25s")
+    assert time.time() - start < 25
+    assert record_of(place)["state"] == "suspended"
+    assert "provisional" in printed
+    assert len(read_csv(place / "out" / "submission.csv")) == 24
+    before = len((place / "out" / "metrics.jsonl").read_text().splitlines())
+    assert "distil: going on from step" in run(place, *words, "--budget", "25s")
+    assert len((place / "out" / "metrics.jsonl").read_text().splitlines()) > before
+
+
+def test_sigterm_saves_and_says_suspended(place):
+    process = subprocess.Popen(
+        command(place, "record", *TINY, "--set", "train.epochs=500"), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("distil 2/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, rest
+    assert "SIGTERM came" in rest
+    assert record_of(place)["state"] == "suspended"
+
+
+def test_a_finished_run_is_not_run_again(place):
+    run(place, "simple", *TINY)
+    before = results(place, "out")
+    printed = run(place, "simple", *TINY)
+    assert "distil 1/2" not in printed
+    assert results(place, "out") == before
+
+
+def test_a_subset_is_marked_partial(place):
+    printed = run(place, "simple", *TINY, "--subset", "0.5")
+    assert record_of(place)["partial"]
+    assert "partial (--subset), not to hand in" in printed
+    assert len(read_csv(place / "out" / "submission.csv")) == 12
+
+
+def test_the_loader_without_a_cache_runs_too(place):
+    run(place, "boss", *TINY, "--set", "data.feed=decode", "--set", "data.workers=2")
+    assert not list((place / "cache").glob("training*"))
+    assert record_of(place)["state"] == "done"
+
+
+def test_a_bad_evaluation_photo_keeps_its_row_and_is_called_a_guess(place):
+    (place / "photos" / "evaluation" / "0007.jpg").write_bytes(b"\xff\xd8 nothing")
+    printed = run(place, "simple", *TINY)
+    assert "1 rows are guesses" in printed
+    assert record_of(place)["submission"]["guessed_ids"] == ["0007"]
+    assert len(read_csv(place / "out" / "submission.csv")) == 24
+
+
+def test_predict_repeats_the_runs_csv_and_scores_labelled_splits(place):
+    run(place, "simple", *TINY)
+    kit(place, "predict", "out/student.kit", "--data", "photos", "--out", "again.csv", "--cache", "cache")
+    assert (place / "again.csv").read_bytes() == (place / "out" / "submission.csv").read_bytes()
+    printed = kit(place, "predict", "out/student.kit", "--data", "photos", "--out", "v.csv", "--split", "validation", "--cache", "cache")
+    assert f"accuracy {record_of(place)['validation_accuracy']:.4f} on 60 validation photos" in printed
+    assert "macro avg" in printed
+
+
+# ── refusals: one paragraph, exit code 1, no traceback, nothing earlier lost ────────────────────────────────────────────────────
+
+
+def refusal(place, *words, out="out"):
+    printed = run(place, *words, out=out, expect=1)
+    assert "Traceback" not in printed
+    return printed.partition("error: ")[2]
+
+
+def test_another_recipe_in_the_same_folder_is_refused_and_nothing_is_lost(place):
+    run(place, "simple", *TINY)
+    before = results(place, "out")
+    assert "recipe: simple → medium" in refusal(place, "medium", *TINY)
+    assert "train.lr" in refusal(place, "simple", *TINY, "--set", "train.lr=0.5")
+    assert results(place, "out") == before
+
+
+def test_other_photos_under_the_same_run_are_refused(place):
+    run(place, "simple", *TINY)
+    (place / "photos" / "training" / "0_0.jpg").unlink()
+    assert "are not those that the run" in refusal(place, "simple", *TINY)
+
+
+def test_a_teacher_with_ten_outputs_is_refused(place):
+    torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), place / "ten.pt")
+    assert "has 10 outputs, the data has 6 classes" in refusal(place, "simple", *TINY, "--teacher", "ten.pt")
+
+
+def test_a_teacher_that_knows_nothing_is_refused_before_the_first_step(place):
+    assert "hardly better than chance" in refusal(place, "simple", *TINY, "--teacher", "teacher.pt")
+
+
+def test_a_student_over_the_limit_is_refused_at_once(place):
+    words = ["simple", "--set", "student.name=hw7"]
+    assert "256,779 parameters are over hw13-2023's limit of 60,000" in refusal(place, *words)
+    assert not (place / "cache").exists()
+
+
+def test_a_budget_that_is_over_before_training_says_so(place):
+    printed = refusal(place, "simple", *TINY, "--budget", "3s")
+    assert "the budget of 3 s" in printed.lower()
+    assert "larger --budget" in printed
+
+
+def test_missing_data_and_missing_teachers_are_named(place):
+    assert "needs --data" in kit(place, "run", "simple", expect=1)
+    assert "no teacher file" in refusal(place, "simple", *TINY, "--teacher", "nowhere.pt")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a file's size as Linux does")
+def test_a_disk_that_fills_up_ends_in_one_paragraph_and_the_run_goes_on_when_there_is_room(place):
+    """RLIMIT_FSIZE stands in for a full disk: the teacher's checkpoint does not fit."""
+    words = ["simple", *TINY]
+    limited = ["bash", "-c", 'ulimit -f 1000; trap "" XFSZ; exec "$@"', "-", *command(place, *words)]
+    done = subprocess.run(limited, cwd=place, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "teacher-000000007" in done.stderr
+    run(place, *words)
+    assert record_of(place)["state"] == "done"
+
+
+def test_check_passes_a_runs_folder_and_refuses_what_kaggle_would(place):
+    run(place, "simple", *TINY)
+    printed = kit(place, "check", "out", "--competition", "any", "--data", "photos", expect=0 if not check_fails(place) else 1)
+    assert "out/submission.csv" in printed
+    assert "24 rows, wanted are 2,218" in kit(place, "check", "out", expect=1)
+
+
+def check_fails(place):
+    """Two epochs may leave a student that gives one class for all photos, which is refused rightly."""
+    ids = [f"{i:04d}" for i in range(24)]
+    return bool(check(place / "out" / "submission.csv", "any", 6, ids))

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from kit.config.competitions import competition
+from kit.errors import KitError
+from kit.submission import check, file_away, ids_for, problems, read_csv, write_csv
+
+HW13 = competition("hw13-2023")
+
+
+@pytest.fixture
+def good(tmp_path):
+    path = tmp_path / "submission.csv"
+    names = tuple(f"{i:04d}.jpg" for i in range(2_218))
+    write_csv(path, ids_for(names, HW13), np.arange(2_218) % 11, HW13)
+    return path
+
+
+def rewrite(path, old, new, count=-1):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, count))
+
+
+def test_a_good_submission_passes_and_keeps_its_padding(good):
+    assert check(good, "hw13-2023") == []
+    assert good.read_text().startswith("Id,Category\n0000,0\n0001,1\n")
+
+
+def test_each_defect_is_named(good):
+    table = read_csv(good)
+    unpadded = table.assign(Id=table["Id"].str.lstrip("0").replace("", "0"))
+    cases = {
+        "lost their padding": unpadded,
+        "another order": table.iloc[::-1].reset_index(drop=True),
+        "2,217 rows, wanted are 2,218": table.iloc[:-1],
+        "'2218'": table.replace({"Id": {"2217": "2218"}}),
+        "more than once": table.replace({"Id": {"2217": "2216"}}),
+        "classes that do not exist: '11'": table.replace({"Category": {"10": "11"}}),
+        "has collapsed": table.assign(Category="3"),
+        "the columns are": table.rename(columns={"Category": "category"}),
+    }
+    for words, broken in cases.items():
+        assert words in "; ".join(problems(broken, HW13, 11)), words
+
+
+def test_ids_are_compared_with_the_evaluation_folders(good):
+    wanted = [f"{i:04d}" for i in range(2_217)] + ["9999"]
+    assert "'9999'" in "; ".join(check(good, "hw13-2023", ids=wanted))
+
+
+def test_competitions_that_count_from_zero_get_plain_numbers():
+    assert ids_for(("0000.jpg", "0001.jpg"), competition("hw7-2020")) == ["0", "1"]
+
+
+def test_what_is_no_csv_is_refused(tmp_path):
+    (tmp_path / "empty.csv").write_text("")
+    for name in ("none.csv", "empty.csv"):
+        with pytest.raises(KitError, match=name):
+            check(tmp_path / name, "hw13-2023")
+
+
+def test_a_filed_submission_has_its_making_and_one_line_in_the_ledger(good, tmp_path):
+    for state in ("suspended", "done"):
+        place = file_away(tmp_path / "submissions", "record-1", good, {"recipe": "record", "state": state, "validation_accuracy": 0.5})
+    file_away(tmp_path / "submissions", "boss-2", good, {"recipe": "boss", "state": "done"})
+    assert (place / "submission.csv").read_bytes() == good.read_bytes()
+    ledger = read_csv(tmp_path / "submissions" / "ledger.csv")
+    assert ledger[["submission", "state"]].to_numpy().tolist() == [["record-1", "done"], ["boss-2", "done"]]

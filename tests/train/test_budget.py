@@ -1,0 +1,48 @@
+import time
+
+import pytest
+
+from kit.errors import KitError, Suspended
+from kit.train.budget import Budget, parse_duration
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("9h", 32_400), ("30m", 1_800), ("1h30m", 5_400), ("90s", 90), ("45", 45), ("0.5h", 1_800)])
+def test_durations_are_read(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "9 hours", "-5m", "3d"])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(KitError, match="--budget"):
+        parse_duration(text)
+
+
+def test_the_clock_starts_with_the_process():
+    """Imports alone take seconds of a session."""
+    assert Budget(60).elapsed() > 0.3
+
+
+def test_work_is_begun_only_while_it_and_what_follows_fit():
+    budget = Budget(100, started=time.time() - 60)
+    assert budget.fits("step")
+    budget.longest = {"step": 1.0, "hand in": 40.0}
+    assert budget.fits("step")
+    assert not budget.fits("step", "hand in")
+    with pytest.raises(Suspended, match="100 s leaves 40 s: stopped before step 7"):
+        budget.insist("step 7", "step", "hand in")
+
+
+def test_the_longest_time_is_what_the_next_is_expected_to_take():
+    budget = Budget(None)
+    for pause in (0.02, 0.001):
+        with budget.timed("step"):
+            time.sleep(pause)
+    assert budget.longest["step"] >= 0.02
+    assert budget.fits("step")
+
+
+def test_a_signal_leaves_no_room_for_anything():
+    budget = Budget(None)
+    budget.stop = "SIGTERM came"
+    with pytest.raises(Suspended, match="SIGTERM came"):
+        budget.insist("step 3")
