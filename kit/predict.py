@@ -1,5 +1,7 @@
 """Logits of a decoded split, in its own order."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score
@@ -14,18 +16,22 @@ BATCH = 256
 
 
 @torch.no_grad()
-def logits(model: nn.Module, photos: Photos, data: Data, *, flip: bool = False, limit: int | None = None) -> Tensor:
+def logits(
+    model: nn.Module, photos: Photos, data: Data, *, flip: bool = False, limit: int | None = None, tick: Callable[[], None] = lambda: None
+) -> Tensor:
     """float32 [N, K] on the CPU, on the model's device and in its precision.
 
     Args:
         model: in evaluation mode.
         flip: average with the logits of the mirrored photos.
         limit: look at this many photos only.
+        tick: called before every batch; it may raise to stop (the session's budget).
     """
     like = next(model.parameters())
     pixels, sizes = as_tensor(photos.pixels), torch.from_numpy(photos.sizes)
     out = []
     for i in range(0, min(len(photos), limit or len(photos)), BATCH):
+        tick()
         rows = slice(i, i + BATCH)
         views = evaluation_views(pixels[rows].to(like.device), sizes[rows], data).to(like.dtype)
         answer = model(views)
@@ -35,9 +41,9 @@ def logits(model: nn.Module, photos: Photos, data: Data, *, flip: bool = False, 
     return torch.cat(out)
 
 
-def accuracy(model: nn.Module, photos: Photos, data: Data, *, flip: bool = False) -> float:
+def accuracy(model: nn.Module, photos: Photos, data: Data, *, flip: bool = False, tick: Callable[[], None] = lambda: None) -> float:
     """Share of labelled photos whose largest logit is their label's, 0…1."""
-    return float(accuracy_score(photos.labels, logits(model, photos, data, flip=flip).argmax(1).numpy()))
+    return float(accuracy_score(photos.labels, logits(model, photos, data, flip=flip, tick=tick).argmax(1).numpy()))
 
 
 def classes_of(answer: Tensor, photos: Photos, most_frequent: int) -> np.ndarray:

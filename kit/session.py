@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from kit.errors import KitError
 from kit.files import write_durably, write_json
 from kit.train.budget import Budget
 from kit.train.checkpoint import Checkpoints
+from kit.version import commit
 
 VERSIONS = ("torch", "torchvision", "timm", "torch-pruning", "albumentations", "numpy", "pillow")
 
@@ -146,20 +146,6 @@ def refuse_other_run(record: dict[str, Any], config: Config, out: Path) -> None:
     raise KitError(
         f"{out} holds a run of {record['recipe']!r} with another config: {shown}. Choose another --out, or run it as it was begun."
     )
-
-
-def commit() -> str:
-    """The kit's own commit, with `+` when files differ from it; its version where there is no repository (as on Kaggle)."""
-    here = Path(__file__).parent
-    try:
-        run = [
-            subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-            for words in (("rev-parse", "--show-toplevel"), ("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--", "kit"))
-        ]
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    top, head, changes = run
-    return head + ("+" if changes else "") if Path(top) == here.parent else "unknown"
 
 
 def command() -> str:

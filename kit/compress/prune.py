@@ -30,7 +30,7 @@ def slim(student: nn.Module, name: str, classes: int, image_size: int, limit: in
             high, best = ratio, pruned
         else:
             low = ratio
-    if best is None or min(widths_of(best)) < 1 or count_parameters(best) > limit:
+    if best is None:
         raise KitError(f"No pruned {name!r} fits into {limit:,} parameters: too little would be left. Raise prune.keep.")
     widths = widths_of(best)
     rebuilt = build_student(name, widths, classes)
@@ -39,7 +39,7 @@ def slim(student: nn.Module, name: str, classes: int, image_size: int, limit: in
 
 
 def prune_channels(student: nn.Module, ratio: float, image_size: int) -> nn.Module:
-    """A copy without the `ratio` of channels that have the smallest |γ| over the whole network; every layer keeps one at least."""
+    """A copy without the `ratio` of channels that have the smallest |γ| over the whole network; every layer keeps a tenth of its own."""
     model = copy.deepcopy(student).cpu().eval()
     fixed: list[nn.Module] = [m for m in model.modules() if isinstance(m, nn.Linear)]
     fixed += [child for m in model.modules() if isinstance(m, FrozenStem) for child in m.modules()]
@@ -49,7 +49,7 @@ def prune_channels(student: nn.Module, ratio: float, image_size: int) -> nn.Modu
     pruner = tp.pruner.BNScalePruner(
         model,
         torch.zeros(1, 3, image_size, image_size),
-        importance=tp.importance.BNScaleImportance(),
+        importance=tp.importance.BNScaleImportance(normalizer=None),  # |γ| as it is: one threshold for the whole network
         global_pruning=True,
         pruning_ratio=ratio,
         max_pruning_ratio=0.9,

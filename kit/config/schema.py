@@ -165,20 +165,17 @@ class Config(Section):
 
     def digest(self) -> str:
         """Of all that decides the result; sixteen hex digits."""
-        value = self.model_dump(mode="json")
-        for section, field in HARMLESS:
-            del value[section][field]
+        value = {name: field for name, field in flatten(self.model_dump(mode="json")).items() if name not in HARMLESS}
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-HARMLESS = (("data", "workers"), ("train", "save_seconds"))
+HARMLESS = {"data.workers", "train.save_seconds", "teacher.train.save_seconds"}
 
 
 def differences(old: dict, new: dict) -> list[str]:
     """`section.field: old → new` for every field that decides the result and differs between two dumped configs."""
     flat_old, flat_new = flatten(old), flatten(new)
-    harmless = {".".join(pair) for pair in HARMLESS}
-    names = sorted((flat_old.keys() | flat_new.keys()) - harmless)
+    names = sorted((flat_old.keys() | flat_new.keys()) - HARMLESS)
     missing = "(absent)"
     return [
         f"{name}: {flat_old.get(name, missing)} → {flat_new.get(name, missing)}"

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from kit.console import Log, progress
-from kit.data.decode import chunk_to_squares, die_with_parent, photo_size
+from kit.data.decode import chunk_to_squares, photo_size, start_decoder
 from kit.data.layout import Split
 from kit.errors import KitError
 from kit.files import flush_folder, sha256_of, write_json
@@ -213,7 +213,7 @@ def decode_into(file: Path, split: Split, side: int, workers: int, tick: Tick) -
 def decode(split: Split, side: int, workers: int, tick: Tick) -> Iterator[tuple[np.ndarray, int, int] | str]:
     """`to_square` of every photo in order, by worker processes."""
     chunks = [list(split.paths[i : i + CHUNK]) for i in range(0, len(split), CHUNK)]
-    pool = ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), die_with_parent)
+    pool = ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), start_decoder)
     try:
         with progress(f"decoding {split.name}", len(split)) as moved:
             for done, squares in enumerate(pool.map(chunk_to_squares, chunks, [side] * len(chunks))):

@@ -1,6 +1,7 @@
 """One photo from disk to pixels. Worker processes import this module, so it stays free of torch."""
 
 import os
+import signal
 import threading
 from multiprocessing import parent_process
 from pathlib import Path
@@ -11,8 +12,15 @@ from PIL import Image, UnidentifiedImageError
 UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
+def start_decoder() -> None:
+    """A pool's initializer. Ctrl-C and SIGTERM reach the whole process group; the parent alone decides what they mean."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    die_with_parent()
+
+
 def die_with_parent() -> None:
-    """A pool's initializer: when the parent is killed, no worker stays behind."""
+    """When the parent is killed, no worker stays behind."""
 
     def watch() -> None:
         if parent := parent_process():

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from kit.errors import KitError
 from kit.files import write_durably
+from kit.version import STAMP, commit
 
 CARRIED = "torch-pruning"  # pure Python, and all that the run needs beyond Kaggle's image
 LIMIT = 1_000_000  # bytes of text, several times what the package takes
@@ -52,9 +53,10 @@ def read_head(kernel: Path) -> str:
 
 
 def kit_files() -> dict[str, bytes]:
-    """This package's modules by their place in the zip."""
+    """This package's modules, and the commit they are of, by their place in the zip."""
     package = Path(__file__).parents[1]
-    return {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in package.rglob("*.py")}
+    files = {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in package.rglob("*.py")}
+    return files | {f"{package.name}/{STAMP}": commit().encode()}
 
 
 def carried_files() -> dict[str, bytes]:

@@ -102,6 +102,9 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         raise KitError(
             f"{str(pause).capitalize()}. What an earlier session left is untouched: run the same command with a larger --budget."
         )
+    if (session.out / "submission.csv").is_file() and not session.budget.fits("hand in") and session.budget.stop is None:
+        session.log("the submission of the session before stays: there was no time for a new one")
+        return
     found = [c for stage in ("finetune", "prune", "distil") if (c := candidate(session, stage))]
     if not found and session.checkpoints("teacher").files():
         session.log("no submission yet: this session's time went into training the teacher, which is saved")

@@ -27,9 +27,8 @@ def get_teacher(session: Session, material: Material, data: Path, given: Path | 
         digest, entry = sha256_of(file)[:16], session.record["stages"]["teacher"]
         session.remember("teacher", digest, f"the weights in {file}")
         if "accuracy" not in entry:
-            session.note(
-                "teacher", file=file.name, accuracy=predict.accuracy(on_device(teacher, session), material.validation, session.config.data)
-            )
+            look, tick = on_device(teacher, session), lambda: session.budget.insist("the teacher was evaluated")
+            session.note("teacher", file=file.name, accuracy=predict.accuracy(look, material.validation, session.config.data, tick=tick))
         session.log(f"teacher {file}: validation accuracy {entry['accuracy']:.4f}")
         check_teacher(file, entry["accuracy"], config.expected_accuracy, classes, own=file.parent == session.out)
     return teacher

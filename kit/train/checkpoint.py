@@ -79,7 +79,7 @@ class Checkpoints:
             if hashlib.sha256(content).hexdigest()[:16] != NAME.fullmatch(path.name)["digest"]:
                 self.log(f"{path} is damaged (its sha256 is not its name's); going back a generation")
                 continue
-            saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            saved = read(path, content)
             self.refuse_foreign(path, saved["identity"])
             return saved["state"]
         return None
@@ -88,3 +88,12 @@ class Checkpoints:
         wrong = [f"{k}: {identity.get(k)} there, {v} here" for k, v in self.identity.items() if identity.get(k) != v]
         if wrong:
             raise KitError(f"{path} belongs to another run ({'; '.join(wrong)}). Choose another --out, or run the command that began it.")
+
+
+def read(path: Path, content: bytes) -> dict[str, Any]:
+    """Weights and plain values only: whatever else a pickle would do is not done."""
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no checkpoint fail in the restricted unpickler in any way they like
+        reason = (str(error).splitlines() or ["?"])[0][:120]
+        raise KitError(f"{path} is no checkpoint of the kit and is not loaded ({reason}). Remove it, or choose another --out.") from None

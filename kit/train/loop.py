@@ -95,12 +95,13 @@ def fit(
         state.load(saved, device.device)
         log(f"{stage}: going on from step {state.step:,} of {steps:,} (epoch {state.step // steps_per_epoch} of {train.epochs})")
     on_epoch(state.history)
-    saved_at, clock = time.monotonic(), Clock()
+    begun_at, saved_at, clock = state.step, time.monotonic(), Clock()
     with progress(stage, steps) as moved:
         while state.step < steps and not out_of_patience(state, train, steps_per_epoch):
             ends_epoch = (state.step + 1) % steps_per_epoch == 0
             if not budget.fits("step", "save", "hand in", *(["evaluate"] if ends_epoch else [])):
-                save(state, checkpoints, budget)
+                if state.step > begun_at:
+                    save(state, checkpoints, budget)
                 budget.insist(f"step {state.step + 1:,} of {steps:,} of {stage}", "step", "save", "hand in", "evaluate")
             with budget.timed("step"):
                 take_step(state, loss, batches, steps, steps_per_epoch, train, device)
