@@ -175,7 +175,7 @@ HARMLESS = {"data.workers", "train.save_seconds", "teacher.train.save_seconds"}
 def differences(old: dict, new: dict) -> list[str]:
     """`section.field: old → new` for every field that decides the result and differs between two dumped configs."""
     flat_old, flat_new = flatten(old), flatten(new)
-    names = sorted((flat_old.keys() | flat_new.keys()) - HARMLESS)
+    names = [name for name in dict.fromkeys((*flat_old, *flat_new)) if name not in HARMLESS]
     missing = "(absent)"
     return [
         f"{name}: {flat_old.get(name, missing)} → {flat_new.get(name, missing)}"
