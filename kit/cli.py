@@ -30,8 +30,6 @@ DISK_TROUBLE = {
     errno.ENOSPC: "The disk is full. Free some space, or point --out or --cache elsewhere",
     errno.EDQUOT: "The disk quota is used up. Free some space, or point --out or --cache elsewhere",
     errno.EFBIG: "A file may not grow that large there (a quota or ulimit). Point --out or --cache elsewhere",
-    errno.EEXIST: "A file is where a folder is wanted. Choose another --out or --cache",
-    errno.ENOTDIR: "A file is where a folder is wanted. Choose another --out or --cache",
     errno.EROFS: "That place can't be written to. Point --out or --cache elsewhere",
     errno.EACCES: "That place can't be written to. Point --out or --cache elsewhere",
 }

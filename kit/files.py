@@ -5,6 +5,8 @@ import json
 import os
 from pathlib import Path
 
+from kit.errors import KitError
+
 
 def write_durably(path: Path, content: bytes) -> None:
     """Replace `path` by `content`. A kill or a full disk at any moment leaves the old file or the new one.
@@ -23,6 +25,19 @@ def write_durably(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
     flush_folder(path.parent)
+
+
+def make_folder(path: Path) -> Path:
+    """The folder, made with its parents where it isn't there.
+
+    Raises:
+        KitError: it can't be, for example because a file has that name or a mount has vanished.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KitError(f"The folder {path} can't be made ({error.strerror}). Choose another place with --out or --cache.") from None
+    return path
 
 
 def flush_folder(folder: Path) -> None:

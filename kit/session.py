@@ -16,7 +16,7 @@ from kit.config.schema import Config, differences
 from kit.console import Log
 from kit.device import Device
 from kit.errors import KitError
-from kit.files import write_durably, write_json
+from kit.files import make_folder, write_durably, write_json
 from kit.train.budget import Budget
 from kit.train.checkpoint import Checkpoints
 from kit.version import commit
@@ -108,7 +108,7 @@ def open_session(config: Config, out: Path, budget: Budget, device: Device) -> S
     Raises:
         KitError: another run, or another config, is in the folder, with what differs.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     record, begun = read_record(out), any((out / "checkpoints").glob("*.pt"))
     if record and begun:
         refuse_other_run(record, config, out)

@@ -23,7 +23,7 @@ from kit.console import Log, progress
 from kit.data.decode import chunk_to_squares, photo_size, start_decoder
 from kit.data.layout import Split
 from kit.errors import KitError
-from kit.files import flush_folder, sha256_of, write_json
+from kit.files import flush_folder, make_folder, sha256_of, write_json
 
 VERSION = 1
 CHUNK = 64  # photos a worker takes at once
@@ -72,7 +72,7 @@ def load_photos(
     Raises:
         KitError: photos of training or validation that do not decode, all of them named.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     photos = {split.name: load_split(split, side, folder, log, workers, tick) for split in splits}
     judge([(split, photos[split.name].bad) for split in splits], skip_bad, log)
     return {name: without(part, part.bad) if part.bad and name != "evaluation" else part for name, part in photos.items()}

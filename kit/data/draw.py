@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from kit.files import make_folder
+
 SHAPES = ("disc", "ring", "triangle", "cross", "stripes", "dots")
 SPLITS = {"training": 1_200, "validation": 300, "evaluation": 120}
 SIDE = 48  # px
@@ -21,13 +23,13 @@ def draw_dataset(folder: Path, seed: int = 0, splits: dict[str, int] | None = No
 
     Already drawn folders are left as they are; a half drawn one has no `evaluation` yet, for it gets its name last.
     """
-    splits = splits or SPLITS
+    splits, folder = splits or SPLITS, make_folder(folder)
     for number, (name, count) in enumerate(splits.items()):
         place, unfinished = folder / name, folder / f".{name}.drawing"
         if place.is_dir():
             continue
         shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
+        unfinished.mkdir()
         random = np.random.default_rng([seed, number])
         for i in range(count):
             label = i % len(SHAPES) if name != "evaluation" else int(random.integers(len(SHAPES)))

@@ -98,10 +98,9 @@ def rehearse(session: Session, material: Material, student: nn.Module) -> None:
 
 def hand_in_best_so_far(session: Session, material: Material | None, pause: Suspended, submissions: Path | None) -> None:
     """Every session ends with a submission: a provisional one, from the best weights so far that keep the limit."""
+    reason = str(pause)[0].upper() + str(pause)[1:]
     if material is None:
-        raise KitError(
-            f"{str(pause).capitalize()}. What an earlier session left is untouched: run the same command with a larger --budget."
-        )
+        raise KitError(f"{reason}. What an earlier session left is untouched: run the same command with a larger --budget.")
     if (session.out / "submission.csv").is_file() and not session.budget.fits("hand in") and session.budget.stop is None:
         session.log("the submission of the session before stays: there was no time for a new one")
         return
@@ -111,7 +110,7 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         return
     if not found:
         raise KitError(
-            f"{str(pause).capitalize()}, and nothing is trained yet that could be handed in. The decoded photos and what was saved are "
+            f"{reason}, and nothing is trained yet that could be handed in. The decoded photos and what was saved are "
             "kept: run the same command again with a larger --budget."
         )
     limits = session.config.limit or session.config.competition

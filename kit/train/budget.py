@@ -58,8 +58,8 @@ class Budget:
         self.longest[kind] = max(self.longest.get(kind, 0), time.perf_counter() - start)
 
     def reserve(self, *kinds: str) -> float:
-        """Seconds to keep free for work that must still happen, with a fifth of slack and a second for the exit."""
-        return 1 + 1.2 * sum(self.longest.get(kind, 0) for kind in kinds)
+        """Seconds to keep free for work that must still happen, with a fifth of slack and two seconds for the exit."""
+        return 2 + 1.2 * sum(self.longest.get(kind, 0) for kind in kinds)
 
     def fits(self, *kinds: str) -> bool:
         return self.stop is None and self.left() > self.reserve(*kinds)
