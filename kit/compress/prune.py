@@ -39,7 +39,11 @@ def slim(student: nn.Module, name: str, classes: int, image_size: int, limit: in
 
 
 def prune_channels(student: nn.Module, ratio: float, image_size: int) -> nn.Module:
-    """A copy without the `ratio` of channels that have the smallest |γ| over the whole network; every layer keeps a tenth of its own."""
+    """A copy without the `ratio` of channels that have the smallest |γ| over the whole network; every layer keeps a tenth of its own.
+
+    Each |γ| is measured by its layer's mean. The paper's bare threshold was tried: in a short run, whose γ are still near one, it took
+    26 of the stem's 32 channels (validation accuracy 0.44 before and 0.88 after fine-tuning on the drawn photos, against 0.72 and 0.95).
+    """
     model = copy.deepcopy(student).cpu().eval()
     fixed: list[nn.Module] = [m for m in model.modules() if isinstance(m, nn.Linear)]
     fixed += [child for m in model.modules() if isinstance(m, FrozenStem) for child in m.modules()]
@@ -49,7 +53,7 @@ def prune_channels(student: nn.Module, ratio: float, image_size: int) -> nn.Modu
     pruner = tp.pruner.BNScalePruner(
         model,
         torch.zeros(1, 3, image_size, image_size),
-        importance=tp.importance.BNScaleImportance(normalizer=None),  # |γ| as it is: one threshold for the whole network
+        importance=tp.importance.BNScaleImportance(normalizer="mean"),
         global_pruning=True,
         pruning_ratio=ratio,
         max_pruning_ratio=0.9,

@@ -89,8 +89,8 @@ def sample() -> Config:
         teacher=Teacher(augment=views, train=Train(epochs=12, batch_size=64, lr=1e-3, warmup_epochs=1)),
         student=Student(name="record"),
         distill=(KD(temperature=2), CE(weight=0.5), Hint(weight=0.5, student="blocks.1", teacher="layer1")),
-        train=Train(epochs=16, batch_size=64, lr=4e-3, warmup_epochs=1, ema_decay=0.98),
-        prune=Prune(keep=0.6, finetune_epochs=6, finetune_lr=2e-3),
+        train=Train(epochs=18, batch_size=64, lr=4e-3, warmup_epochs=1, ema_decay=0.98),
+        prune=Prune(keep=0.6, finetune_epochs=8, finetune_lr=2e-3),
         predict=Predict(flip=True),
     )
 
