@@ -101,6 +101,13 @@ def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place):
     assert len((place / "out" / "metrics.jsonl").read_text().splitlines()) > before
 
 
+def test_a_session_that_only_trained_the_teacher_is_suspended_and_no_error(place):
+    printed = run(place, "sample", *TINY, "--set", "teacher.train.epochs=5000", "--budget", "15s")
+    assert record_of(place)["state"] == "suspended"
+    assert "no submission yet" in printed
+    assert list((place / "out" / "checkpoints").glob("teacher-*.pt"))
+
+
 def test_sigterm_saves_and_says_suspended(place):
     process = subprocess.Popen(
         command(place, "record", *TINY, "--set", "train.epochs=500"), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
