@@ -94,7 +94,7 @@ def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place):
     printed = run(place, *words, "--budget", "25s")
     assert time.time() - start < 25
     assert record_of(place)["state"] == "suspended"
-    assert "provisional" in printed
+    assert "24 rows, provisional" in printed or "24 rows, not to hand in" in printed  # so early it may give one class to all
     assert len(read_csv(place / "out" / "submission.csv")) == 24
     before = len((place / "out" / "metrics.jsonl").read_text().splitlines())
     assert "distil: going on from step" in run(place, *words, "--budget", "25s")

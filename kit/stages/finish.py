@@ -57,9 +57,12 @@ def submit(session: Session, material: Material, packed: Packed, state: str, sub
 
 
 def report_submission(session: Session, csv: Path, state: str, found: list[str]) -> None:
-    kind = "partial (--subset), not to hand in" if session.record["partial"] else "provisional" if state == "suspended" else "checked"
     for problem in found:
         session.log(f"not to hand in: {problem}")
+    if session.record["partial"]:
+        kind = "partial (--subset), not to hand in"
+    else:
+        kind = "not to hand in" if found else "provisional" if state == "suspended" else "checked"
     session.log(f"{csv}: {session.record['submission']['rows']:,} rows, {kind}")
 
 
@@ -75,6 +78,7 @@ def provenance(session: Session, state: str) -> dict[str, Any]:
         "checkpoint": weights[0] if weights else None,
         "student_sha256": sha256_of(session.out / "student.kit"),
         "csv_sha256": session.record["submission"]["sha256"],
+        "problems": session.record["submission"]["problems"],
         **{key: session.record[key] for key in kept},
     }
 
