@@ -148,7 +148,6 @@ def check(
     if data is not None:
         dataset = find_dataset(data, competition(rules).classes, 0.2, 0)
         ids, classes = ids_for(tuple(p.name for p in dataset.evaluation.paths), competition(rules)), len(dataset.classes)
-    competition(rules)
     if found := check_csv(file, rules, classes, ids):
         raise KitError(f"{file} is not to hand in: {'; '.join(found)}.")
     console.print(f"{file}: fit for {rules}", markup=False)

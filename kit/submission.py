@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kit.config.competitions import COMPETITIONS, Competition
+from kit.config.competitions import Competition, competition
 from kit.errors import KitError
 from kit.files import write_durably, write_json
 
+LEDGER = ("date", "recipe", "competition", "state", "validation_accuracy", "parameters", "bytes", "commit", "csv_sha256")
 COLLAPSED = 0.9  # a class that takes a larger share of the rows than this is no classifier's answer
 
 
@@ -74,21 +75,20 @@ def describe_ids(given: list[str], wanted: list[str]) -> str:
     if sorted(given) == sorted(wanted):
         return "the ids are in another order than the evaluation photos"
     if [i.lstrip("0") or "0" for i in given] == [i.lstrip("0") or "0" for i in wanted]:
-        return f"the ids have lost their padding: {given[1]!r} instead of {wanted[1]!r} (read them with dtype=str)"
+        lost, whole = next(pair for pair in zip(given, wanted, strict=True) if pair[0] != pair[1])
+        return f"the ids have lost their padding: {lost!r} instead of {whole!r} (read them with dtype=str)"
     missing, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
     parts = [f"{len(missing):,} ids are missing, such as {missing[0]!r}"] if missing else []
     parts += [f"{len(extra):,} ids are unknown, such as {extra[0]!r}"] if extra else []
     return " and ".join(parts) or "the ids are not those of the evaluation photos"
 
 
-def check(path: Path, competition: str, classes: int | None = None, ids: list[str] | None = None) -> list[str]:
-    """`problems` of a CSV on disk."""
-    rules = COMPETITIONS[competition]
+def check(path: Path, name: str, classes: int | None = None, ids: list[str] | None = None) -> list[str]:
+    """`problems` of a CSV on disk. name: the competition's."""
+    rules = competition(name)
     count = classes or (len(rules.classes) if rules.classes else None)
     if count is None:
-        raise KitError(
-            f"The competition {competition!r} names no classes: give --data, whose evaluation folder and classes are then compared."
-        )
+        raise KitError(f"The competition {name!r} names no classes: give --data, whose evaluation folder and classes are then compared.")
     return problems(read_csv(path), rules, count, ids)
 
 
@@ -105,6 +105,3 @@ def file_away(folder: Path, name: str, csv: Path, provenance: dict[str, Any]) ->
     table = pd.DataFrame([row for row in lines if row["submission"] != name] + [line])
     write_durably(ledger, table.to_csv(index=False, lineterminator="\n").encode())
     return place
-
-
-LEDGER = ("date", "recipe", "competition", "state", "validation_accuracy", "parameters", "bytes", "commit", "csv_sha256")

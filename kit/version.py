@@ -12,15 +12,11 @@ def commit() -> str:
     if (here / STAMP).is_file():
         return (here / STAMP).read_text(encoding="utf-8").strip()
     try:
-        top, head, changes = (
-            git(here, *words) for words in (("rev-parse", "--show-toplevel"), ("rev-parse", "--short=12", "HEAD"), CHANGES)
-        )
+        top, head = git(here, "rev-parse", "--show-toplevel"), git(here, "rev-parse", "--short=12", "HEAD")
+        changes = git(here, "status", "--porcelain", "--", ".")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return head + ("+" if changes else "") if Path(top) == here.parent else "unknown"
-
-
-CHANGES = ("status", "--porcelain", "--", ".")
 
 
 def git(folder: Path, *words: str) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from kit.config.schema import CE, KD, Augment, Config, Data, Hint, Predict, Prune, Student, Teacher, Train
 from kit.errors import KitError
 
-PLAIN = Augment()
 BOSS = Augment(crop_scale=(0.7, 1.0), vertical_flip=0.5, rotate=180, affine_rotate=30)
 KNOWN = Augment(crop_scale=(0.35, 1.0), brightness=0.2)  # nothing that a usual ImageNet teacher has not seen
 
