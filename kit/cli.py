@@ -1,6 +1,5 @@
 """The verbs. Heavy imports wait inside them, so that `--help` and worker processes start at once."""
 
-import errno
 import json
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from kit.config.recipes import RECIPES, recipe
 from kit.config.schema import Config, override
 from kit.console import console
 from kit.errors import KitError
+from kit.files import REMEDIES
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,13 +26,6 @@ CacheOption = Annotated[
     Path | None,
     typer.Option(help="Where decoded photos are kept; default: the user's cache, temporary disk on Kaggle.", show_default=False),
 ]
-DISK_TROUBLE = {
-    errno.ENOSPC: "The disk is full. Free some space, or point --out or --cache elsewhere",
-    errno.EDQUOT: "The disk quota is used up. Free some space, or point --out or --cache elsewhere",
-    errno.EFBIG: "A file may not grow that large there (a quota or ulimit). Point --out or --cache elsewhere",
-    errno.EROFS: "That place can't be written to. Point --out or --cache elsewhere",
-    errno.EACCES: "That place can't be written to. Point --out or --cache elsewhere",
-}
 
 
 @app.command(
@@ -48,6 +41,11 @@ def run(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change a field of the recipe; may be repeated.")
     ] = None,
+    attached: Annotated[
+        list[Path] | None,
+        typer.Option("--resume-from", metavar="DIR", help="Look here too for an earlier output of this run; the furthest wins."),
+    ] = None,
+    least_step: Annotated[int, typer.Option(help="Refuse to begin from less than this step, counted over all stages.")] = 0,
     cache: CacheOption = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="The same path in seconds: two epochs at 32 px.")] = False,
     dry_run: Annotated[
@@ -74,7 +72,15 @@ def run(
             )
         data = draw_dataset(out / "photos")
     record = run_pipeline(
-        config, data, out, cache=cache_folder(cache), budget=limit, teacher_file=teacher, submissions=submissions_folder()
+        config,
+        data,
+        out,
+        cache=cache_folder(cache),
+        budget=limit,
+        teacher_file=teacher,
+        submissions=submissions_folder(),
+        attached=attached or (),
+        least_step=least_step,
     )
     if "validation_accuracy" in record:
         accuracy, csv = record["validation_accuracy"], out / "submission.csv"
@@ -182,11 +188,13 @@ def main() -> None:
     except KitError as error:
         fail(str(error))
     except OSError as error:
-        if error.errno not in DISK_TROUBLE:
+        if error.errno not in REMEDIES or error.filename is None:
             raise
-        fail(f"{error.filename}: {error.strerror}. {DISK_TROUBLE[error.errno]}; what was saved before is untouched.")
+        fail(f"{error.filename}: {error.strerror}. {REMEDIES[error.errno]}; what was saved before is untouched.")
+    except KeyboardInterrupt:
+        fail("stopped by Ctrl-C", 130)
 
 
-def fail(message: str) -> None:
+def fail(message: str, code: int = 1) -> None:
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(code)

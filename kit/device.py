@@ -1,7 +1,9 @@
 """Where the arithmetic happens and how precisely: chosen once, by what the machine can do, and said aloud."""
 
 import ctypes
+import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -10,29 +12,51 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 @dataclass(frozen=True)
 class Device:
-    """teacher: its type. autocast: the student's under AMP, None for float32. scaled: float16 needs a gradient scaler."""
+    """teacher: its type. autocast: the student's under AMP, None for float32. scaled: float16 needs a gradient scaler.
+
+    kind: two devices of one kind give the same bits when they make the same choices.
+    """
 
     device: torch.device
     teacher: torch.dtype
     autocast: torch.dtype | None
     scaled: bool
+    kind: str
     says: str
 
+    def choices(self) -> dict[str, Any]:
+        """What was found out about this machine and decides the last bits; a run keeps it for its later sessions."""
+        precisions = {"teacher": str(self.teacher), "autocast": str(self.autocast)}
+        return {"device": self.kind, **precisions, "threads": torch.get_num_threads()}
 
-def choose_device() -> Device:
+
+def choose_device(before: dict[str, Any] | None = None) -> Device:
     """CUDA where the build has code for the card, else the CPU.
 
     `torch.cuda.is_available()` is not enough: a P100 says yes and fails at the first operation of a build without sm_60.
+
+    Args:
+        before: the choices of the run's last session. On a device of the same kind its number of threads is kept, since sums are
+            split by it; precision follows from the kind.
     """
-    if torch.cuda.is_available():
-        major, minor = torch.cuda.get_device_capability()
-        name, arch = torch.cuda.get_device_name(), f"sm_{major}{minor}"
-        if runs_here(major, minor):
-            if torch.cuda.is_bf16_supported(including_emulation=False):
-                return Device(torch.device("cuda"), torch.bfloat16, torch.bfloat16, False, f"{name}, bfloat16 (native)")
-            return Device(torch.device("cuda"), torch.float16, torch.float16, True, f"{name}, float16 with a scaler (no native bfloat16)")
+    device = cuda()
+    if before and before["device"] == device.kind and before["threads"] <= (os.cpu_count() or 1):
+        torch.set_num_threads(before["threads"])
+    return device
+
+
+def cuda() -> Device:
+    """The first card, or the CPU with the reason why not."""
+    if not torch.cuda.is_available():
+        return cpu("")
+    major, minor = torch.cuda.get_device_capability()
+    name, arch = torch.cuda.get_device_name(), f"sm_{major}{minor}"
+    if not runs_here(major, minor):
         return cpu(f"{name} is {arch}, which this torch has no code for ({' '.join(torch.cuda.get_arch_list())}); ")
-    return cpu("")
+    card = torch.device("cuda")
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return Device(card, torch.bfloat16, torch.bfloat16, False, name, f"{name}, bfloat16 (native)")
+    return Device(card, torch.float16, torch.float16, True, name, f"{name}, float16 with a scaler (no native bfloat16)")
 
 
 def runs_here(major: int, minor: int) -> bool:
@@ -63,5 +87,10 @@ def cpu(why: str) -> Device:
     fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     says = "teacher in bfloat16 (native), student in float32" if fast else "float32"
     return Device(
-        torch.device("cpu"), torch.bfloat16 if fast else torch.float32, None, False, f"{why}CPU, {torch.get_num_threads()} threads, {says}"
+        device=torch.device("cpu"),
+        teacher=torch.bfloat16 if fast else torch.float32,
+        autocast=None,
+        scaled=False,
+        kind=f"CPU, {torch.backends.cpu.get_cpu_capability()}{', bfloat16' if fast else ''}",
+        says=f"{why}CPU, {says}",
     )

@@ -1,18 +1,45 @@
 """Files that are either whole or not there: written to a temporary name, flushed, renamed, the folder flushed."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kit.errors import KitError
+
+ELSEWHERE = "Point --out or --cache elsewhere"
+GONE = "The folder or its mount has vanished. Bring it back, or point --out or --cache elsewhere"
+REMEDIES = {
+    errno.ENOSPC: f"Free some space. {ELSEWHERE}",
+    errno.EDQUOT: f"Free some space. {ELSEWHERE}",
+    errno.EFBIG: f"A file may not grow that large there (a quota or ulimit). {ELSEWHERE}",
+    errno.EROFS: ELSEWHERE,
+    errno.EACCES: ELSEWHERE,
+    errno.EPERM: ELSEWHERE,
+} | dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENOTCONN, errno.ESTALE, errno.EIO), GONE)
+
+
+class StorageError(KitError):
+    """A file could not be written. What stood there before is untouched."""
+
+    def __init__(self, path: Path, error: OSError):
+        remedy = REMEDIES.get(error.errno, ELSEWHERE)
+        super().__init__(f"{path} can't be written ({error.strerror}); what was saved before is untouched. {remedy}.")
+
+
+class Busy(Exception):
+    """Another process holds the lock."""
 
 
 def write_durably(path: Path, content: bytes) -> None:
     """Replace `path` by `content`. A kill or a full disk at any moment leaves the old file or the new one.
 
     Raises:
-        OSError: with the file's name, for example when the disk is full; the temporary file is removed.
+        StorageError: for example when the disk is full; the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -21,10 +48,11 @@ def write_durably(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        flush_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    flush_folder(path.parent)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise StorageError(path, error) from None
 
 
 def make_folder(path: Path) -> Path:
@@ -41,12 +69,31 @@ def make_folder(path: Path) -> Path:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut. Windows can't open a folder and needs none of this."""
-    if os.name == "nt":
-        return
+    """Make a rename inside `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold `folder` alone. The lock is the process's: it ends with it, and no child inherits it.
+
+    Raises:
+        Busy: another process holds it and `wait` is false. A file system without locks is taken as it is.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(descriptor)
+        raise Busy from None
+    except OSError:
+        pass
+    try:
+        yield
     finally:
         os.close(descriptor)
 

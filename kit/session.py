@@ -1,24 +1,30 @@
-"""One session of a run: its folder, its log, its budget, and run.json, the account that every session adds to."""
+"""One session of a run: its folder, its log, its budget, and run.json, the account that every session adds to.
 
+run.json is an account and no more: what a run may go on from is decided by its checkpoints, so a lost or damaged account costs its
+lines and nothing else.
+"""
+
+import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kit.config.competitions import Competition, competition
-from kit.config.schema import Config, differences
+from kit.config.schema import Config
 from kit.console import Log
-from kit.device import Device
+from kit.device import Device, choose_device
 from kit.errors import KitError
-from kit.files import make_folder, write_durably, write_json
+from kit.files import Busy, StorageError, locked, make_folder, write_durably, write_json
 from kit.train.budget import Budget
-from kit.train.checkpoint import Checkpoints
+from kit.train.checkpoint import Checkpoints, refuse_foreign, saved_in, steps_done, whole
 from kit.version import commit
 
 VERSIONS = ("torch", "torchvision", "timm", "torch-pruning", "albumentations", "numpy", "pillow")
@@ -26,7 +32,11 @@ VERSIONS = ("torch", "torchvision", "timm", "torch-pruning", "albumentations", "
 
 @dataclass
 class Session:
-    """What every stage needs. record: run.json's content. identity: what a checkpoint must agree with to be used."""
+    """What every stage needs.
+
+    record: run.json's content. begun_with: the digests in the newest checkpoint. identity: those of this session, which every
+    checkpoint must agree with to be used.
+    """
 
     config: Config
     out: Path
@@ -34,6 +44,7 @@ class Session:
     budget: Budget
     device: Device
     record: dict[str, Any]
+    begun_with: dict[str, str]
     identity: dict[str, str] = field(default_factory=dict)
     histories: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     suspended: str | None = None  # why the session ended before the plan did
@@ -43,23 +54,30 @@ class Session:
         return competition(self.config.competition)
 
     def checkpoints(self, stage: str) -> Checkpoints:
-        return Checkpoints(self.out / "checkpoints", stage, dict(self.identity), self.log)
+        return Checkpoints(self.out, stage, dict(self.identity), self.config.model_dump(mode="json"), self.log)
 
     def write(self) -> None:
-        write_json(self.out / "run.json", self.record)
+        """run.json, with a digest of itself. An account is not worth a run: where it can't be written, the run goes on."""
+        self.attempt("run.json", lambda file: write_json(file, self.record | {"sha256": digest_of(self.record)}))
+
+    def attempt(self, name: str, write: Callable[[Path], None]) -> None:
+        try:
+            write(self.out / name)
+        except (StorageError, OSError) as error:
+            self.log(f"{name} is not up to date: {error}")
 
     def remember(self, what: str, digest: str, means: str) -> None:
-        """Write down what the run was begun with; a later session must bring the same, and so must a checkpoint.
+        """Say what the run works with; later sessions must bring the same.
 
         Raises:
-            KitError: it brings another.
+            KitError: the newest checkpoint was made with another.
         """
-        before = self.record.setdefault(what, digest)
+        before = self.begun_with.get(what, digest)
         if before != digest:
             raise KitError(
                 f"{means} are not those that the run in {self.out} was begun with ({before} then, {digest} now). Choose another --out."
             )
-        self.identity = {"config": self.config.digest(), **self.identity, what: digest}
+        self.identity[what] = self.record[what] = digest
 
     def note(self, stage: str, **facts: Any) -> None:
         """Add to a stage's entry in run.json."""
@@ -82,8 +100,10 @@ class Session:
     @contextmanager
     def account(self) -> Iterator[None]:
         """This session's line in run.json: when it began, how long it took, how it ended. Sets `state` if the run is over."""
-        entry = {"started": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.budget.started)), "command": command()}
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.budget.started))
+        entry = {"started": began, "process": os.getpid(), "command": command(), "device": self.device.says}
         self.record["sessions"].append(entry)
+        self.write()
         try:
             yield
             self.record["state"] = "suspended" if self.suspended else "done"
@@ -92,28 +112,61 @@ class Session:
             entry["error"] = f"{type(error).__name__}: {error}"
             raise
         finally:
+            self.record["measured"] = {"hand in": self.budget.longest.get("hand in", 0)}
             entry |= {"seconds": round(self.budget.elapsed(), 1), "ended": self.suspended or self.record["state"]}
             self.write()
 
-    def write_metrics(self, stage: str, history: list[dict[str, Any]]) -> None:
-        """metrics.jsonl, a line an epoch, rewritten from the histories that the checkpoints hold: a resume leaves nothing twice."""
+    def write_metrics(self, stage: str, history: list[dict[str, Any]], seconds: dict[str, float] | None = None) -> None:
+        """metrics.jsonl, a line an epoch, rewritten from the histories that the checkpoints hold: a resume leaves nothing twice.
+
+        seconds: where the last epoch's time went. It goes to timing.jsonl, which only grows: an epoch that was done twice took its time
+        twice, and no clock is in what must repeat.
+        """
         self.histories[stage] = list(history)
         lines = [json.dumps({"stage": name} | line) for name, part in self.histories.items() for line in part]
-        write_durably(self.out / "metrics.jsonl", "".join(line + "\n" for line in lines).encode())
+        self.attempt("metrics.jsonl", lambda file: write_durably(file, "".join(line + "\n" for line in lines).encode()))
+        if seconds:
+            line = {"session": len(self.record["sessions"]), "stage": stage, "epoch": history[-1]["epoch"], **seconds}
+            self.attempt("timing.jsonl", lambda file: append(file, json.dumps(line)))
 
 
-def open_session(config: Config, out: Path, budget: Budget, device: Device) -> Session:
-    """Begin a run in `out` or go on with the one that is there.
+def append(file: Path, line: str) -> None:
+    with open(file, "a", encoding="utf-8") as out:
+        out.write(line + "\n")
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Hold a run's folder.
 
     Raises:
-        KitError: another run, or another config, is in the folder, with what differs.
+        KitError: another process is at work in it, with its number and command.
     """
-    make_folder(out)
-    record, begun = read_record(out), any((out / "checkpoints").glob("*.pt"))
-    if record and begun:
-        refuse_other_run(record, config, out)
-    else:  # nothing that another config could spoil
-        record = {"recipe": config.recipe, "state": "running", "stages": {}, "sessions": []}
+    try:
+        with locked(make_folder(out)):
+            yield
+    except Busy:
+        session = (read_record(out, Log()) or {"sessions": []})["sessions"][-1:]
+        who = "process {process}, since {started}: {command}".format(**session[0]) if session else "another process"
+        raise KitError(f"{out} is in use by {who}. Wait for it, stop it, or choose another --out.") from None
+
+
+def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step: int = 0) -> Session:
+    """Begin a run in `out` or go on with the one that is there.
+
+    Args:
+        least_step: how far the run must be.
+    Raises:
+        KitError: another run, or another config, is in the folder, with what differs; or it is not as far as it must be.
+    """
+    begun_with = check_begun(config, out, log)
+    if least_step and (steps := steps_done(out, log)) < least_step:
+        raise KitError(f"{out} is at step {steps:,}, step {least_step:,} was to be found there. Is the newest output attached?")
+    record = read_record(out, log) if begun_with else None
+    record = record or {"recipe": config.recipe, "stages": {}, "sessions": []}
+    device = choose_device(record.get("choices"))
+    if record.get("choices", device.choices()) != device.choices():
+        log(f"note: another device than before ({record['choices']}): from here on the last bits may differ")
     record |= {
         "state": "running",
         "digest": config.digest(),
@@ -121,31 +174,48 @@ def open_session(config: Config, out: Path, budget: Budget, device: Device) -> S
         "commit": commit(),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS} | {"python": platform.python_version()},
         "device": device.says,
+        "choices": device.choices(),
     }
-    session = Session(config, out, Log(out / "log.txt"), budget, device, record)
+    for kind, seconds in record.get("measured", {}).items():
+        budget.longest[kind] = seconds
+    session = Session(config, out, log, budget, device, record, begun_with)
     session.write()
+    log(f"{config.recipe} {config.digest()} on {device.says}, {device.choices()['threads']} threads")
     return session
 
 
-def read_record(out: Path) -> dict[str, Any] | None:
+def check_begun(config: Config, out: Path, log: Log) -> dict[str, str]:
+    """The digests in the newest checkpoint that is whole; empty where there is none.
+
+    Raises:
+        KitError: it is of another config.
+    """
+    for saved, content in whole(reversed(saved_in(out)), log):
+        refuse_foreign(saved.path, content, {}, config.model_dump(mode="json"))
+        return content["identity"]
+    return {}
+
+
+def read_record(out: Path, log: Log) -> dict[str, Any] | None:
+    """run.json's content. A damaged one is named, put aside, and begun anew."""
+    file = out / "run.json"
     try:
-        return json.loads((out / "run.json").read_text(encoding="utf-8"))
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if record.pop("sha256") == digest_of(record):
+            return record
+        reason = "its content is not what was written"
     except FileNotFoundError:
-        if any((out / "checkpoints").glob("*.pt")):
-            raise KitError(f"{out} holds checkpoints but no run.json, so whose they are can't be told. Choose another --out.") from None
         return None
-    except ValueError as error:
-        raise KitError(f"{out / 'run.json'} can't be read ({error}). Choose another --out.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error)
+    log(f"{file} is damaged ({reason}); the account begins anew, the checkpoints are untouched")
+    with suppress(OSError):
+        file.rename(file.with_name("run.json.damaged"))
+    return None
 
 
-def refuse_other_run(record: dict[str, Any], config: Config, out: Path) -> None:
-    changed = differences(record["config"], config.model_dump(mode="json"))
-    if not changed:
-        return
-    shown = "; ".join(changed[:6]) + (f"; and {len(changed) - 6} more" if len(changed) > 6 else "")
-    raise KitError(
-        f"{out} holds a run of {record['recipe']!r} with another config: {shown}. Choose another --out, or run it as it was begun."
-    )
+def digest_of(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def command() -> str:

@@ -10,7 +10,7 @@ FLOORS = [
     {"data", "augment", "models"},
     {"distill", "compress"},
     {"train"},
-    {"predict", "submission", "session"},
+    {"predict", "submission", "session", "takeover"},
     {"stages"},
     {"pipeline", "score"},
     {"remote", "doctor"},

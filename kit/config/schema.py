@@ -169,7 +169,8 @@ class Config(Section):
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-HARMLESS = {"data.workers", "train.save_seconds", "teacher.train.save_seconds"}
+# What a session may bring that another did not: it changes no weight.
+HARMLESS = {"teacher.expected_accuracy", "data.workers", "train.save_seconds", "teacher.train.save_seconds"}
 
 
 def differences(old: dict, new: dict) -> list[str]:

@@ -16,16 +16,17 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kit.console import Log, progress
-from kit.data.decode import chunk_to_squares, photo_size, start_decoder
+from kit.data.decode import chunk_to_squares, die_with_parent, photo_size, signals_held
 from kit.data.layout import Split
 from kit.errors import KitError
-from kit.files import flush_folder, make_folder, sha256_of, write_json
+from kit.files import StorageError, flush_folder, make_folder, sha256_of, write_durably
 
-VERSION = 1
+VERSION = 2
 CHUNK = 64  # photos a worker takes at once
 Tick = Callable[[], None]
 
@@ -115,12 +116,12 @@ def load_split(split: Split, side: int, folder: Path, log: Log, workers: int, ti
     side = fit_side(split, side)
     digest = content_digest(split, side, tick)
     place = folder / f"{split.name}-{side}px-{digest[:16]}"
-    if place.is_dir() and (damage := find_damage(place)):
+    if place.exists() and (damage := find_damage(place)):
         log(f"the cache {place} is damaged ({damage}) and is built again")
-        shutil.rmtree(place)
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
     if not place.is_dir():
         build(split, side, place, log, workers, tick)
-    index = json.loads((place / "index.json").read_text(encoding="utf-8"))
+    index = read_index(place)
     pixels = np.load(place / "pixels.npy", mmap_mode="r", allow_pickle=False)
     names = tuple(path.name for path in split.paths)
     return Photos(
@@ -153,11 +154,27 @@ def content_digest(split: Split, side: int, tick: Tick) -> str:
 def find_damage(place: Path) -> str | None:
     """Why a cache can't be used, or None."""
     try:
-        index = json.loads((place / "index.json").read_text(encoding="utf-8"))
-        wrong = sha256_of(place / "pixels.npy") != index["sha256"]
+        wrong = sha256_of(place / "pixels.npy") != read_index(place)["sha256"]
     except (OSError, ValueError, KeyError) as error:
         return str(error)
     return "its pixels are not what was written" if wrong else None
+
+
+def read_index(place: Path) -> dict[str, Any]:
+    """The one `index-<sha256>.json` of a cache.
+
+    Raises:
+        ValueError: there is none, or its content is not what its name says.
+    """
+    for file in place.glob("index-*.json"):
+        content = file.read_bytes()
+        if file.name == index_name(content):
+            return json.loads(content)
+    raise ValueError("its index is missing or not what was written")
+
+
+def index_name(content: bytes) -> str:
+    return f"index-{hashlib.sha256(content).hexdigest()[:16]}.json"
 
 
 def build(split: Split, side: int, place: Path, log: Log, workers: int, tick: Tick) -> None:
@@ -170,7 +187,8 @@ def build(split: Split, side: int, place: Path, log: Log, workers: int, tick: Ti
     try:
         sizes, bad = decode_into(temporary / "pixels.npy", split, side, workers, tick)
         index = {"version": VERSION, "side": side, "sizes": sizes, "bad": bad, "sha256": sha256_of(temporary / "pixels.npy")}
-        write_json(temporary / "index.json", index)
+        content = json.dumps(index).encode()
+        write_durably(temporary / index_name(content), content)
         if not place.is_dir():  # another run may have been quicker
             os.replace(temporary, place)
             flush_folder(place.parent)
@@ -206,17 +224,19 @@ def decode_into(file: Path, split: Split, side: int, workers: int, tick: Tick) -
             out.flush()
             os.fsync(out.fileno())
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file)) from error
+        raise StorageError(file, error) from None
     return sizes, bad
 
 
 def decode(split: Split, side: int, workers: int, tick: Tick) -> Iterator[tuple[np.ndarray, int, int] | str]:
     """`to_square` of every photo in order, by worker processes."""
     chunks = [list(split.paths[i : i + CHUNK]) for i in range(0, len(split), CHUNK)]
-    pool = ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), start_decoder)
+    pool = ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), die_with_parent)
     try:
+        with signals_held():
+            results = pool.map(chunk_to_squares, chunks, [side] * len(chunks))  # starts the workers
         with progress(f"decoding {split.name}", len(split)) as moved:
-            for done, squares in enumerate(pool.map(chunk_to_squares, chunks, [side] * len(chunks))):
+            for done, squares in enumerate(results):
                 tick()
                 moved(done * CHUNK + len(squares))
                 yield from squares

@@ -3,6 +3,8 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import parent_process
 from pathlib import Path
 
@@ -12,15 +14,19 @@ from PIL import Image, UnidentifiedImageError
 UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
-def start_decoder() -> None:
-    """A pool's initializer. Ctrl-C and SIGTERM reach the whole process group; the parent alone decides what they mean."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    die_with_parent()
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Processes that begin in here never see Ctrl-C or SIGTERM, which reach the whole process group: they inherit the mask, from their
+    first instruction on. The parent alone decides what a signal means."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def die_with_parent() -> None:
-    """When the parent is killed, no worker stays behind."""
+    """A pool's initializer: when the parent is killed, no worker stays behind."""
 
     def watch() -> None:
         if parent := parent_process():

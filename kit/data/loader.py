@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kit.data.cache import Photos
-from kit.data.decode import die_with_parent, read_rgb
+from kit.data.decode import die_with_parent, read_rgb, signals_held
 from kit.data.layout import Split
 from kit.rng import derive, generator
 
@@ -87,7 +87,8 @@ class DecodingBatches:
             worker_init_fn=start_worker if self.workers else None,
             pin_memory=self.device.type == "cuda",
         )
-        return iter(loader)
+        with signals_held():
+            return iter(loader)
 
 
 class Decoder(Dataset):

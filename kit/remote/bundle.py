@@ -22,6 +22,7 @@ from kit.version import STAMP, commit
 CARRIED = "torch-pruning"  # pure Python, and all that the run needs beyond Kaggle's image
 LIMIT = 1_000_000  # bytes of text, several times what the package takes
 SECRETS = ("KAGGLE_KEY", "KAGGLE_API_TOKEN")
+FIRST_LINE = 'import os, time; os.environ.setdefault("KIT_SESSION_STARTED", str(time.time()))  # the budget counts from here'
 SHORTEST_SECRET = 8  # characters; a shorter value would be found in ordinary text
 
 
@@ -112,8 +113,8 @@ def pack(files: dict[str, bytes]) -> bytes:
 def script(name: str, head: str, archive: bytes) -> str:
     digest, content = hashlib.sha256(archive).hexdigest(), base64.b64encode(archive).decode()
     return (
-        f"# Written by `kit bundle {name}`, not to be edited. Below the long line stands kernels/{name}/main.py, the part to read.\n\n\n"
-        f'{inspect.getsource(unpack)}\n\nunpack("{digest}", "{content}")\n\n{head}'
+        f"# Written by `kit bundle {name}`, not to be edited. Below the long line stands kernels/{name}/main.py, the part to read.\n"
+        f'{FIRST_LINE}\n\n\n{inspect.getsource(unpack)}\n\nunpack("{digest}", "{content}")\n\n{head}'
     )
 
 

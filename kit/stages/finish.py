@@ -1,4 +1,4 @@
-"""The finish: pack, read back, predict, check; rehearsed before training and done provisionally when a session's time is over."""
+"""The finish: pack, read back, predict, check; done provisionally when a session's time is over."""
 
 import time
 from pathlib import Path
@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 from kit import predict, submission
 from kit.compress.pack import Packed, pack, unpack
-from kit.config.competitions import check_limits
+from kit.config.competitions import check_limits, competition
 from kit.errors import KitError, Suspended
 from kit.files import sha256_of
 from kit.models.students import build_student, count_parameters, widths_of
 from kit.session import Session, command
 from kit.stages.photos import Material
-
-REHEARSED = 256  # photos that the rehearsal of the hand-in looks at
+from kit.stages.prune import cut
 
 
 def quantize(session: Session, material: Material, student: nn.Module) -> Packed:
@@ -68,7 +67,7 @@ def report_submission(session: Session, csv: Path, state: str, found: list[str])
 
 def provenance(session: Session, state: str) -> dict[str, Any]:
     """Where a submission came from, enough to make it again."""
-    weights = [path.name for stage in ("finetune", "distil") for path in session.checkpoints(stage).files()[-1:]]
+    weights = [saved.path.name for stage in ("finetune", "distil") for saved in session.checkpoints(stage).files()[-1:]]
     kept = ("recipe", "validation_accuracy", "parameters", "bytes", "commit", "versions", "device", "photos", "teacher", "stages", "config")
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -83,34 +82,18 @@ def provenance(session: Session, state: str) -> dict[str, Any]:
     }
 
 
-def rehearse(session: Session, material: Material, student: nn.Module) -> None:
-    """The hand-in on a few photos before training, so that what the budget must keep for it was measured on this machine."""
-    file = session.out / ".rehearsal.kit"
-    start = time.perf_counter()
-    pack(file, student, session.config, widths_of(student), material.dataset.classes, {})
-    packed = unpack(file).student.to(session.device.device)
-    file.unlink()
-    packing = time.perf_counter() - start
-    predict.logits(packed, material.validation, session.config.data, limit=REHEARSED)  # once for what only the first time costs
-    start = time.perf_counter()
-    predict.logits(packed, material.validation, session.config.data, limit=REHEARSED)
-    each = (time.perf_counter() - start) / min(REHEARSED, len(material.validation))
-    views = 2 if session.config.predict.flip else 1
-    evaluation = each * len(material.validation)
-    session.budget.longest |= {"evaluate": evaluation, "hand in": packing + views * (evaluation + each * len(material.evaluation))}
-
-
 def hand_in_best_so_far(session: Session, material: Material | None, pause: Suspended, submissions: Path | None) -> None:
     """Every session ends with a submission: a provisional one, from the best weights so far that keep the limit."""
-    reason = str(pause)[0].upper() + str(pause)[1:]
-    if material is None:
+    reason, asked = str(pause)[0].upper() + str(pause)[1:], session.budget.stop
+    if material is None and not asked:
         raise KitError(f"{reason}. What an earlier session left is untouched: run the same command with a larger --budget.")
-    if (session.out / "submission.csv").is_file() and not session.budget.fits("hand in") and session.budget.stop is None:
-        session.log("the submission of the session before stays: there was no time for a new one")
+    if material is None or (not asked and not session.budget.fits("hand in")):
+        left = (session.out / "submission.csv").is_file()
+        session.log("the submission of the session before stays" if left else "no submission yet: there was no time for one")
         return
     found = [c for stage in ("finetune", "prune", "distil") if (c := candidate(session, stage))]
-    if not found and session.checkpoints("teacher").files():
-        session.log("no submission yet: this session's time went into training the teacher, which is saved")
+    if not found and (asked or session.checkpoints("teacher").files()):
+        session.log("no submission yet: no student is trained that could be handed in")
         return
     if not found:
         raise KitError(
@@ -123,8 +106,12 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         student = build_student(session.config.student.name, widths, len(material.dataset.classes))
         student.load_state_dict(weights)
         students.append((not check_limits(limits, count_parameters(student)), accuracy, student))
-    best = max(students, key=lambda entry: entry[:2])[2]
-    submit(session, material, quantize(session, material, best.eval()), "suspended", submissions)
+    fits, _, best = max(students, key=lambda entry: entry[:2])
+    with session.budget.timed("hand in"):
+        if not fits:  # its plan says to prune, later; until then a copy is
+            best, widths = cut(session, material, best, competition(limits).max_parameters)
+            session.log(f"a copy was pruned to {count_parameters(best):,} parameters for this submission, widths {list(widths)}")
+        submit(session, material, quantize(session, material, best.eval()), "suspended", submissions)
 
 
 def candidate(session: Session, stage: str) -> tuple[tuple[int, ...], float, dict[str, Tensor]] | None:

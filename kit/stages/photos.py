@@ -25,16 +25,22 @@ class Material:
     validation: Photos
     evaluation: Photos
 
+    @property
+    def photos(self) -> int:
+        """How many there are to train on."""
+        return len(self.training) if self.training is not None else len(self.dataset.training)
+
 
 def read_photos(session: Session, data: Path, cache: Path) -> Material:
     """Find the data set, check it, decode it once."""
     config, seed = session.config.data, session.config.train.seed
-    with session.stage("photos"):
+    owed = ["hand in"] if session.begun_with else []
+    with session.stage("photos"), session.budget.timed("photos"):
         whole = find_dataset(data, session.rules.classes, config.holdout, seed)
         dataset = subset(whole, config.subset, seed)
         session.log(f"data set {dataset.root}, {len(dataset.classes)} classes\n{dataset.counts()}")
         session.record["partial"] = config.subset < 1
-        how = {"workers": config.workers, "skip_bad": config.skip_bad, "tick": lambda: session.budget.insist("the photos were read")}
+        how = {"workers": config.workers, "skip_bad": config.skip_bad, "tick": lambda: session.budget.insist("the photos were read", *owed)}
         if config.feed == "decode":
             training, digest = scan(dataset.training, session.log, **how)
             dataset = replace(dataset, training=training)

@@ -1,10 +1,14 @@
 """The teacher's stage: a file that is given or found, or one that the run trains; evaluated, frozen and checked before the first step."""
 
 import copy
-import io
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
 from kit import predict
@@ -16,21 +20,28 @@ from kit.rng import derive
 from kit.session import Session
 from kit.stages.photos import Material
 from kit.stages.training import train
+from kit.train.checkpoint import Checkpoints, to_bytes
 
 
 def get_teacher(session: Session, material: Material, data: Path, given: Path | None) -> nn.Module:
     """The teacher, evaluated, frozen and checked: the file that is given, the competition's beside the photos, or one trained here."""
-    config, classes = session.config.teacher, len(material.dataset.classes)
+    config, classes = session.config.teacher, material.dataset.classes
     with session.stage("teacher"):
         file = given or find_teacher(session, material, data) or train_teacher(session, material)
-        teacher = load_teacher(file, config.arch, classes)
+        teacher = load_teacher(file, config.arch, len(classes))
         digest, entry = sha256_of(file)[:16], session.record["stages"]["teacher"]
         session.remember("teacher", digest, f"the weights in {file}")
-        if "accuracy" not in entry:
-            look, tick = on_device(teacher, session), lambda: session.budget.insist("the teacher was evaluated")
-            session.note("teacher", file=file.name, accuracy=predict.accuracy(look, material.validation, session.config.data, tick=tick))
+        if entry.get("evaluated") != digest:
+            owed = ["hand in"] if session.begun_with else []
+            look, tick = on_device(teacher, session), lambda: session.budget.insist("the teacher was evaluated", *owed)
+            with session.budget.timed("teacher"):
+                answer = predict.logits(look, material.validation, session.config.data, tick=tick).argmax(1).numpy()
+            accuracy = float((answer == material.validation.labels).mean())
+            if file.parent != session.out:  # a bad one of this run's own has had too little training and no other fault
+                refuse_order(file, answer, material.validation.labels, classes)
+            session.note("teacher", file=file.name, accuracy=accuracy, evaluated=digest)
         session.log(f"teacher {file}: validation accuracy {entry['accuracy']:.4f}")
-        check_teacher(file, entry["accuracy"], config.expected_accuracy, classes, own=file.parent == session.out)
+        refuse_weak(file, entry["accuracy"], config.expected_accuracy)
     return teacher
 
 
@@ -39,25 +50,44 @@ def find_teacher(session: Session, material: Material, data: Path) -> Path | Non
     return next((place / session.rules.teacher_file for place in places if (place / session.rules.teacher_file).is_file()), None)
 
 
-def check_teacher(file: Path, accuracy: float, expected: float | None, classes: int, own: bool) -> None:
-    """own: trained by this run, so that a bad one has had too little training and no other fault."""
+def refuse_weak(file: Path, accuracy: float, expected: float | None) -> None:
     if expected is not None and accuracy < expected - 0.01:
         raise KitError(
             f"The teacher {file} reaches {accuracy:.4f} on validation, {expected:.4f} was expected (teacher.expected_accuracy). "
-            "Is it the right file, and does data.image_size fit it?"
+            "Is it the right file, and does data.image_size fit it? To use it all the same: --set teacher.expected_accuracy=null."
         )
-    if accuracy < 1.5 / classes and not own:
+
+
+def refuse_order(file: Path, answer: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> None:
+    """A teacher whose classes are in another order is wrong about most photos, and right about them under other names.
+
+    Two classes at least must trade places, each taken for the other's most often: mere weakness does not look like that.
+    """
+    table = confusion_matrix(labels, answer, labels=range(len(classes)))
+    accuracy, truth_output = np.trace(table) / len(labels), zip(*linear_sum_assignment(-table), strict=True)
+    pairs = [(int(t), int(o)) for t, o in truth_output]  # the order of outputs that would be right most often
+    moved = [(t, o) for t, o in pairs if t != o == table[t].argmax()]
+    best = sum(table[pair] for pair in pairs) / len(labels)
+    if len(moved) >= 2 and best > 2 / len(classes):
+        shown = "; ".join(f"output {o} looks like {classes[t]!r} ({t})" for t, o in moved[:4]) + ("; …" if len(moved) > 4 else "")
         raise KitError(
-            f"The teacher {file} reaches {accuracy:.4f} on validation, hardly better than chance. Are its classes in another order?"
+            f"The classes of the teacher {file} are in another order: it reaches {accuracy:.4f} on validation, and would reach {best:.4f} "
+            f"otherwise: {shown}. Give a teacher that was trained on these classes in this order."
         )
+    if accuracy < 1.5 / len(classes):
+        raise KitError(f"The teacher {file} reaches {accuracy:.4f} on validation, hardly better than chance. Is it the right file?")
 
 
 def train_teacher(session: Session, material: Material) -> Path:
-    """A ResNet-18 from pretrained weights where they are on disk, else from scratch; its result is teacher.ckpt."""
+    """A ResNet-18 from pretrained weights where they are on disk, else from scratch; its result is teacher.ckpt.
+
+    The weights lie in the stage's result too, so that either file makes the other again.
+    """
     file, checkpoints = session.out / "teacher.ckpt", session.checkpoints("teacher")
-    done = checkpoints.result()
-    if done and file.is_file() and sha256_of(file) == done["sha256"]:
+    if done := checkpoints.result() or result_from_file(session, file, checkpoints):
         session.write_metrics("teacher", done["history"])
+        if not file.is_file() or sha256_of(file) != done["sha256"]:
+            write_durably(file, to_bytes(done["weights"]))
         return file
     config = session.config.teacher
     torch.manual_seed(derive(config.train.seed, "teacher"))
@@ -70,13 +100,28 @@ def train_teacher(session: Session, material: Material) -> Path:
     def loss(images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         return losses.ce(teacher(images), labels), {}
 
-    best = train(session, material, "teacher", teacher, loss, config.train, config.augment)
-    buffer = io.BytesIO()
-    torch.save(best["weights"], buffer)
-    write_durably(file, buffer.getvalue())
-    checkpoints.clear()  # an optimiser's state of 11 million parameters is large, and the file above is the result
-    checkpoints.finish({"sha256": sha256_of(file), "history": session.histories["teacher"]})
+    state = train(session, material, "teacher", teacher, loss, config.train, config.augment)
+    weights = state.best["weights"]
+    write_durably(file, to_bytes(weights))
+    checkpoints.finish(state.step, {"weights": weights, "sha256": sha256_of(file), "history": state.history})
+    checkpoints.clear()  # an optimiser's state of 11 million parameters is large
     return file
+
+
+def result_from_file(session: Session, file: Path, checkpoints: Checkpoints) -> dict[str, Any] | None:
+    """The stage's result made again from teacher.ckpt, where that is the file that later checkpoints were trained with."""
+    if not file.is_file() or sha256_of(file)[:16] != session.begun_with.get("teacher"):
+        return None
+    try:
+        lines = [json.loads(line) for line in (session.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        lines = []
+    history = [line for line in lines if line.pop("stage") == "teacher"]
+    weights = torch.load(file, map_location="cpu", weights_only=True)
+    done = {"weights": weights, "sha256": sha256_of(file), "history": history}
+    checkpoints.finish(history[-1]["step"] if history else 0, done)
+    session.log(f"{file} is the teacher that the run was begun with: its result is written again")
+    return done
 
 
 def on_device(teacher: nn.Module, session: Session) -> nn.Module:

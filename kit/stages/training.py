@@ -1,7 +1,5 @@
 """A plan of epochs over the run's photos, for whichever network and loss a stage brings."""
 
-from typing import Any
-
 from torch import nn
 
 from kit import predict
@@ -9,7 +7,7 @@ from kit.config.schema import Augment, Train
 from kit.data.loader import Order
 from kit.session import Session
 from kit.stages.photos import Material, make_batches
-from kit.train.loop import Loss, fit
+from kit.train.loop import Loss, Training, fit
 
 
 def train(
@@ -21,12 +19,11 @@ def train(
     plan: Train,
     augment: Augment,
     adapters: nn.Module | None = None,
-) -> dict[str, Any]:
-    """The best epoch of a stage's plan, by validation accuracy."""
+) -> Training:
+    """A stage's plan, carried through or on."""
     config = session.config
-    photos = len(material.training) if material.training is not None else len(material.dataset.training)
-    order = Order(photos, plan.batch_size, plan.seed)
-    left_out = photos - order.steps_per_epoch * order.batch_size
+    order = Order(material.photos, plan.batch_size, plan.seed)
+    left_out = material.photos - order.steps_per_epoch * order.batch_size
     session.log(
         f"{stage}: {plan.epochs} epochs of {order.steps_per_epoch} steps of {order.batch_size} photos; each epoch leaves {left_out} out"
     )
@@ -41,6 +38,6 @@ def train(
         budget=session.budget,
         device=session.device,
         log=session.log,
-        on_epoch=lambda history: session.write_metrics(stage, history),
+        on_epoch=lambda history, seconds: session.write_metrics(stage, history, seconds),
         adapters=adapters,
     )

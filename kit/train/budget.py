@@ -1,4 +1,4 @@
-"""A session's time: counted from the start of the process, and never spent twice.
+"""A session's time: counted from its start, measured in every part, and never spent twice.
 
 The plan of a run is fixed; a budget only says where today's slice of it ends. What is still owed when the loop stops (a save, the
 provisional submission) is measured, not guessed, as soon as it has happened once.
@@ -8,13 +8,18 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from kit.errors import KitError, Suspended
 
 IMPORTED = time.time()
+STARTED = "KIT_SESSION_STARTED"  # seconds since 1970, set by whatever began the session: a bundle's first line, a job's script
+OLDEST = 24 * 3600  # seconds; a process that claims to be older runs under a clock that is not ours
+EXIT = 2  # seconds to leave in order
+SLACK = 1.2  # work may take a fifth longer than it ever did
 UNITS = {"h": 3600, "m": 60, "s": 1}
 
 
@@ -22,30 +27,49 @@ def parse_duration(text: str) -> float:
     """Seconds in `9h`, `30m`, `1h30m`, `90s` or `90`."""
     parts = re.findall(r"(\d+(?:\.\d+)?)([hms]?)", text)
     if not parts or "".join(n + u for n, u in parts) != text:
-        raise KitError(f"--budget {text}: write a duration such as 9h, 30m, 1h30m or 90s.")
+        raise KitError(f"{text!r} is no duration: write 9h, 30m, 1h30m or 90s.")
     return sum(float(n) * UNITS[u or "s"] for n, u in parts)
 
 
-def process_start() -> float:
-    """When this process began, as `time.time()` counts: imports alone take seconds. Linux tells; elsewhere this module's import."""
+def say_duration(seconds: float) -> str:
+    """`9 h 05 min`, `4 min 10 s`, `12 s`."""
+    minutes, hours = round(seconds / 60), round(seconds / 60) // 60
+    if hours:
+        return f"{hours} h {minutes % 60:02d} min"
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def session_start() -> float:
+    """When this session began, as `time.time()` counts: the earliest of KIT_SESSION_STARTED, the process's start and this import.
+
+    Imports alone take seconds. Linux tells when a process began; elsewhere this module's import is the earliest that is known.
+    """
+    claims = [IMPORTED]
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        started = time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+        claims.append(time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")))
     except (OSError, ValueError, IndexError, AttributeError):
-        return IMPORTED
-    return min(IMPORTED, started) if IMPORTED - started < 3600 else IMPORTED
+        pass
+    try:
+        claims.append(float(os.environ.get(STARTED, IMPORTED)))
+    except ValueError:
+        raise KitError(f"{STARTED}={os.environ[STARTED]!r} is no time: give seconds since 1970, such as $(date +%s).") from None
+    return min(claim for claim in claims if claim > IMPORTED - OLDEST)
 
 
 class Budget:
-    """seconds: of the whole session, None for no limit. `stop` is set by SIGTERM or SIGINT."""
+    """seconds: of the whole session, None for no limit. clock: of the seconds since 1970. `stop` is set by SIGTERM or SIGINT."""
 
-    def __init__(self, seconds: float | None, started: float | None = None):
-        self.seconds, self.started = seconds, process_start() if started is None else started
+    def __init__(self, seconds: float | None, started: float | None = None, clock: Callable[[], float] = time.time):
+        self.seconds, self.clock = seconds, clock
+        self.started = session_start() if started is None else started
         self.stop: str | None = None
         self.longest: dict[str, float] = {}  # seconds that a kind of work has taken at most
+        self.spent: Counter[str] = Counter()  # seconds in all, by kind
+        self.times: Counter[str] = Counter()  # how often
 
     def elapsed(self) -> float:
-        return time.time() - self.started
+        return self.clock() - self.started
 
     def left(self) -> float:
         return float("inf") if self.seconds is None else self.seconds - self.elapsed()
@@ -53,13 +77,22 @@ class Budget:
     @contextmanager
     def timed(self, kind: str) -> Iterator[None]:
         """Measure a piece of work; the longest so far is what the next one is expected to take."""
-        start = time.perf_counter()
+        start = self.clock()
         yield
-        self.longest[kind] = max(self.longest.get(kind, 0), time.perf_counter() - start)
+        self.count(kind, self.clock() - start)
+
+    def count(self, kind: str, seconds: float) -> None:
+        self.longest[kind] = max(self.longest.get(kind, 0), seconds)
+        self.spent[kind] += seconds
+        self.times[kind] += 1
+
+    def mean(self, kind: str) -> float:
+        """Seconds that a piece of this work took on average, 0 before the first."""
+        return self.spent[kind] / self.times[kind] if self.times[kind] else 0.0
 
     def reserve(self, *kinds: str) -> float:
-        """Seconds to keep free for work that must still happen, with a fifth of slack and two seconds for the exit."""
-        return 2 + 1.2 * sum(self.longest.get(kind, 0) for kind in kinds)
+        """Seconds to keep free for work that must still happen."""
+        return EXIT + SLACK * sum(self.longest.get(kind, 0) for kind in kinds)
 
     def fits(self, *kinds: str) -> bool:
         return self.stop is None and self.left() > self.reserve(*kinds)

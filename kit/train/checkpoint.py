@@ -1,47 +1,79 @@
-"""Checkpoints that are whole or not there, and that say so themselves.
+"""Checkpoints that a kill, a full disk or a flipped bit can't take away.
 
-A file is named by its stage, its step and the first digits of its sha256, torch hub's convention, so one rename makes it valid and
-one read checks it; a separate manifest of digests would be a second file to keep in step with the first. Two generations of a stage
-are kept. Reading checks the digest, loads weights only, and falls back a generation, aloud.
+A file is named `<stage>-<step>-<sha256>.pt`, a stage's result `<stage>-<step>-done-<sha256>.pt`, and gets that name when it is whole.
+The two newest generations of a stage are kept. Reading compares the digest, loads weights only, and falls back a generation, aloud;
+what is damaged is put aside as `….damaged`. Equal states give equal bytes, so a run that was killed can be compared with one that
+was not by the names of its files alone.
 """
 
 import hashlib
 import io
 import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from kit.config.schema import differences
 from kit.console import Log
 from kit.errors import KitError
 from kit.files import write_durably
 
-NAME = re.compile(r"(?P<stage>[a-z]+)-(?P<step>\d{9}|done)-(?P<digest>[0-9a-f]{16})\.pt")
+FOLDER = "checkpoints"
+FORMAT = 2  # of what a file holds; one of another format is refused
 GENERATIONS = 2
+STAGES = ("teacher", "distil", "prune", "finetune")  # in the order of a run
+NAME = re.compile(r"(?P<stage>[a-z]+)-(?P<step>\d{9})(?P<done>-done)?-(?P<digest>[0-9a-f]{16})\.pt")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint's file, as its name describes it."""
+
+    path: Path
+    stage: str
+    step: int
+    done: bool
+    digest: str
+
+    @property
+    def age(self) -> tuple[int, int, bool]:
+        """Sorts a run's checkpoints, oldest first."""
+        return STAGES.index(self.stage), self.step, self.done
+
+
+class Damaged(Exception):
+    """Why a file is not what was written."""
 
 
 class Checkpoints:
-    """The checkpoints of one stage of one run.
+    """The checkpoints of one stage of the run in `out`.
 
-    identity: what a checkpoint must agree with to be used, such as the config's and the photos' digests.
+    identity: what a checkpoint must agree with to be used, such as the photos' and the teacher's digests.
+    config: dumped, in full, so that a refusal can say what differs.
     """
 
-    def __init__(self, folder: Path, stage: str, identity: dict[str, str], log: Log):
-        self.folder, self.stage, self.identity, self.log = folder, stage, identity, log
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, out: Path, stage: str, identity: dict[str, str], config: dict[str, Any], log: Log):
+        self.out, self.stage, self.identity, self.config, self.log = out, stage, identity, config, log
+        self.folder = out / FOLDER
+        self.folder.mkdir(exist_ok=True)
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """A new generation. The older ones are there until it is whole.
 
         Raises:
-            OSError: for example a full disk; what was saved before is untouched.
+            StorageError: for example a full disk; what was saved before is untouched.
         """
-        return self.write(f"{step:09d}", state)
+        return self.write(step, state, done=False)
 
-    def finish(self, state: dict[str, Any]) -> Path:
-        """The stage's result; it sorts after every step, so it takes the place of the oldest generation."""
-        return self.write("done", state)
+    def finish(self, step: int, state: dict[str, Any]) -> Path:
+        """The stage's result, in the place of the oldest generation."""
+        return self.write(step, state, done=True)
 
     def load(self) -> dict[str, Any] | None:
         """The newest state that is whole, None where there is none yet."""
@@ -52,48 +84,135 @@ class Checkpoints:
         return self.newest(done=True)
 
     def clear(self) -> None:
-        for path in self.files():
-            path.unlink()
+        """Remove all but the result."""
+        for saved in self.files():
+            if not saved.done:
+                saved.path.unlink()
 
-    def files(self) -> list[Path]:
-        """This stage's files, oldest first; a result sorts after every step."""
-        return sorted(p for p in self.folder.iterdir() if (m := NAME.fullmatch(p.name)) and m["stage"] == self.stage)
+    def files(self) -> list[Saved]:
+        """This stage's files, oldest first."""
+        return [saved for saved in saved_in(self.out) if saved.stage == self.stage]
 
-    def write(self, step: str, state: dict[str, Any]) -> Path:
-        buffer = io.BytesIO()  # not straight to the disk: torch.save turns a full disk into a RuntimeError without a file name
-        torch.save({"identity": self.identity, "state": state}, buffer)
-        content = buffer.getvalue()
-        path = self.folder / f"{self.stage}-{step}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
-        write_durably(path, content)
+    def write(self, step: int, state: dict[str, Any], done: bool) -> Path:
+        content = to_bytes(
+            {"format": FORMAT, "stage": self.stage, "step": step, "identity": self.identity, "config": self.config, "state": state}
+        )
+        name = f"{self.stage}-{step:09d}{'-done' if done else ''}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+        write_durably(self.folder / name, content)
+        ahead = [saved for saved in self.files() if saved.done == done and saved.step >= step and saved.path.name != name]
+        for stale in ahead:  # left by what was taken back
+            stale.path.unlink()
         for old in self.files()[:-GENERATIONS]:
-            old.unlink()
+            old.path.unlink()
         for left_over in self.folder.glob(".*.tmp"):
             left_over.unlink()
-        return path
+        return self.folder / name
 
     def newest(self, done: bool) -> dict[str, Any] | None:
-        for path in reversed(self.files()):
-            if (NAME.fullmatch(path.name)["step"] == "done") != done:
-                continue
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest()[:16] != NAME.fullmatch(path.name)["digest"]:
-                self.log(f"{path} is damaged (its sha256 is not its name's); going back a generation")
-                continue
-            saved = read(path, content)
-            self.refuse_foreign(path, saved["identity"])
-            return saved["state"]
+        for saved, content in whole(reversed(self.files()), self.log):
+            if saved.done == done:
+                refuse_foreign(saved.path, content, self.identity, self.config)
+                return content["state"]
         return None
 
-    def refuse_foreign(self, path: Path, identity: dict[str, str]) -> None:
-        wrong = [f"{k}: {identity.get(k)} there, {v} here" for k, v in self.identity.items() if identity.get(k) != v]
-        if wrong:
-            raise KitError(f"{path} belongs to another run ({'; '.join(wrong)}). Choose another --out, or run the command that began it.")
+
+def saved_in(out: Path) -> list[Saved]:
+    """All checkpoints that a run has in its folder, oldest first."""
+    found, folder = [], out / FOLDER
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if (m := NAME.fullmatch(path.name)) and m["stage"] in STAGES:
+            found.append(Saved(path, m["stage"], int(m["step"]), bool(m["done"]), m["digest"]))
+    return sorted(found, key=lambda saved: (saved.age, saved.digest))
 
 
-def read(path: Path, content: bytes) -> dict[str, Any]:
-    """Weights and plain values only: whatever else a pickle would do is not done."""
+def steps_done(out: Path, log: Log) -> int:
+    """How far a run is: the steps of all its stages, by the newest checkpoints that are whole."""
+    newest: dict[str, int] = {}
+    for saved, _ in whole(reversed(saved_in(out)), log):
+        newest.setdefault(saved.stage, saved.step)
+    return sum(newest.values())
+
+
+def whole(files: Iterable[Saved], log: Log) -> Iterator[tuple[Saved, dict[str, Any]]]:
+    """The files that are what was written, with their content; the others are named and put aside."""
+    for saved in files:
+        try:
+            content = read(saved)
+        except Damaged as damage:
+            log(f"{saved.path} is damaged ({damage}); going back a generation")
+            with suppress(OSError):  # a read-only folder
+                saved.path.rename(saved.path.with_name(f"{saved.path.name}.damaged"))
+            continue
+        yield saved, content
+
+
+def read(saved: Saved) -> dict[str, Any]:
+    """A checkpoint's content. Weights and plain values only: whatever else a pickle would do is not done.
+
+    Raises:
+        Damaged: it can't be read, or its bytes are not those that it was named for.
+        KitError: it is whole and was not written by this version of the kit.
+    """
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        content = saved.path.read_bytes()
+    except OSError as error:
+        raise Damaged(error.strerror) from None
+    if hashlib.sha256(content).hexdigest()[:16] != saved.digest:
+        raise Damaged("its sha256 is not its name's")
+    try:
+        value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        fits = value.get("format") == FORMAT
     except Exception as error:  # bytes that are no checkpoint fail in the restricted unpickler in any way they like
         reason = (str(error).splitlines() or ["?"])[0][:120]
-        raise KitError(f"{path} is no checkpoint of the kit and is not loaded ({reason}). Remove it, or choose another --out.") from None
+        raise KitError(
+            f"{saved.path} is no checkpoint of the kit and is not loaded ({reason}). Remove it, or choose another --out."
+        ) from None
+    if not fits:
+        raise KitError(f"{saved.path} was written by another version of the kit. Go on with that version, or choose another --out.")
+    if (value["stage"], value["step"]) != (saved.stage, saved.step):
+        raise Damaged(f"it is step {value['step']} of {value['stage']}, its name says otherwise")
+    return value
+
+
+def refuse_foreign(path: Path, content: dict[str, Any], identity: dict[str, str], config: dict[str, Any]) -> None:
+    """Let through what this run may go on from: an equal config but for what is harmless, and the same photos and teacher.
+
+    Raises:
+        KitError: with all that differs.
+    """
+    changed = differences(content["config"], config)
+    changed += [
+        f"{name}: {content['identity'][name]} → {now}" for name, now in identity.items() if content["identity"].get(name, now) != now
+    ]
+    if changed:
+        shown = "; ".join(changed[:6]) + (f"; and {len(changed) - 6} more" if len(changed) > 6 else "")
+        raise KitError(
+            f"{path.parent.parent} holds a run that was begun otherwise ({path.name}): {shown}. "
+            "Choose another --out, or run it as it was begun."
+        )
+
+
+def to_bytes(value: Any) -> bytes:
+    """`torch.save` in memory: to a full disk it would raise a RuntimeError without a file's name."""
+    buffer = io.BytesIO()
+    torch.save(canonical(value), buffer)
+    return buffer.getvalue()
+
+
+def canonical(value: Any) -> Any:
+    """An equal value that always pickles to the same bytes.
+
+    A pickle refers back to an object that it has met, so a dictionary that was loaded (whose equal strings are several objects) gives
+    other bytes than one that was built here; and a tensor brings its device and the rest of its storage. The order of its memory is
+    kept: an optimiser's moments must lie as its weights do.
+    """
+    match value:
+        case Tensor():
+            return value.detach().cpu().clone()
+        case dict():
+            return {canonical(key): canonical(item) for key, item in value.items()}
+        case list() | tuple():
+            return type(value)(canonical(item) for item in value)
+        case str():
+            return sys.intern(value)
+    return value

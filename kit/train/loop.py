@@ -1,12 +1,14 @@
 """The one training loop. It knows neither distillation nor compression: loss and evaluator come in as functions.
 
 All that changes while a network trains is in `Training`, saved together. The plan (epochs, schedule) is fixed; the budget only says
-where today's slice of it ends, so a run in ten sessions takes the same steps as a run in one.
+where today's slice of it ends, so a run in ten sessions takes the same steps as a run in one. What a clock decides (when to save, when
+to stop) never reaches the arithmetic.
 """
 
+import copy
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +20,7 @@ from kit.config.schema import Train
 from kit.console import Log, progress
 from kit.device import Device
 from kit.errors import KitError
+from kit.files import StorageError
 from kit.rng import derive
 from kit.train.budget import Budget
 from kit.train.checkpoint import Checkpoints
@@ -26,10 +29,18 @@ from kit.train.optim import make_optimizer, rate_at
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
 
+KINDS = ("step", "evaluate", "save", "wait")  # where a stage's seconds go
+EXPLODED = 10  # times a loss's mean of the first epoch, when the network knew nothing yet
+SMALLER = 0.3  # of the learning rate after a run has diverged
+
 
 @dataclass
 class Training:
-    """Everything that changes while a network trains. best: accuracy, epoch and weights of the best epoch by validation."""
+    """Everything that changes while a network trains.
+
+    best: accuracy, epoch and weights of the best epoch by validation. rate: what the learning rate is multiplied by, below 1 after the
+    run has diverged once. good: the state at the last epoch's end, to go back to then; None after that.
+    """
 
     network: nn.Module
     adapters: nn.Module
@@ -40,6 +51,8 @@ class Training:
     best: dict[str, Any] = field(default_factory=lambda: {"accuracy": -1.0, "epoch": 0, "weights": None})
     history: list[dict[str, Any]] = field(default_factory=list)
     sums: dict[str, Tensor] = field(default_factory=dict)  # of each loss term since the epoch began
+    rate: float = 1.0
+    good: dict[str, Any] | None = None
 
     @property
     def deployed(self) -> nn.Module:
@@ -51,14 +64,22 @@ class Training:
         return parts | ({"ema": self.ema.module} if self.ema else {})
 
     def state(self) -> dict[str, Any]:
-        plain = {"step": self.step, "best": self.best, "history": self.history, "sums": self.sums}
+        plain = {"step": self.step, "best": self.best, "history": self.history, "sums": self.sums, "rate": self.rate, "good": self.good}
         return plain | {name: part.state_dict() for name, part in self.modules().items()}
 
     def load(self, state: dict[str, Any], device: torch.device) -> None:
         for name, part in self.modules().items():
-            part.load_state_dict(state[name])
+            if state[name] or name != "scaler":  # another device may not have scaled
+                part.load_state_dict(state[name])
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
+        self.rate, self.good = state["rate"], state["good"]
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+
+    def remember(self) -> None:
+        """This is a state to go back to; not after a run has diverged, for it may do so once."""
+        if self.rate == 1:
+            self.good = None
+            self.good = copy.deepcopy(self.state())
 
 
 def fit(
@@ -73,50 +94,72 @@ def fit(
     budget: Budget,
     device: Device,
     log: Log,
-    on_epoch: Callable[[list[dict[str, Any]]], None],
+    on_epoch: Callable[[list[dict[str, Any]], dict[str, float]], None],
     adapters: nn.Module | None = None,
-) -> dict[str, Any]:
+) -> Training:
     """Train until the plan is done, going on from the newest checkpoint.
 
     Args:
         loss: (images, labels, share of the plan's epochs that is over) → (total, {name: value}).
         evaluate: accuracy on validation, 0…1, of a network in evaluation mode.
         adapters: train along but are not part of the network.
-        on_epoch: is given the history, a dictionary an epoch, after each epoch and after a resume.
+        on_epoch: is given the history, a dictionary an epoch, and where the last epoch's seconds went; after each epoch and at the
+            beginning.
     Returns:
-        The best epoch: {"accuracy", "epoch", "weights"}.
+        The state at the plan's end; its `best` is the best epoch.
     Raises:
         Suspended: the budget ends, or a signal came, before the plan did; the state is saved.
-        KitError: the loss is no number any more; the checkpoint before is kept.
+        KitError: the loss is no number any more, or exploded, a second time; the checkpoint before is kept.
+        StorageError: the session's last checkpoint could not be written.
     """
     state = begin(network, adapters or nn.Module(), train, device)
     stage, steps = checkpoints.stage, train.epochs * steps_per_epoch
     if saved := checkpoints.load():
         state.load(saved, device.device)
         log(f"{stage}: going on from step {state.step:,} of {steps:,} (epoch {state.step // steps_per_epoch} of {train.epochs})")
-    on_epoch(state.history)
-    begun_at, saved_at, clock = state.step, time.monotonic(), Clock()
+    else:
+        state.remember()
+    on_epoch(state.history, {})
+    step, evaluation, saving, waiting = (f"{stage} {kind}" for kind in KINDS)
+    begun_at, saved_at, pace = state.step, budget.clock(), Pace(budget, stage)
     with progress(stage, steps) as moved:
         while state.step < steps and not out_of_patience(state, train, steps_per_epoch):
             ends_epoch = (state.step + 1) % steps_per_epoch == 0
-            if not budget.fits("step", "save", "hand in", *(["evaluate"] if ends_epoch else [])):
+            if not budget.fits(step, saving, "hand in", *([evaluation] if ends_epoch else [])):
                 if state.step > begun_at:
+                    sound(state, steps_per_epoch, stage, device, log)
                     save(state, checkpoints, budget)
-                budget.insist(f"step {state.step + 1:,} of {steps:,} of {stage}", "step", "save", "hand in", "evaluate")
-            with budget.timed("step"):
+                budget.insist(f"step {state.step + 1:,} of {steps:,} of {stage}", step, saving, "hand in", evaluation)
+            with budget.timed(step):
                 take_step(state, loss, batches, steps, steps_per_epoch, train, device)
-            clock.count(train.batch_size)
             moved(state.step)
-            if ends_epoch:
-                with budget.timed("evaluate"):
+            due = budget.clock() - saved_at >= train.save_seconds
+            if ends_epoch or due:
+                with budget.timed(waiting):
+                    fine = sound(state, steps_per_epoch, stage, device, log)
+                due = due or not fine
+            if ends_epoch and fine:
+                with budget.timed(evaluation):
                     finish_epoch(state, evaluate, steps_per_epoch)
-                on_epoch(state.history)
-                log(describe(stage, state, train, clock.restart()))
-            if time.monotonic() - saved_at >= train.save_seconds:
-                save(state, checkpoints, budget)
-                saved_at = time.monotonic()
+                seconds = pace.restart(steps_per_epoch * train.batch_size)
+                on_epoch(state.history, seconds)
+                log(describe(stage, state, train, seconds))
+            if due:
+                with suppress_full_disk(log):
+                    save(state, checkpoints, budget)
+                saved_at = budget.clock()
+    state.good = None
     log(f"{stage}: best validation accuracy {state.best['accuracy']:.4f} at epoch {state.best['epoch']}")
-    return state.best
+    return state
+
+
+@contextmanager
+def suppress_full_disk(log: Log) -> Iterator[None]:
+    """A checkpoint in between that can't be written is no reason to stop: the next one may find room, and the older one is there."""
+    try:
+        yield
+    except StorageError as error:
+        log(f"no checkpoint this time: {error}")
 
 
 def begin(network: nn.Module, adapters: nn.Module, train: Train, device: Device) -> Training:
@@ -134,7 +177,7 @@ def take_step(state: Training, loss: Loss, batches: Batches, steps: int, steps_p
     """One optimiser step. Nothing here waits for the device."""
     torch.manual_seed(derive(train.seed, "global", state.step))  # for dropout and whatever else draws from the global generator
     for group in state.optimizer.param_groups:
-        group["lr"] = rate_at(state.step, steps, steps_per_epoch, train)
+        group["lr"] = state.rate * rate_at(state.step, steps, steps_per_epoch, train)
     state.network.train()
     images, labels = batches(state.step)
     with torch.autocast(device.device.type, device.autocast, enabled=device.autocast is not None):
@@ -156,30 +199,67 @@ def take_step(state: Training, loss: Loss, batches: Batches, steps: int, steps_p
 
 def finish_epoch(state: Training, evaluate: Callable[[nn.Module], float], steps_per_epoch: int) -> None:
     """Average the losses, evaluate the deployed weights, keep them if they are the best so far."""
-    refuse_nan(state)
-    epoch = state.step // steps_per_epoch
-    means = {name: round(float(value) / steps_per_epoch, 6) for name, value in state.sums.items()}
+    epoch, losses = state.step // steps_per_epoch, means(state, steps_per_epoch)
     accuracy = evaluate(state.deployed.eval())
-    state.history.append({"epoch": epoch, "step": state.step, **means, "accuracy": round(accuracy, 6)})
+    slower = {"rate": state.rate} if state.rate != 1 else {}
+    state.history.append({"epoch": epoch, "step": state.step, **losses, **slower, "accuracy": round(accuracy, 6)})
     state.sums = {}
     if accuracy > state.best["accuracy"]:
         weights = {name: tensor.detach().cpu().clone() for name, tensor in state.deployed.state_dict().items()}
         state.best = {"accuracy": accuracy, "epoch": epoch, "weights": weights}
+    state.remember()
+
+
+def means(state: Training, steps: int) -> dict[str, float]:
+    """Of each loss term over the epoch's steps. Waits for the device."""
+    return {name: round(float(value) / steps, 6) for name, value in state.sums.items()}
 
 
 def save(state: Training, checkpoints: Checkpoints, budget: Budget) -> None:
     """Waits for the device: a checkpoint is read back from it."""
-    refuse_nan(state)
-    with budget.timed("save"):
+    with budget.timed(f"{checkpoints.stage} save"):
         checkpoints.save(state.step, state.state())
 
 
-def refuse_nan(state: Training) -> None:
-    if not math.isfinite(sum(float(value) for value in state.sums.values())):
+def sound(state: Training, steps_per_epoch: int, stage: str, device: Device, log: Log) -> bool:
+    """Whether the run is where it should be. If not, it is back at the last epoch's end, with a smaller step, once.
+
+    Where it goes back to depends on the step alone, whenever it is asked: a run that diverges takes the same steps after a kill.
+
+    Raises:
+        KitError: the second time.
+    """
+    trouble = find_trouble(state, steps_per_epoch)
+    if trouble is None:
+        return True
+    if state.good is None:
         raise KitError(
-            f"The loss is no number any more at step {state.step:,}. Nothing of that was saved: run again with a smaller "
-            "--set train.lr=… into another --out, or with --set train.clip_norm=1."
+            f"{stage}: {trouble} at step {state.step:,}, again after the learning rate was cut to {state.rate:g} of the plan's. The "
+            "checkpoint before is kept. Begin again in another --out with a smaller --set train.lr=… or with --set train.clip_norm=1."
         )
+    at = state.step
+    state.load(state.good, device.device)
+    state.rate, state.good = SMALLER, None
+    log(
+        f"{stage}: {trouble} at step {at:,}. Back to step {state.step:,}, and on from there with {SMALLER:g} of the learning rate; "
+        "a second time the run stops"
+    )
+    return False
+
+
+def find_trouble(state: Training, steps_per_epoch: int) -> str | None:
+    """A loss that is no number; or, at an epoch's end, one that is ten times what it was in the first. Waits for the device."""
+    steps = state.step % steps_per_epoch or steps_per_epoch
+    losses = means(state, steps)
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            return f"the loss {name!r} is no number any more"
+    if steps < steps_per_epoch or not state.history:
+        return None
+    first = state.history[0]
+    terms = [name for name in losses if name != "loss"] or ["loss"]  # the sum's weights may grow with the plan
+    wild = [name for name in terms if losses[name] > EXPLODED * first[name] > 0]
+    return f"the loss {wild[0]!r} has exploded from {first[wild[0]]:g} in the first epoch to {losses[wild[0]]:g}" if wild else None
 
 
 def out_of_patience(state: Training, train: Train, steps_per_epoch: int) -> bool:
@@ -187,24 +267,24 @@ def out_of_patience(state: Training, train: Train, steps_per_epoch: int) -> bool
     return train.patience is not None and bool(state.history) and epoch - state.best["epoch"] >= train.patience
 
 
-class Clock:
-    """Seconds and images since the last epoch's line."""
+class Pace:
+    """Where an epoch's seconds went."""
 
-    def __init__(self) -> None:
-        self.since, self.images = time.perf_counter(), 0
+    def __init__(self, budget: Budget, stage: str):
+        self.budget, self.stage, self.since, self.before = budget, stage, budget.clock(), budget.spent.copy()
 
-    def count(self, images: int) -> None:
-        self.images += images
+    def restart(self, images: int) -> dict[str, float]:
+        """{"seconds", "images_per_second", and seconds by kind} since the last call; then from zero."""
+        now, spent = self.budget.clock(), self.budget.spent.copy()
+        seconds = now - self.since
+        kinds = {kind: round(spent[f"{self.stage} {kind}"] - self.before[f"{self.stage} {kind}"], 3) for kind in KINDS}
+        self.since, self.before = now, spent
+        return {"seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1) if seconds else 0.0, **kinds}
 
-    def restart(self) -> tuple[float, float]:
-        """(seconds, images per second) so far; then from zero."""
-        seconds, images = time.perf_counter() - self.since, self.images
-        self.since, self.images = time.perf_counter(), 0
-        return seconds, images / seconds
 
-
-def describe(stage: str, state: Training, train: Train, pace: tuple[float, float]) -> str:
+def describe(stage: str, state: Training, train: Train, seconds: dict[str, float]) -> str:
     line = state.history[-1]
     losses = "  ".join(f"{name} {value:.3f}" for name, value in line.items() if name not in ("epoch", "step", "accuracy"))
     best = f"best {state.best['accuracy']:.4f}"
-    return f"{stage} {line['epoch']}/{train.epochs}  {losses}  val {line['accuracy']:.4f} ({best})  {pace[0]:.1f} s  {pace[1]:.0f} img/s"
+    pace = f"{seconds['seconds']:.1f} s  {seconds['images_per_second']:.0f} img/s"
+    return f"{stage} {line['epoch']}/{train.epochs}  {losses}  val {line['accuracy']:.4f} ({best})  {pace}"

@@ -109,8 +109,7 @@ def test_a_damaged_cache_is_named_and_built_again(drawn, tmp_path, log, capsys):
 
 def test_a_cache_without_its_index_is_built_again(drawn, tmp_path, log):
     load(drawn, tmp_path / "cache", log)
-    index = next((tmp_path / "cache").glob("evaluation*")) / "index.json"
-    index.write_text(json.dumps({"version": 1}))
+    next((tmp_path / "cache").glob("evaluation*/index-*.json")).write_text(json.dumps({"version": 1}))
     assert len(load(drawn, tmp_path / "cache", log)["evaluation"]) == 24
 
 

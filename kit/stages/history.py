@@ -1,0 +1,92 @@
+"""What a session did and what is left, its line in the run's history."""
+
+import math
+from typing import Any
+
+from kit.config.schema import Train
+from kit.data.loader import Order
+from kit.session import Session
+from kit.stages.photos import Material
+from kit.stages.student import finetuning
+from kit.train.budget import say_duration
+from kit.train.checkpoint import saved_in, steps_done
+from kit.train.loop import KINDS
+
+SHOWN = {"step": "steps", "evaluate": "evaluations", "save": "saves", "wait": "waiting"}
+
+
+def sum_up(session: Session, material: Material | None) -> None:
+    """Put the session's line into run.json and say it."""
+    if material is None:
+        return
+    line = summary(session, material)
+    session.record["sessions"][-1] |= line
+    session.write()
+    session.log(describe(line, len(session.record["sessions"])))
+
+
+def summary(session: Session, material: Material) -> dict[str, Any]:
+    """epochs done by stage; steps, over all of them, the least that a later session must find; images per second while training;
+    seconds by kind; lowest loss and best accuracy of the newest stage; what is left; sessions of this length still needed."""
+    budget, plans = session.budget, plans_of(session)
+    done = {stage: newest for saved in saved_in(session.out) if (stage := saved.stage) in plans and (newest := saved)}
+    epochs, left, seconds_left = {}, 0, 0.0
+    trained, images = 0.0, 0
+    for stage, plan in plans.items():
+        order = Order(material.photos, plan.batch_size, plan.seed)
+        step, over = (done[stage].step, done[stage].done) if stage in done else (0, False)
+        epochs[stage] = step // order.steps_per_epoch
+        taken = budget.times[f"{stage} step"]
+        spent = sum(budget.spent[f"{stage} {kind}"] for kind in KINDS)
+        trained, images = trained + spent, images + taken * order.batch_size
+        to_do = 0 if over else plan.epochs * order.steps_per_epoch - step
+        left += math.ceil(to_do / order.steps_per_epoch)
+        seconds_left += to_do * pace(session, stage)
+    history = next((session.histories[stage] for stage in reversed(plans) if session.histories.get(stage)), [])
+    other = {kind: round(seconds, 1) for kind, seconds in budget.spent.items() if kind.partition(" ")[0] not in plans}
+    useful = budget.seconds and budget.seconds - (budget.elapsed() - trained)
+    return {
+        "epochs": epochs,
+        "steps": steps_done(session.out, session.log),
+        "images_per_second": round(images / trained, 1) if trained else None,
+        "seconds_by_kind": {kind: round(sum(budget.spent[f"{stage} {kind}"] for stage in plans), 1) for kind in KINDS} | other,
+        "lowest_loss": min((line["loss"] for line in history), default=None),
+        "best_accuracy": max((line["accuracy"] for line in history), default=None),
+        "epochs_left": left,
+        "seconds_left": round(seconds_left) if trained else None,
+        "sessions_needed": math.ceil(seconds_left / useful) if trained and useful and useful > 0 else None,
+    }
+
+
+def plans_of(session: Session) -> dict[str, Train]:
+    """The plans of the stages that train in this run, in order."""
+    config = session.config
+    plans = {"teacher": config.teacher.train} if session.histories.get("teacher") else {}
+    plans["distil"] = config.train
+    return plans | ({"finetune": finetuning(config.train, config.prune)} if config.prune else {})
+
+
+def pace(session: Session, stage: str) -> float:
+    """Seconds a step, evaluations and saves included; a stage that has not begun is taken to be like the one before it."""
+    budget = session.budget
+    for like in (stage, "distil", "teacher"):
+        if steps := budget.times[f"{like} step"]:
+            return sum(budget.spent[f"{like} {kind}"] for kind in KINDS) / steps
+    return 0.0
+
+
+def describe(line: dict[str, Any], number: int) -> str:
+    epochs = ", ".join(f"{stage} {count}" for stage, count in line["epochs"].items())
+    parts = [f"session {number}: epochs done: {epochs} (step {line['steps']:,})"]
+    if line["images_per_second"]:
+        shares = ", ".join(
+            f"{SHOWN.get(kind, kind)} {say_duration(seconds)}" for kind, seconds in line["seconds_by_kind"].items() if seconds
+        )
+        parts += [f"{line['images_per_second']:.0f} images/s", shares]
+    if line["best_accuracy"] is not None:
+        parts.append(f"lowest loss {line['lowest_loss']:.3f}, best accuracy {line['best_accuracy']:.4f}")
+    if line["epochs_left"]:
+        parts.append(f"left: {line['epochs_left']} epochs" + (f", {say_duration(line['seconds_left'])}" if line["seconds_left"] else ""))
+        if line["sessions_needed"]:
+            parts.append(f"{line['sessions_needed']} more session{'s' if line['sessions_needed'] > 1 else ''} of this length")
+    return "; ".join(parts)

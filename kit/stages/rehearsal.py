@@ -1,0 +1,77 @@
+"""The finish rehearsed before training, on a few photos: what must be kept for it is then measured on this machine, and what would
+crash in the ninth hour crashes in the first minute.
+"""
+
+import copy
+
+from torch import nn
+
+from kit import predict
+from kit.compress.pack import pack, unpack
+from kit.config.competitions import check_limits, competition
+from kit.data.loader import Order
+from kit.distill.objective import Objective
+from kit.models.students import count_parameters, widths_of
+from kit.session import Session
+from kit.stages.photos import Material, make_batches
+from kit.stages.prune import cut
+from kit.train.loop import begin, take_step
+
+PHOTOS = 256  # that it predicts
+
+
+def rehearse(session: Session, material: Material, stage: str, student: nn.Module, teacher: nn.Module) -> None:
+    """Prune, take one step, quantize, pack, load, predict a few. `teacher` as it looks on the device; nothing is changed or left.
+
+    Raises:
+        Suspended: the budget is over before the rehearsal is.
+    """
+    budget, config = session.budget, session.config
+    owed = ["hand in"] if session.begun_with else []
+    with budget.timed("rehearsal"):
+        final = student
+        if config.prune and stage == "distil":
+            budget.insist("the rehearsal of pruning", *owed)
+            with budget.timed("prune"):
+                limit = competition(config.limit or config.competition).max_parameters or count_parameters(student)
+                final, _ = cut(session, material, as_if_trained(student), min(limit, int(count_parameters(student) * config.prune.keep)))
+            step_once(session, material, final, teacher)
+        budget.insist("the rehearsal of the hand-in", *owed)
+        over = bool(check_limits(config.limit or config.competition, count_parameters(student)))
+        hand_in = rehearse_hand_in(session, material, f"{stage} evaluate", final)
+        budget.longest["hand in"] = hand_in + (budget.longest.get("prune", 0) if over else 0)  # an oversized one prunes a copy
+
+
+def as_if_trained(student: nn.Module) -> nn.Module:
+    """A copy whose channels differ in weight: those of a new network are all alike, and none could be chosen."""
+    student = copy.deepcopy(student)
+    for norm in student.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+    return student
+
+
+def step_once(session: Session, material: Material, student: nn.Module, teacher: nn.Module) -> None:
+    config = session.config
+    plan = config.train.model_copy(update={"lr": config.prune.finetune_lr})
+    objective = Objective(student, teacher, config.distill, config.data.image_size)
+    order = Order(material.photos, plan.batch_size, plan.seed)
+    state = begin(student, objective.adapters, plan, session.device)
+    take_step(state, objective, make_batches(session, material, order, config.data.augment), 1, 1, plan, session.device)
+
+
+def rehearse_hand_in(session: Session, material: Material, evaluation: str, student: nn.Module) -> float:
+    """Seconds that packing and predicting all photos will take; notes on the way what an evaluation takes."""
+    budget, config = session.budget, session.config
+    file, start = session.out / ".rehearsal.kit", budget.clock()
+    pack(file, student, config, widths_of(student), material.dataset.classes, {})
+    packed = unpack(file).student.to(session.device.device)
+    file.unlink()
+    packing = budget.clock() - start
+    predict.logits(packed, material.validation, config.data, limit=PHOTOS)  # once for what only the first time costs
+    start = budget.clock()
+    predict.logits(packed, material.validation, config.data, limit=PHOTOS)
+    each = (budget.clock() - start) / min(PHOTOS, len(material.validation))
+    budget.longest[evaluation] = each * len(material.validation)
+    views = 2 if config.predict.flip else 1
+    return packing + views * each * (len(material.validation) + len(material.evaluation))
