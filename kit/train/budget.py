@@ -27,7 +27,7 @@ def parse_duration(text: str) -> float:
     """Seconds in `9h`, `30m`, `1h30m`, `90s` or `90`."""
     parts = re.findall(r"(\d+(?:\.\d+)?)([hms]?)", text)
     if not parts or "".join(n + u for n, u in parts) != text:
-        raise KitError(f"{text!r} is no duration: write 9h, 30m, 1h30m or 90s.")
+        raise KitError(f"{text!r} is no duration. Write 9h, 30m, 1h30m or 90s.")
     return sum(float(n) * UNITS[u or "s"] for n, u in parts)
 
 

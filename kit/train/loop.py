@@ -30,7 +30,7 @@ Batches = Callable[[int], tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
 
 KINDS = ("step", "evaluate", "save", "wait")  # where a stage's seconds go
-EXPLODED = 10  # times a loss's mean of the first epoch, when the network knew nothing yet
+EXPLODED = 10  # times what a loss was at the first step, when the network knew nothing yet
 SMALLER = 0.3  # of the learning rate after a run has diverged
 
 
@@ -51,6 +51,7 @@ class Training:
     best: dict[str, Any] = field(default_factory=lambda: {"accuracy": -1.0, "epoch": 0, "weights": None})
     history: list[dict[str, Any]] = field(default_factory=list)
     sums: dict[str, Tensor] = field(default_factory=dict)  # of each loss term since the epoch began
+    first: dict[str, Tensor] = field(default_factory=dict)  # each loss term at the first step
     rate: float = 1.0
     good: dict[str, Any] | None = None
 
@@ -64,7 +65,8 @@ class Training:
         return parts | ({"ema": self.ema.module} if self.ema else {})
 
     def state(self) -> dict[str, Any]:
-        plain = {"step": self.step, "best": self.best, "history": self.history, "sums": self.sums, "rate": self.rate, "good": self.good}
+        plain = {"step": self.step, "best": self.best, "history": self.history, "rate": self.rate, "good": self.good}
+        plain |= {"sums": self.sums, "first": self.first}
         return plain | {name: part.state_dict() for name, part in self.modules().items()}
 
     def load(self, state: dict[str, Any], device: torch.device) -> None:
@@ -73,7 +75,7 @@ class Training:
                 part.load_state_dict(state[name])
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
         self.rate, self.good = state["rate"], state["good"]
-        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self.sums, self.first = ({name: value.to(device) for name, value in state[key].items()} for key in ("sums", "first"))
 
     def remember(self) -> None:
         """This is a state to go back to; not after a run has diverged, for it may do so once."""
@@ -193,8 +195,9 @@ def take_step(state: Training, loss: Loss, batches: Batches, steps: int, steps_p
     state.step += 1
     if state.ema:
         state.ema.update(state.network, step=state.step)
-    for name, value in ({"loss": total} | values).items():
-        state.sums[name] = state.sums.get(name, 0) + value.detach()
+    values = {name: value.detach() for name, value in ({"loss": total} | values).items()}
+    state.first = state.first or values
+    state.sums = {name: state.sums.get(name, 0) + value for name, value in values.items()}
 
 
 def finish_epoch(state: Training, evaluate: Callable[[nn.Module], float], steps_per_epoch: int) -> None:
@@ -248,18 +251,20 @@ def sound(state: Training, steps_per_epoch: int, stage: str, device: Device, log
 
 
 def find_trouble(state: Training, steps_per_epoch: int) -> str | None:
-    """A loss that is no number; or, at an epoch's end, one that is ten times what it was in the first. Waits for the device."""
+    """A loss that is no number; or, at an epoch's end, one that is ten times what it was at the start. Waits for the device."""
     steps = state.step % steps_per_epoch or steps_per_epoch
     losses = means(state, steps)
     for name, value in losses.items():
         if not math.isfinite(value):
             return f"the loss {name!r} is no number any more"
-    if steps < steps_per_epoch or not state.history:
+    if steps < steps_per_epoch:
         return None
-    first = state.history[0]
-    terms = [name for name in losses if name != "loss"] or ["loss"]  # the sum's weights may grow with the plan
-    wild = [name for name in terms if losses[name] > EXPLODED * first[name] > 0]
-    return f"the loss {wild[0]!r} has exploded from {first[wild[0]]:g} in the first epoch to {losses[wild[0]]:g}" if wild else None
+    for name, value in losses.items():
+        if name == "loss" and len(losses) > 1:
+            continue  # the terms' weights may grow with the plan
+        if value > EXPLODED * (first := float(state.first[name])) > 0:
+            return f"the loss {name!r} has exploded from {first:.4g} at the first step to {value:.4g}"
+    return None
 
 
 def out_of_patience(state: Training, train: Train, steps_per_epoch: int) -> bool:

@@ -13,7 +13,7 @@ def test_durations_are_read(text, seconds):
 
 @pytest.mark.parametrize("text", ["", "soon", "9 hours", "-5m", "3d"])
 def test_what_is_no_duration_is_refused(text):
-    with pytest.raises(KitError, match="--budget"):
+    with pytest.raises(KitError, match="is no duration"):
         parse_duration(text)
 
 

@@ -1,25 +1,48 @@
 """The key test: k steps, killed, resumed, equals the straight run bit for bit."""
 
+import contextlib
 import copy
-import math
+import random
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from kit.config.schema import Train
+from kit.console import Log
 from kit.device import cpu
 from kit.errors import KitError, Suspended
+from kit.files import StorageError
 from kit.train.budget import Budget
-from kit.train.checkpoint import Checkpoints
-from kit.train.loop import fit
+from kit.train.checkpoint import Checkpoints, to_bytes
+from kit.train.loop import SMALLER, fit
 from kit.train.optim import make_optimizer, rate_at
 
 PER_EPOCH = 5
 
 
-def network():
+class Killed(BaseException):
+    """SIGKILL as far as the loop can tell: nothing below it runs."""
+
+
+class Hours:
+    """A clock that stands still but for the work that is said to take time."""
+
+    def __init__(self):
+        self.now = 1e9
+
+    def __call__(self):
+        return self.now
+
+
+def network(line=False):
     torch.manual_seed(7)
+    if line:
+        return nn.Linear(6, 3)
     return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
 
 
@@ -29,86 +52,196 @@ def batches(step):
     return x, x[:, :3].argmax(1)
 
 
-def train(folder, log, plan, *, stop_after=None, model=None, break_at=None):
-    """One session; returns (best, network). stop_after: steps before the budget is over."""
-    model, budget, taken = model or network(), Budget(None), 0
-
-    def loss(x, y, progress):
-        nonlocal taken
-        taken += 1
-        if taken == stop_after:
-            budget.stop = "time is up"
-        value = nn.functional.cross_entropy(model(x), y)
-        return value * (math.nan if taken == break_at else 1.0), {"progress": value.new_tensor(progress)}
-
-    best = fit(
-        model,
-        loss,
-        batches,
-        accuracy,
-        steps_per_epoch=PER_EPOCH,
-        train=plan,
-        checkpoints=Checkpoints(folder, "distil", {}, log),
-        budget=budget,
-        device=cpu(""),
-        log=log,
-        on_epoch=lambda history: (folder / "history").write_text(repr(history)),
-    )
-    return best, model
-
-
 @torch.no_grad()
 def accuracy(model):
     x, y = batches(10_000)
     return (model(x).argmax(1) == y).float().mean().item()
 
 
+def train(out, plan, *, stop_at=None, kill_at=None):
+    """One session; returns the state at the plan's end. stop_at, kill_at: the step that a signal or a kill meets.
+
+    Under SGD the network is a line without batch norm, which a large rate makes diverge.
+    """
+    clock, model = Hours(), network(line=plan.optimizer == "sgd")
+    budget = Budget(None, clock=clock)
+
+    def draw(step):
+        clock.now += 1
+        if step == kill_at:
+            raise Killed
+        if step == stop_at:
+            budget.stop = "SIGTERM came"
+        return batches(step)
+
+    def loss(x, y, progress):
+        if plan.optimizer == "sgd":
+            return (model(x) - x[:, :3]).square().mean(), {}
+        value = nn.functional.cross_entropy(model(x), y)
+        return value, {"ce": value, "progress": value.new_tensor(progress)}
+
+    return fit(
+        model,
+        loss,
+        draw,
+        accuracy,
+        steps_per_epoch=PER_EPOCH,
+        train=plan,
+        checkpoints=Checkpoints(out, "distil", {}, {}, Log()),
+        budget=budget,
+        device=cpu(""),
+        log=Log(),
+        on_epoch=lambda history, seconds: (out / "history").write_text(repr(history)),
+    )
+
+
 PLANS = {
     "adamw, cosine, EMA, warm-up": Train(epochs=4, lr=0.01, ema_decay=0.9, warmup_epochs=1, clip_norm=1.0, save_seconds=0),
     "sgd, drops": Train(epochs=4, lr=0.05, optimizer="sgd", schedule="step", drops=(0.5, 0.75), save_seconds=0),
+    "sgd that diverges once": Train(epochs=4, lr=4.0, optimizer="sgd", schedule="constant", weight_decay=0, save_seconds=0),
     "adam, constant, saved only at the end of a session": Train(epochs=4, optimizer="adam", schedule="constant", save_seconds=999),
 }
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
-def test_three_stops_within_an_epoch_change_no_bit(plan, tmp_path, log):
-    for name in ("straight", "broken"):
-        (tmp_path / name).mkdir()
-    straight, _ = train(tmp_path / "straight", log, plan)
-    for steps in (2, 1, 1, 6):
+def test_three_stops_within_an_epoch_change_no_bit(plan, tmp_path):
+    straight, broken = (tmp_path / name for name in ("straight", "broken"))
+    straight.mkdir()
+    broken.mkdir()
+    whole = train(straight, plan)
+    for step in (1, 2, 3, 9):
         with pytest.raises(Suspended):
-            train(tmp_path / "broken", log, plan, stop_after=steps)
-    resumed, _ = train(tmp_path / "broken", log, plan)
-    assert (resumed["accuracy"], resumed["epoch"]) == (straight["accuracy"], straight["epoch"])
-    assert all(torch.equal(resumed["weights"][name], tensor) for name, tensor in straight["weights"].items())
-    assert (tmp_path / "straight" / "history").read_text() == (tmp_path / "broken" / "history").read_text()
+            train(broken, plan, stop_at=step)
+    assert to_bytes(train(broken, plan).state()) == to_bytes(whole.state())
+    assert (straight / "history").read_text() == (broken / "history").read_text()
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    ends=st.lists(st.tuples(st.sampled_from(["kill_at", "stop_at"]), st.integers(0, 22)), max_size=4),
+    interval=st.integers(0, 12),
+    epochs=st.integers(1, 4),
+    plan=st.sampled_from(sorted(PLANS)),
+)
+def test_any_kills_and_stops_with_any_saving_interval_change_no_bit(ends, interval, epochs, plan):
+    plan, results = PLANS[plan].model_copy(update={"epochs": epochs, "save_seconds": interval}), []
+    for sessions in ([], ends):
+        with tempfile.TemporaryDirectory() as folder:
+            for how, step in [*sessions, ("stop_at", None)]:
+                with contextlib.suppress(Killed, Suspended):
+                    state = train(Path(folder), plan, **{how: step})
+            results.append((to_bytes(state.state()), (Path(folder) / "history").read_text()))
+    assert results[0] == results[1]
+
+
+def test_a_run_that_diverges_goes_back_once_and_on_with_a_smaller_step(tmp_path, capsys):
+    state = train(tmp_path, PLANS["sgd that diverges once"])
+    assert "has exploded" in capsys.readouterr().out
+    assert state.rate == SMALLER
+    assert state.history[-1]["loss"] < state.history[0]["loss"]
+    assert [line["epoch"] for line in state.history] == [1, 2, 3, 4]
+    assert all(line["rate"] == SMALLER for line in state.history)
+
+
+def test_what_was_taken_back_stays_so_after_a_stop(tmp_path, capsys):
+    """The smaller step is in the checkpoint: the next session does not diverge again."""
+    plan = PLANS["sgd that diverges once"]
+    with pytest.raises(Suspended):
+        train(tmp_path, plan, stop_at=11)
+    capsys.readouterr()
+    train(tmp_path, plan)
+    assert "exploded" not in capsys.readouterr().out
+
+
+def test_a_run_that_diverges_twice_stops_and_keeps_a_sound_checkpoint(tmp_path):
+    plan = Train(epochs=4, optimizer="sgd", lr=1e20, schedule="constant", save_seconds=2)
+    with pytest.raises(KitError, match=r"no number any more.*again after the learning rate was cut"):
+        train(tmp_path, plan)
+    saved = Checkpoints(tmp_path, "distil", {}, {}, Log()).load()
+    assert all(torch.isfinite(tensor).all() for tensor in saved["network"].values())
+
+
+def test_a_full_disk_in_between_is_lived_with_and_the_last_checkpoint_is_not(tmp_path, capsys):
+    """The folder is gone for the whole session, as a vanished mount is."""
+    plan = PLANS["adamw, cosine, EMA, warm-up"]
+    out = tmp_path / "out"
+    out.mkdir()
+    real, clock = Checkpoints(out, "distil", {}, {}, Log()), Hours()
+    model, budget = network(), Budget(None, clock=clock)
+
+    def draw(step):
+        if step == 3:
+            (out / "checkpoints").rename(tmp_path / "vanished")
+        if step == 12:
+            budget.stop = "SIGTERM came"
+        return batches(step)
+
+    rest = {"steps_per_epoch": PER_EPOCH, "train": plan, "budget": budget, "device": cpu(""), "log": Log()}
+    with pytest.raises(StorageError, match="The folder or its mount has vanished"):
+        fit(model, lambda x, y, p: (nn.functional.cross_entropy(model(x), y), {}), draw, accuracy, checkpoints=real, on_epoch=print, **rest)
+    assert "no checkpoint this time" in capsys.readouterr().out
+    (tmp_path / "vanished").rename(out / "checkpoints")
+    assert real.load()["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("budget", "step", "evaluate", "save", "share"),
+    [(240, 0.3, 9, 0.4, 0.8), (590, 2.0, 20, 1, 0.8), (1_800, 0.3, 9, 0.4, 0.9), (3_600, 4.0, 90, 8, 0.9), (32_400, 8.0, 90, 15, 0.95)],
+)
+def test_a_suspended_session_uses_its_budget_and_is_never_over_it(tmp_path, budget, step, evaluate, save, share):
+    """A simulated clock, a hand-in that takes as long as it was rehearsed, and work whose time varies by a tenth."""
+    clock, vary, model = Hours(), random.Random(5), nn.Linear(6, 3)
+
+    class Slow(Checkpoints):
+        def save(self, at, state):
+            clock.now += save * vary.uniform(0.9, 1.1)
+            return super().save(at, state)
+
+    def draw(at):
+        clock.now += step * vary.uniform(0.9, 1.1)
+        return batches(at % 50)
+
+    def look(_):
+        clock.now += evaluate * vary.uniform(0.9, 1.1)
+        return 0.5
+
+    session = Budget(budget, started=clock(), clock=clock)
+    clock.now += 20  # photos, teacher, rehearsal
+    session.longest["hand in"] = 25.0
+    with pytest.raises(Suspended):
+        fit(
+            model,
+            lambda x, y, progress: (nn.functional.cross_entropy(model(x), y), {}),
+            draw,
+            look,
+            steps_per_epoch=78,
+            train=Train(epochs=10_000, save_seconds=60),
+            checkpoints=Slow(tmp_path, "distil", {}, {}, Log()),
+            budget=session,
+            device=cpu(""),
+            log=lambda line: None,
+            on_epoch=lambda history, seconds: None,
+        )
+    clock.now += 25 * 1.1
+    assert share * budget <= session.elapsed() <= budget
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_the_plan(tmp_path, log):
     scores, model = iter([0.3, 0.6, 0.5, 0.4, 0.9]), network()
-    best = fit(
+    state = fit(
         model,
         lambda x, y, progress: (nn.functional.cross_entropy(model(x), y), {}),
         batches,
         lambda _: next(scores),
         steps_per_epoch=PER_EPOCH,
         train=Train(epochs=50, patience=2),
-        checkpoints=Checkpoints(tmp_path, "distil", {}, log),
+        checkpoints=Checkpoints(tmp_path, "distil", {}, {}, log),
         budget=Budget(None),
         device=cpu(""),
         log=log,
-        on_epoch=lambda history: None,
+        on_epoch=lambda history, seconds: None,
     )
-    assert (best["accuracy"], best["epoch"]) == (0.6, 2)
-
-
-def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint_before(tmp_path, log):
-    plan = Train(epochs=4, save_seconds=0)
-    with pytest.raises(KitError, match="no number any more"):
-        train(tmp_path, log, plan, break_at=7)
-    checkpoints = Checkpoints(tmp_path, "distil", {}, log)
-    assert checkpoints.load()["step"] == 6
-    assert all(torch.isfinite(tensor).all() for tensor in checkpoints.load()["network"].values())
+    assert (state.best["accuracy"], state.best["epoch"]) == (0.6, 2)
 
 
 def test_schedules_are_functions_of_the_step():
