@@ -1,6 +1,7 @@
 """The verbs. Heavy imports wait inside them, so that `--help` and worker processes start at once."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,9 @@ CacheOption = Annotated[
     Path | None,
     typer.Option(help="Where decoded photos are kept; default: the user's cache, temporary disk on Kaggle.", show_default=False),
 ]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change a field of the recipe; may be repeated.")
+]
 
 
 @app.command(
@@ -38,9 +42,7 @@ def run(
     budget: Annotated[str | None, typer.Option(help="This session's time, such as 9h or 30m; default: none.", show_default=False)] = None,
     subset: Annotated[float, typer.Option(help="Stratified share of every split, for a smoke test on real photos.")] = 1.0,
     teacher: Annotated[Path | None, typer.Option(help="Teacher's checkpoint; default: the competition's beside the data.")] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change a field of the recipe; may be repeated.")
-    ] = None,
+    assignments: SetOption = None,
     attached: Annotated[
         list[Path] | None,
         typer.Option("--resume-from", metavar="DIR", help="Look here too for an earlier output of this run; the furthest wins."),
@@ -87,6 +89,35 @@ def run(
         console.print(f"{record['state']}: validation accuracy {accuracy:.4f}, submission {csv}", markup=False)
     if limit.stop:
         raise typer.Exit(75)  # a signal ended it, not its budget: a script's && should not go on
+
+
+@app.command(epilog="Example: `kit plan record --data Food-11 --budget 9h --quota 30h`, or with `--epochs auto` for what fits.")
+def plan(
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of {', '.join(RECIPES)}.")],
+    data: Annotated[Path, typer.Option(help="Folder that holds the data set, at any depth.")],
+    budget: Annotated[str, typer.Option(help="A session's time, such as 9h.")] = "9h",
+    quota: Annotated[str, typer.Option(help="The time of all sessions, such as 30h a week.")] = "30h",
+    epochs: Annotated[str | None, typer.Option(help="A number, or auto: as many as the quota holds.", show_default=False)] = None,
+    teacher: Annotated[Path | None, typer.Option(help="Teacher's checkpoint; default: the competition's beside the data.")] = None,
+    assignments: SetOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """How many hours and sessions a run needs on this machine: one epoch of everything is done and measured."""
+    from kit import plan as planning
+    from kit.data.cache import cache_folder
+    from kit.train.budget import parse_duration
+
+    number = [f"train.epochs={epochs}"] if epochs and epochs != "auto" else []
+    config, length, all_hours = override(recipe(name), (assignments or []) + number), parse_duration(budget), parse_duration(quota)
+    measured = planning.measure(config, data, cache_folder(cache), teacher)
+    if epochs == "auto":
+        config = planning.fit_epochs(config, measured, length, all_hours)
+    for part in planning.describe(config, measured, length, all_hours):
+        console.print(part)
+    words = ["kit", "run", name, "--data", str(data), "--budget", budget, *(["--teacher", str(teacher)] if teacher else [])]
+    for assignment in [*(assignments or []), f"train.epochs={config.train.epochs}"]:
+        words += ["--set", assignment]
+    console.print(shlex.join(words), markup=False)
 
 
 def print_plan(config: Config) -> None:

@@ -54,7 +54,7 @@ class Session:
         return competition(self.config.competition)
 
     def checkpoints(self, stage: str) -> Checkpoints:
-        return Checkpoints(self.out, stage, dict(self.identity), self.config.model_dump(mode="json"), self.log)
+        return Checkpoints(self.out, stage, dict(self.identity), self.config.settled().model_dump(mode="json"), self.log)
 
     def write(self) -> None:
         """run.json, with a digest of itself. An account is not worth a run: where it can't be written, the run goes on."""
@@ -162,7 +162,7 @@ def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step
     begun_with = check_begun(config, out, log)
     if least_step and (steps := steps_done(out, log)) < least_step:
         raise KitError(f"{out} is at step {steps:,}, step {least_step:,} was to be found there. Is the newest output attached?")
-    record = read_record(out, log) if begun_with else None
+    record = read_record(out, log) if begun_with is not None else None
     record = record or {"recipe": config.recipe, "stages": {}, "sessions": []}
     device = choose_device(record.get("choices"))
     if record.get("choices", device.choices()) != device.choices():
@@ -178,14 +178,14 @@ def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step
     }
     for kind, seconds in record.get("measured", {}).items():
         budget.longest[kind] = seconds
-    session = Session(config, out, log, budget, device, record, begun_with)
+    session = Session(config, out, log, budget, device, record, begun_with or {})
     session.write()
     log(f"{config.recipe} {config.digest()} on {device.says}, {device.choices()['threads']} threads")
     return session
 
 
-def check_begun(config: Config, out: Path, log: Log) -> dict[str, str]:
-    """The digests in the newest checkpoint that is whole; empty where there is none.
+def check_begun(config: Config, out: Path, log: Log) -> dict[str, str] | None:
+    """The digests in the newest checkpoint that is whole, None where there is none.
 
     Raises:
         KitError: it is of another config.
@@ -193,7 +193,7 @@ def check_begun(config: Config, out: Path, log: Log) -> dict[str, str]:
     for saved, content in whole(reversed(saved_in(out)), log):
         refuse_foreign(saved.path, content, {}, config.model_dump(mode="json"))
         return content["identity"]
-    return {}
+    return None
 
 
 def read_record(out: Path, log: Log) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ FLOORS = [
     {"predict", "submission", "session", "takeover"},
     {"stages"},
     {"pipeline", "score"},
-    {"remote", "doctor"},
+    {"remote", "doctor", "plan"},
     {"cli"},
     {"__main__"},
 ]

@@ -14,6 +14,7 @@ import torchvision
 from kit.compress.pack import unpack
 from kit.models.students import count_parameters
 from kit.submission import read_csv
+from kit.train.checkpoint import saved_in
 
 TINY = ["--tiny", "--set", "competition=any"]
 
@@ -46,11 +47,10 @@ def record_of(place, out="out"):
     return json.loads((place / out / "run.json").read_text())
 
 
-RESULTS = ("student.kit", "submission.csv", "metrics.jsonl")
-
-
 def results(place, out):
-    return {name: (place / out / name).read_bytes() for name in RESULTS}
+    """What must repeat bit for bit: the files that are handed in, and of every stage the result's name, which is its sha256."""
+    files = {name: (place / out / name).read_bytes() for name in ("student.kit", "submission.csv", "metrics.jsonl")}
+    return files | {"stages": sorted(saved.path.name for saved in saved_in(place / out) if saved.done)}
 
 
 @pytest.mark.parametrize("recipe", ["sample", "simple", "boss", "record"])
@@ -61,6 +61,7 @@ def test_every_recipe_runs_from_photos_to_a_checked_csv(place, recipe):
     assert {p.name for p in out.iterdir()} == {
         "run.json",
         "metrics.jsonl",
+        "timing.jsonl",
         "checkpoints",
         "student.kit",
         "submission.csv",
@@ -72,28 +73,17 @@ def test_every_recipe_runs_from_photos_to_a_checked_csv(place, recipe):
     assert record["stages"]["quantize"]["accuracy"] == record["validation_accuracy"]
 
 
-def test_killed_at_any_stage_and_run_again_it_ends_as_if_it_had_not_been(place):
-    """SIGKILL after ever more log lines, so that every stage is hit; then the same command to the end."""
-    words = ["sample", *TINY, "--set", "train.save_seconds=0"]
-    run(place, *words, out="straight")
-    for lines in (5, 8, 11, 13, 15, 17):
-        process = subprocess.Popen(command(place, *words, out="killed"), cwd=place, stdout=subprocess.PIPE, text=True)
-        for _ in range(lines):
-            if not process.stdout.readline():
-                break
-        process.kill()
-        process.communicate()
-    printed = run(place, *words, out="killed")
-    assert "going on from step" in (place / "killed" / "log.txt").read_text() + printed
-    assert results(place, "killed") == results(place, "straight")
-
-
 def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place):
     words = ["record", *TINY, "--set", "train.epochs=2000"]
     start = time.time()
     printed = run(place, *words, "--budget", "25s")
-    assert time.time() - start < 25
-    assert record_of(place)["state"] == "suspended"
+    assert 20 <= time.time() - start < 25
+    record = record_of(place)
+    assert record["state"] == "suspended"
+    session = record["sessions"][-1]
+    assert session["epochs_left"] + session["epochs"]["distil"] in (2000, 2001)  # the epoch that has begun counts on both sides
+    assert session["sessions_needed"] >= 1
+    assert "more sessions of this length" in printed
     assert "24 rows, provisional" in printed or "24 rows, not to hand in" in printed  # so early it may give one class to all
     assert len(read_csv(place / "out" / "submission.csv")) == 24
     before = len((place / "out" / "metrics.jsonl").read_text().splitlines())
@@ -217,7 +207,7 @@ def test_a_disk_that_fills_up_ends_in_one_paragraph_and_the_run_goes_on_when_the
     done = subprocess.run(limited, cwd=place, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    assert "out/teacher.ckpt: File too large" in done.stderr
+    assert "out/teacher.ckpt can't be written (File too large)" in done.stderr
     run(place, *words)
     assert record_of(place)["state"] == "done"
 

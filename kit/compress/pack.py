@@ -84,10 +84,14 @@ def unpack(path: Path) -> Packed:
         KitError: the file is missing, of another kind or version, or damaged.
     """
     header, body = read_checked(path)
-    config = Config.model_validate(header["config"])
-    student = build_student(config.student.name, header["widths"], len(header["classes"]))
-    counters = {name: t for name, t in student.state_dict().items() if not t.is_floating_point()}
-    student.load_state_dict(read_tensors(header["tensors"], body) | counters)
+    try:
+        config = Config.model_validate(header["config"])
+        student = build_student(config.student.name, header["widths"], len(header["classes"]))
+        counters = {name: t for name, t in student.state_dict().items() if not t.is_floating_point()}
+        student.load_state_dict(read_tensors(header["tensors"], body) | counters)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise KitError(f"{path} is whole, but no student that this version of the kit can rebuild ({reason}).") from None
     return Packed(student.eval(), config, tuple(header["classes"]), header["notes"])
 
 

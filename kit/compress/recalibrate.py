@@ -13,12 +13,15 @@ def recalibrate(model: nn.Module, batches: Callable[[int], tuple[Tensor, Tensor]
     Args:
         batches: step → (images [N, 3, H, W] as in training, labels).
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.weight.requires_grad]
+    every = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [norm for norm in every if norm.weight.requires_grad]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative average
     model.train()
+    for norm in set(every) - set(norms):
+        norm.eval()
     for step in range(steps):
         model(batches(step)[0])
     model.eval()

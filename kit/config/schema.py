@@ -163,14 +163,25 @@ class Config(Section):
             value["prune"] |= {"finetune_epochs": 1}
         return type(self).model_validate(value)
 
+    def settled(self) -> Self:
+        """The same run, with all that changes no weight at its default: what files carry that must repeat bit for bit."""
+        value = self.model_dump()
+        for name in HARMLESS:
+            *parents, last = name.split(".")
+            section, place = self, value
+            for parent in parents:
+                section, place = getattr(section, parent), place[parent]
+            place[last] = type(section).model_fields[last].default
+        return type(self).model_validate(value)
+
     def digest(self) -> str:
         """Of all that decides the result; sixteen hex digits."""
-        value = {name: field for name, field in flatten(self.model_dump(mode="json")).items() if name not in HARMLESS}
+        value = self.settled().model_dump(mode="json")
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 # What a session may bring that another did not: it changes no weight.
-HARMLESS = {"teacher.expected_accuracy", "data.workers", "train.save_seconds", "teacher.train.save_seconds"}
+HARMLESS = ("teacher.expected_accuracy", "data.workers", "train.save_seconds", "teacher.train.save_seconds")
 
 
 def differences(old: dict, new: dict) -> list[str]:

@@ -154,10 +154,15 @@ def content_digest(split: Split, side: int, tick: Tick) -> str:
 def find_damage(place: Path) -> str | None:
     """Why a cache can't be used, or None."""
     try:
-        wrong = sha256_of(place / "pixels.npy") != read_index(place)["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+        index = read_index(place)
+        if sha256_of(place / "pixels.npy") != index["sha256"]:
+            return "its pixels are not what was written"
+        pixels = np.load(place / "pixels.npy", mmap_mode="r", allow_pickle=False)
+        if pixels.shape != (len(index["sizes"]), index["side"], index["side"], 3) or pixels.dtype != np.uint8:
+            return "its pixels are not those of its index"
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return str(error)
-    return "its pixels are not what was written" if wrong else None
+    return None
 
 
 def read_index(place: Path) -> dict[str, Any]:

@@ -4,6 +4,8 @@ Whatever it comes from, it is weights only: no pickle from outside is executed.
 """
 
 import os
+import zipfile
+import zlib
 from pathlib import Path
 
 import timm
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from kit.errors import KitError
+from kit.files import sha256_of
 
 PRETRAINED = "resnet18-*.pth"  # torchvision's file names carry the first digits of the file's sha256
 
@@ -31,6 +34,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     Raises:
         KitError: the file is missing, damaged, a whole pickled model, or holds no state dict.
     """
+    refuse_damaged(file)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -46,6 +50,23 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise KitError(f"{file} holds no state dict. Save the teacher with torch.save(model.state_dict(), …).")
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def refuse_damaged(file: Path) -> None:
+    """torch.load compares no checksum and would take a flipped bit for a weight; the zip that torch.save writes has one for each part.
+
+    Raises:
+        KitError: a part's CRC-32 is wrong.
+    """
+    if not zipfile.is_zipfile(file):
+        return  # of the time before zips, or no checkpoint at all
+    try:
+        with zipfile.ZipFile(file) as archive:
+            part = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, zlib.error) as error:
+        part = str(error)
+    if part:
+        raise KitError(f"{file} is damaged (the checksum of {part} is wrong). Copy or download it again.")
 
 
 def load_teacher(file: Path, arch: str, classes: int) -> nn.Module:
@@ -91,6 +112,8 @@ def start_from_pretrained(model: nn.Module) -> Path | None:
     files = sorted(folder.glob(PRETRAINED), key=os.path.getmtime)
     if not files:
         return None
+    if not sha256_of(files[-1]).startswith(files[-1].stem.rpartition("-")[2]):
+        raise KitError(f"{files[-1]} is damaged (its sha256 is not its name's). Remove it: without it the teacher begins from scratch.")
     weights = {name: tensor for name, tensor in read_weights(files[-1]).items() if not name.startswith("fc.")}
     model.load_state_dict(weights, strict=False)
     return files[-1]

@@ -22,7 +22,9 @@ def quantize(session: Session, material: Material, student: nn.Module) -> Packed
     """student.kit, and the student as read back from it: what is measured and predicted with from here on."""
     with session.stage("quantize"):
         file = session.out / "student.kit"
-        size = pack(file, student, session.config, widths_of(student), material.dataset.classes, {"recipe": session.config.recipe})
+        size = pack(
+            file, student, session.config.settled(), widths_of(student), material.dataset.classes, {"recipe": session.config.recipe}
+        )
         packed = unpack(file)
         packed.student.to(session.device.device)
         accuracy = predict.accuracy(packed.student, material.validation, session.config.data, flip=session.config.predict.flip)

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kit.data.cache import load_photos, scan
+from kit.data.cache import find_damage, index_name, load_photos, read_index, scan
 from kit.data.decode import to_square
 from kit.data.layout import find_dataset
 from kit.errors import KitError, Suspended
+from kit.files import sha256_of
 
 
 @pytest.fixture
@@ -105,6 +106,42 @@ def test_a_damaged_cache_is_named_and_built_again(drawn, tmp_path, log, capsys):
     (place / "pixels.npy").write_bytes(content)
     assert np.array_equal(load(drawn, tmp_path / "cache", log)["training"].pixels, before)
     assert f"{place} is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["pixels.npy", "index-*.json"])
+def test_a_flipped_bit_or_a_cut_anywhere_in_a_cache_is_noticed(name, drawn, tmp_path):
+    split = find_dataset(drawn, None, 0.2, 0).evaluation
+    load_photos([split], 32, tmp_path / "cache", print, workers=1)
+    place = next((tmp_path / "cache").iterdir())
+    file = next(place.glob(name))
+    whole = file.read_bytes()
+    assert find_damage(place) is None
+    for at in [*range(0, 128), *range(128, len(whole), max(1, len(whole) // 100)), len(whole) - 1]:
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+        assert find_damage(place)
+    for content in (b"", whole[:-1], whole + b"\0"):
+        file.write_bytes(content)
+        assert find_damage(place)
+    file.unlink()
+    assert find_damage(place)
+
+
+def test_a_malicious_pickle_in_a_cache_is_never_run(drawn, tmp_path, log):
+    """Nor one in a cache that claims the right digest of it: the cache is built again."""
+
+    class Attack:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    load(drawn, tmp_path / "cache", log)
+    place = next((tmp_path / "cache").glob("training*"))
+    np.save(place / "pixels.npy", np.array([Attack()], dtype=object), allow_pickle=True)
+    index = read_index(place) | {"sha256": sha256_of(place / "pixels.npy")}
+    next(place.glob("index-*.json")).unlink()
+    content = json.dumps(index).encode()
+    (place / index_name(content)).write_bytes(content)
+    assert load(drawn, tmp_path / "cache", log)["training"].pixels.dtype == np.uint8
+    assert not (tmp_path / "owned").exists()
 
 
 def test_a_cache_without_its_index_is_built_again(drawn, tmp_path, log):

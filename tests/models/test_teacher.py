@@ -5,6 +5,7 @@ import torch
 import torchvision
 
 from kit.errors import KitError
+from kit.files import sha256_of
 from kit.models.students import count_parameters
 from kit.models.teacher import build_teacher, fold_batch_norm, load_teacher, read_weights, start_from_pretrained
 
@@ -64,6 +65,26 @@ def test_a_missing_a_cut_and_a_foreign_file_are_refused(weights, tmp_path):
     refused(tmp_path / "text.ckpt", "can be read safely")
 
 
+def test_a_flipped_bit_in_the_weights_is_noticed(weights, tmp_path):
+    """torch.load would take it for a weight."""
+    torch.save(weights, tmp_path / "teacher.ckpt")
+    whole, at = (tmp_path / "teacher.ckpt").read_bytes(), 20_000_000
+    (tmp_path / "teacher.ckpt").write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+    torch.load(tmp_path / "teacher.ckpt", weights_only=True)
+    refused(tmp_path / "teacher.ckpt", "is damaged (the checksum of")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_malicious_checkpoint_is_refused_and_not_run(tmp_path, legacy):
+    class Attack:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    torch.save({"fc.bias": Attack()}, tmp_path / "evil.ckpt", _use_new_zipfile_serialization=not legacy)
+    refused(tmp_path / "evil.ckpt", "can be read safely")
+    assert not (tmp_path / "owned").exists()
+
+
 def test_folding_batch_norm_keeps_the_outputs():
     model = build_teacher(ARCHS[0], 11).eval()
     for module in model.modules():
@@ -82,9 +103,14 @@ def test_pretrained_weights_are_taken_from_disk_only(tmp_path, monkeypatch):
     assert start_from_pretrained(model) is None
     imagenet = torchvision.models.resnet18()
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    torch.save(imagenet.state_dict(), tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth")
-    assert start_from_pretrained(model).name == "resnet18-f37072fd.pth"
+    unnamed = tmp_path / "weights"
+    torch.save(imagenet.state_dict(), unnamed)
+    file = unnamed.rename(tmp_path / "hub" / "checkpoints" / f"resnet18-{sha256_of(unnamed)[:8]}.pth")
+    assert start_from_pretrained(model) == file
     assert torch.equal(model.layer3[0].conv1.weight, imagenet.layer3[0].conv1.weight)
+    file.rename(file.with_name("resnet18-f37072fd.pth"))
+    with pytest.raises(KitError, match="its sha256 is not its name's"):
+        start_from_pretrained(model)
 
 
 def test_the_courses_teacher_loads_as_it_is(real):

@@ -22,8 +22,22 @@ def test_the_clock_starts_with_the_process():
     assert Budget(60).elapsed() > 0.3
 
 
+def test_a_session_may_have_begun_before_its_process(monkeypatch):
+    """A bundle's first line or a job's script says so; the earliest of all claims counts."""
+    process = Budget(60).started
+    monkeypatch.setenv("KIT_SESSION_STARTED", str(process - 100))
+    assert Budget(60).started == pytest.approx(process - 100)
+    monkeypatch.setenv("KIT_SESSION_STARTED", str(process + 100))
+    assert Budget(60).started == pytest.approx(process, abs=0.1)
+    monkeypatch.setenv("KIT_SESSION_STARTED", "0")
+    assert Budget(60).started == pytest.approx(process, abs=0.1)
+    monkeypatch.setenv("KIT_SESSION_STARTED", "this morning")
+    with pytest.raises(KitError, match=r"'this morning' is no time.*date"):
+        Budget(60)
+
+
 def test_work_is_begun_only_while_it_and_what_follows_fit():
-    budget = Budget(100, started=time.time() - 60)
+    budget = Budget(100, started=0, clock=lambda: 60)
     assert budget.fits("step")
     budget.longest = {"step": 1.0, "hand in": 40.0}
     assert budget.fits("step")

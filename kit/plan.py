@@ -1,0 +1,104 @@
+"""`kit plan`: how many hours and sessions a run needs on this machine, or what plan fits; by doing one epoch of everything.
+
+The answer is a plan to begin with. A run's schedule is fixed by its epochs and is never bent to the time that is left.
+"""
+
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from kit.config.schema import Config
+from kit.errors import KitError
+from kit.pipeline import run
+from kit.train.budget import EXIT, Budget, say_duration
+from kit.train.loop import KINDS
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds on this machine. epoch: of each stage that trains. overhead: of every session, for all that is not an epoch."""
+
+    epoch: dict[str, float]
+    overhead: float
+
+
+def measure(config: Config, data: Path, cache: Path, teacher: Path | None) -> Measured:
+    """One epoch of every stage and the whole finish, in a folder that is thrown away."""
+    budget = Budget(None)
+    with tempfile.TemporaryDirectory(prefix="kit-plan-") as folder:
+        run(with_epochs(config, teacher=1, distil=1, finetune=1), data, Path(folder), cache=cache, budget=budget, teacher_file=teacher)
+    seconds = {stage: sum(budget.spent[f"{stage} {kind}"] for kind in KINDS) for stage in ("teacher", "distil", "finetune")}
+    epoch = {stage: spent for stage, spent in seconds.items() if spent}
+    return Measured(epoch, budget.elapsed() + EXIT - sum(epoch.values()))
+
+
+def with_epochs(config: Config, **epochs: int) -> Config:
+    """The recipe with other plans, validated; a stage that isn't named keeps its own."""
+    value = config.model_dump()
+    value["train"]["epochs"] = epochs.get("distil", config.train.epochs)
+    value["teacher"]["train"]["epochs"] = epochs.get("teacher", config.teacher.train.epochs)
+    if config.prune:
+        value["prune"]["finetune_epochs"] = epochs.get("finetune", config.prune.finetune_epochs)
+    return Config.model_validate(value)
+
+
+def epochs_of(config: Config) -> dict[str, int]:
+    finetune = config.prune.finetune_epochs if config.prune else 0
+    return {"teacher": config.teacher.train.epochs, "distil": config.train.epochs, "finetune": finetune}
+
+
+def training(config: Config, measured: Measured) -> float:
+    """Seconds of all epochs."""
+    return sum(epochs_of(config)[stage] * seconds for stage, seconds in measured.epoch.items())
+
+
+def sessions(config: Config, measured: Measured, budget: float) -> int:
+    """Sessions of `budget` seconds that the run takes."""
+    if budget <= measured.overhead:
+        raise KitError(
+            f"A session of {say_duration(budget)} leaves no time to train: {say_duration(measured.overhead)} of it go into starting, "
+            "photos, the teacher, the rehearsal and the hand-in. Give a longer --budget."
+        )
+    return math.ceil(training(config, measured) / (budget - measured.overhead))
+
+
+def total(config: Config, measured: Measured, budget: float) -> float:
+    """Seconds of all sessions."""
+    return training(config, measured) + sessions(config, measured, budget) * measured.overhead
+
+
+def fit_epochs(config: Config, measured: Measured, budget: float, quota: float) -> Config:
+    """The recipe with as many epochs of distillation as the quota holds.
+
+    Raises:
+        KitError: not even one fits.
+    """
+    low, high = 0, math.ceil(quota / measured.epoch["distil"])
+    while low < high:
+        middle = (low + high + 1) // 2
+        if total(with_epochs(config, distil=middle), measured, budget) <= quota:
+            low = middle
+        else:
+            high = middle - 1
+    if low == 0:
+        raise KitError(f"Not one epoch fits into {say_duration(quota)}: one alone takes {say_duration(measured.epoch['distil'])}.")
+    return with_epochs(config, distil=low)
+
+
+def describe(config: Config, measured: Measured, budget: float, quota: float) -> Iterator[Table | str]:
+    """What to print: a table of the stages, and what it comes to."""
+    table = Table("stage", "epochs", "s / epoch", "in all", show_edge=False)
+    for stage, seconds in measured.epoch.items():
+        epochs = epochs_of(config)[stage]
+        table.add_row(stage, f"{epochs}", f"{seconds:.1f}", say_duration(epochs * seconds))
+    table.add_row("all else, each session", "", "", say_duration(measured.overhead))
+    yield table
+    number, whole = sessions(config, measured, budget), total(config, measured, budget)
+    patience = f"; less where {config.train.patience} epochs bring nothing better" if config.train.patience else ""
+    yield f"{say_duration(whole)} in {number} session{'s' if number > 1 else ''} of {say_duration(budget)}{patience}"
+    share = whole / quota
+    yield f"{share:.0%} of {say_duration(quota)}" + ("" if share <= 1 else f": {math.ceil(share)} quotas; --epochs auto finds what fits")

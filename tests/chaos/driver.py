@@ -1,0 +1,89 @@
+"""The real command, killed at seeded moments until it is done, lap after lap; each lap must end as the run that was never killed."""
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kit.train.checkpoint import saved_in
+
+# A stage, the line that says that it has begun, and how long after that line it may still be at work.
+STAGES = {
+    "photos": (r"\w+ \w+ on CPU", 3.0),
+    "teacher": (r"teacher: ", 2.0),
+    "distil": (r"distil[: ]", 2.0),
+    "prune": (r"distil: best", 0.25),
+    "finetune": (r"finetune[: ]", 1.5),
+    "quantize": (r"finetune: best", 0.12),
+    "submit": (r"packed", 0.04),
+}
+WORDS = ("run", "sample", "--tiny", "--set", "competition=any", "--data", "photos", "--out", "out", "--cache", "cache")
+
+
+def results(out: Path) -> dict:
+    """What must repeat bit for bit. A stage's result is named by its sha256, of weights, averages and optimiser."""
+    files = {name: (out / name).read_bytes() for name in ("student.kit", "submission.csv", "metrics.jsonl")}
+    return files | {"stages": sorted(saved.path.name for saved in saved_in(out) if saved.done)}
+
+
+@dataclass
+class Chaos:
+    """place: holds photos/. moments: where the seed's numbers come from. wanted: what each lap must end with."""
+
+    place: Path
+    moments: random.Random
+    wanted: dict
+    kills: Counter = field(default_factory=Counter)
+    laps: int = 0
+
+    def kill(self, stage: str) -> None:
+        """One kill in this stage, in as many laps as it takes to get there."""
+        while True:
+            if stage == "photos":
+                shutil.rmtree(self.place / "cache", ignore_errors=True)
+            process = self.start()
+            line, span = STAGES[stage]
+            if any(re.match(line, said) for said in iter(process.stdout.readline, "")):
+                time.sleep(self.moments.uniform(0, span))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            if process.returncode == -signal.SIGKILL:
+                self.kills[stage] += 1
+                return
+            self.end_lap(process.returncode)
+
+    def start(self) -> subprocess.Popen:
+        """A session. What is harmless differs from one to the next: the saving interval, the workers, and the threads it is offered."""
+        seconds, workers = self.moments.choice([0, 0.05, 0.3]), self.moments.choice([1, 2])
+        begun = bool(saved_in(self.place / "out"))
+        threads = {"OMP_NUM_THREADS": self.moments.choice(["1", "2"])} if begun else {}
+        words = [*WORDS, "--set", f"train.save_seconds={seconds}", "--set", f"data.workers={workers}"]
+        words += ["--set", f"teacher.train.save_seconds={seconds}"]
+        return subprocess.Popen(
+            [sys.executable, "-m", "kit", *words],
+            cwd=self.place,
+            env=os.environ | threads,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def end_lap(self, code: int) -> None:
+        log = (self.place / "out" / "log.txt").read_text()
+        assert code == 0, log[-3000:]
+        assert results(self.place / "out") == self.wanted, log[-3000:]
+        self.laps += 1
+        shutil.rmtree(self.place / "out")
+
+    def finish(self) -> None:
+        """Let the lap end."""
+        process = self.start()
+        process.communicate()
+        self.end_lap(process.returncode)

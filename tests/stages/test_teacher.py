@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from kit.errors import KitError
+from kit.stages.teacher import refuse_order, refuse_weak
+
+CLASSES = tuple("abcdef")
+LABELS = np.repeat(np.arange(6), 50)
+
+
+def answers(accuracy, order=range(6)):
+    """A teacher that is right about a share of the photos, its outputs renamed by `order`."""
+    random = np.random.default_rng(0)
+    right = random.random(len(LABELS)) < accuracy
+    return np.array(order)[np.where(right, LABELS, random.integers(0, 6, len(LABELS)))]
+
+
+@pytest.mark.parametrize("accuracy", [0.9, 0.5, 0.3])
+def test_a_teacher_in_the_right_order_is_taken_however_weak(accuracy):
+    refuse_order("t.pt", answers(accuracy), LABELS, CLASSES)
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3, 4, 5, 0), (0, 1, 2, 3, 5, 4), (5, 4, 3, 2, 1, 0)])
+@pytest.mark.parametrize("accuracy", [0.9, 0.6])
+def test_a_teacher_in_another_order_is_refused_and_the_order_is_told(accuracy, order):
+    moved = next(i for i in range(6) if order[i] != i)
+    with pytest.raises(KitError, match=f"in another order.*output {order[moved]} looks like '{CLASSES[moved]}'"):
+        refuse_order("t.pt", answers(accuracy, order), LABELS, CLASSES)
+
+
+@pytest.mark.parametrize("answer", [np.full(300, 3), np.random.default_rng(1).integers(0, 6, 300)])
+def test_a_teacher_that_knows_nothing_is_refused_as_such(answer):
+    with pytest.raises(KitError, match="hardly better than chance"):
+        refuse_order("t.pt", answer, LABELS, CLASSES)
+
+
+def test_a_teacher_a_point_below_what_was_expected_is_refused_with_the_way_past():
+    refuse_weak("t.pt", 0.885, 0.89)
+    refuse_weak("t.pt", 0.5, None)
+    with pytest.raises(KitError, match=r"teacher\.expected_accuracy=null"):
+        refuse_weak("t.pt", 0.87, 0.89)

@@ -1,0 +1,86 @@
+"""The account of a run, and who may write it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from kit.config.recipes import recipe
+from kit.config.schema import override
+from kit.errors import KitError
+from kit.session import alone, open_session, read_record
+from kit.train.budget import Budget
+
+
+@pytest.fixture
+def session(tmp_path, log):
+    session = open_session(recipe("record"), tmp_path, Budget(None), log)
+    session.checkpoints("distil").save(10, {})
+    return session
+
+
+def again(tmp_path, log, config=None, **how):
+    return open_session(config or recipe("record"), tmp_path, Budget(None), log, **how)
+
+
+def test_a_second_run_in_a_folder_is_refused_and_names_the_first(tmp_path, log):
+    hold = (
+        "import sys, time\nfrom pathlib import Path\nfrom kit.config.recipes import recipe\nfrom kit.console import Log\n"
+        "from kit.session import alone, open_session\nfrom kit.train.budget import Budget\nout = Path(sys.argv[1])\n"
+        "with alone(out):\n"
+        "    with open_session(recipe('record'), out, Budget(None), Log()).account():\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+    )
+    first = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    while "ready" not in first.stdout.readline():
+        pass
+    with pytest.raises(KitError, match=f"is in use by process {first.pid}, since .*Wait for it"), alone(tmp_path):
+        pass
+    first.kill()
+    first.communicate()
+    with alone(tmp_path):  # a killed one holds nothing
+        pass
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"recipe": "record"}', b"\xff\xfe"])
+def test_a_damaged_account_is_put_aside_and_costs_nothing_but_its_lines(session, tmp_path, log, damage, capsys):
+    (tmp_path / "run.json").write_bytes(damage)
+    assert again(tmp_path, log).record["sessions"] == []
+    assert "the account begins anew" in capsys.readouterr().out
+    assert (tmp_path / "run.json.damaged").read_bytes() == damage
+    assert session.checkpoints("distil").load() == {}
+
+
+def test_a_flipped_digit_in_the_account_is_noticed(session, tmp_path, log):
+    record = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(record | {"recipe": "recorc"}))
+    assert read_record(tmp_path, log) is None
+
+
+def test_another_config_is_refused_by_the_checkpoints_even_without_the_account(session, tmp_path, log):
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(KitError, match=r"train\.lr: 0\.004 → 0\.5"):
+        again(tmp_path, log, override(recipe("record"), ["train.lr=0.5"]))
+
+
+def test_what_changes_no_weight_may_change(session, tmp_path, log):
+    harmless = ["data.workers=7", "train.save_seconds=5", "teacher.expected_accuracy=0.5"]
+    assert again(tmp_path, log, override(recipe("record"), harmless)).begun_with == {}
+
+
+def test_a_run_that_is_not_as_far_as_it_must_be_is_refused(session, tmp_path, log):
+    assert again(tmp_path, log, least_step=10)
+    with pytest.raises(KitError, match="at step 10, step 11 was to be found"):
+        again(tmp_path, log, least_step=11)
+
+
+def test_other_photos_or_another_teacher_are_refused(session, tmp_path, log):
+    session.remember("photos", "abc", "the photos")
+    session.checkpoints("distil").save(11, {})
+    later = again(tmp_path, log)
+    with pytest.raises(KitError, match=r"the photos are not those .* \(abc then, xyz now\)"):
+        later.remember("photos", "xyz", "the photos")
+    later.remember("teacher", "new", "the teacher")
+    assert later.identity == {"teacher": "new"}
