@@ -1,6 +1,8 @@
 """Shared places: photos that the kit draws once a session, and the real ones where they are at hand."""
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,26 @@ def real() -> Path:
     if not (REAL / "food101-regrouped").is_dir():
         pytest.skip("the real photos are not on this machine (KIT_PROVING_GROUND names their folder)")
     return REAL
+
+
+def left_running(belongs: Callable[[Path], bool], patience: float = 10) -> list[str]:
+    """Processes that still run after the seconds that a worker may take to notice that its parent is gone.
+
+    belongs: of a process's folder in /proc; one that ends meanwhile raises OSError.
+    """
+    deadline = time.monotonic() + patience
+    while found := [entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit() and safely(belongs, entry)]:
+        if time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
+    return []
+
+
+def safely(belongs: Callable[[Path], bool], entry: Path) -> bool:
+    try:
+        return belongs(entry)
+    except OSError:
+        return False
 
 
 @pytest.fixture

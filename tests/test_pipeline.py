@@ -1,6 +1,7 @@
 """The main job as a user starts it: the real command in a process of its own, on drawn photos, killed and resumed."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 import pytest
 import torch
 import torchvision
+from conftest import left_running
 
 from kit.compress.pack import unpack
 from kit.models.students import count_parameters
@@ -98,18 +100,120 @@ def test_a_session_that_only_trained_the_teacher_is_suspended_and_no_error(place
     assert list((place / "out" / "checkpoints").glob("teacher-*.pt"))
 
 
-def test_sigterm_saves_and_says_suspended(place):
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("when", ["decoded 120 training", "distil 2/"])
+def test_a_signal_to_the_whole_process_group_saves_and_says_suspended(place, asked, when):
+    """With decoding workers at work, which must neither die of it nor outlive the run."""
+    words = [*TINY, "--set", "train.epochs=500", "--set", "data.feed=decode" if when == "distil 2/" else "data.feed=cache"]
     process = subprocess.Popen(
-        command(place, "record", *TINY, "--set", "train.epochs=500"), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(place, "record", *words, "--set", "data.workers=2"),
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     for line in process.stdout:
-        if line.startswith("distil 2/"):
-            process.send_signal(signal.SIGTERM)
+        if line.startswith(when):
+            os.killpg(process.pid, asked)
             break
     rest, _ = process.communicate(timeout=120)
     assert process.returncode == 75, rest
-    assert "SIGTERM came" in rest
+    assert f"{asked.name} came" in rest
+    assert "Traceback" not in rest
     assert record_of(place)["state"] == "suspended"
+    assert not left_running(lambda entry: process_group(entry) == process.pid)
+    assert when != "distil 2/" or any(saved.stage == "distil" for saved in saved_in(place / "out"))
+
+
+def test_a_suspended_run_whose_student_is_too_wide_hands_in_a_pruned_copy(place):
+    words = [*TINY, "--set", "train.epochs=2000", "--set", "student.name=hw7", "--set", "limit=hw13-2023", "--set", 'prune={"keep": 0.2}']
+    hintless = ["--set", 'distill=[{"loss": "kd"}]']
+    printed = run(place, "record", *words, *hintless, "--budget", "25s")
+    record = record_of(place)
+    assert record["state"] == "suspended"
+    assert 50_000 < record["parameters"] <= 60_000
+    assert "a copy was pruned to" in printed
+    assert record["over_the_limit"] == []
+    newest = [saved for saved in saved_in(place / "out") if saved.stage == "distil"][-1]
+    assert count_parameters_in(newest.path) == 256_779 - 11 * 257 + 6 * 257  # the run itself goes on with the wide one
+
+
+def process_group(entry):
+    """Of a process that is not merely waiting to be reaped."""
+    fields = (entry / "stat").read_text().rpartition(")")[2].split()
+    return None if fields[0] == "Z" else int(fields[2])
+
+
+def count_parameters_in(checkpoint):
+    weights = torch.load(checkpoint, weights_only=True)["state"]["network"]
+    return sum(tensor.numel() for name, tensor in weights.items() if "running" not in name and "num_batches" not in name)
+
+
+def test_another_number_of_threads_or_workers_changes_nothing(place):
+    """The first session's choice is kept: sums are split by threads, and their last bits with them."""
+    words = ["simple", *TINY, "--set", "train.save_seconds=0"]
+    run(place, *words, out="straight")
+    process = subprocess.Popen(command(place, *words, out="moved"), cwd=place, stdout=subprocess.PIPE, text=True)
+    while "distil 1/" not in process.stdout.readline():
+        pass
+    process.kill()
+    process.communicate()
+    other = ["--set", "data.workers=1", "--set", "train.save_seconds=7"]
+    subprocess.run(
+        command(place, *words, *other, out="moved"), cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True
+    )
+    assert results(place, "moved") == results(place, "straight")
+    assert record_of(place, "moved")["choices"] == record_of(place, "straight")["choices"]
+
+
+def test_a_run_goes_on_from_an_attached_output_in_another_folder(place):
+    words = ["simple", *TINY]
+    run(place, *words, out="straight")
+    (place / "attached").mkdir()
+    shutil.move(place / "straight", place / "attached" / "kit-simple")
+    printed = run(place, *words, "--resume-from", "attached", "--least-step", "14", out="moved")
+    assert "going on from attached/kit-simple, step" in printed
+    assert "distil 1/2" not in printed
+    assert results(place, "moved") == results(place / "attached", "kit-simple")
+    assert "step 999 was to be found" in refusal(place, *words, "--resume-from", "attached", "--least-step", "999", out="third")
+
+
+@pytest.mark.parametrize("lost", ["teacher.ckpt", "the stage's result"])
+def test_a_trained_teacher_outlives_the_loss_of_either_of_its_files(place, lost):
+    words = ["simple", *TINY]
+    run(place, *words)
+    before = results(place, "out")
+    saved = next(saved.path for saved in saved_in(place / "out") if saved.stage == "teacher")
+    damaged = place / "out" / "teacher.ckpt" if lost == "teacher.ckpt" else saved
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert "teacher 1/2" not in run(place, *words)
+    assert results(place, "out") == before
+
+
+def test_two_runs_in_one_folder_do_not_meet(place):
+    first = subprocess.Popen(command(place, "record", *TINY, "--set", "train.epochs=2000"), cwd=place, stdout=subprocess.PIPE, text=True)
+    while "distil" not in first.stdout.readline():
+        pass
+    assert f"out is in use by process {first.pid}" in refusal(place, "record", *TINY)
+    first.kill()
+    first.communicate()
+
+
+@pytest.mark.parametrize("interval", ["0", "60"])
+def test_a_folder_that_vanishes_is_named_and_what_was_saved_is_still_good(place, interval):
+    words = ["simple", *TINY, "--set", f"train.save_seconds={interval}", "--set", "train.epochs=40"]
+    process = subprocess.Popen(command(place, *words), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while "distil 3/" not in process.stdout.readline():
+        pass
+    (place / "out").rename(place / "away")
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, rest
+    assert "Traceback" not in rest
+    assert "The folder or its mount has vanished" in rest
+    (place / "away").rename(place / "out")
+    run(place, *words)
+    assert record_of(place)["state"] == "done"
 
 
 def test_a_finished_run_is_not_run_again(place):

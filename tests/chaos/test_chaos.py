@@ -5,9 +5,9 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
+from conftest import left_running
 from driver import STAGES, WORDS, Chaos, results
 
 KILLS, SEED = int(os.environ.get("KIT_CHAOS_KILLS", "28")), int(os.environ.get("KIT_CHAOS_SEED", "20220013"))
@@ -30,21 +30,4 @@ def test_killed_in_every_stage_at_any_moment_it_ends_as_if_it_had_not_been(chaos
         chaos.kill(stage)
     chaos.finish()
     print(f"{sum(chaos.kills.values())} kills in {chaos.laps} laps with seed {SEED}: {dict(chaos.kills)}")
-    assert not left_running(chaos.place)
-
-
-def left_running(place):
-    """Processes that still work in this folder, after the time that a worker needs to notice that its parent is gone."""
-    deadline = time.monotonic() + 10
-    while found := [entry for entry in os.listdir("/proc") if entry.isdigit() and works_in(entry, place)]:
-        if time.monotonic() > deadline:
-            return found
-        time.sleep(0.2)
-    return []
-
-
-def works_in(process, place):
-    try:
-        return os.readlink(f"/proc/{process}/cwd") == str(place)
-    except OSError:
-        return False
+    assert not left_running(lambda entry: (entry / "cwd").readlink() == chaos.place)
