@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from kit.errors import KitError
 
@@ -199,6 +198,8 @@ def subset(dataset: Dataset, share: float, seed: int) -> Dataset:
 
 def stratify(split: Split, away: float, seed: int, asked_by: str) -> tuple[np.ndarray, np.ndarray]:
     """Rows that stay and rows that go, each class alike."""
+    from sklearn.model_selection import train_test_split  # here: it takes a second to import, and most runs divide nothing
+
     try:
         stay, go = train_test_split(np.arange(len(split)), test_size=away, random_state=seed, stratify=split.labels)
     except ValueError as error:

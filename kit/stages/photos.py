@@ -5,7 +5,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from kit.augment.reference import SeededPipeline
 from kit.augment.views import training_views
 from kit.augment.warp import normalise
 from kit.config.schema import Augment
@@ -58,6 +57,8 @@ def make_batches(session: Session, material: Material, order: Order, augment: Au
     data, device = session.config.data, session.device.device
     if material.training is not None:
         return CachedBatches(material.training, order, lambda pixels, sizes, g: training_views(pixels, sizes, g, data, augment), device)
+
+    from kit.augment.reference import SeededPipeline  # here: albumentations takes half a second to import
 
     def to_input(views: Tensor) -> Tensor:
         return normalise(views.permute(0, 3, 1, 2).float(), data.mean, data.std)

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
 from kit import predict
@@ -63,6 +61,9 @@ def refuse_order(file: Path, answer: np.ndarray, labels: np.ndarray, classes: tu
 
     Two classes at least must trade places, each taken for the other's most often: mere weakness does not look like that.
     """
+    from scipy.optimize import linear_sum_assignment  # here: the two take a second to import, and a teacher is looked at once a run
+    from sklearn.metrics import confusion_matrix
+
     table = confusion_matrix(labels, answer, labels=range(len(classes)))
     accuracy, truth_output = np.trace(table) / len(labels), zip(*linear_sum_assignment(-table), strict=True)
     pairs = [(int(t), int(o)) for t, o in truth_output]  # the order of outputs that would be right most often
