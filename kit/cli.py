@@ -1,6 +1,7 @@
 """The verbs. Heavy imports wait inside them, so that `--help` and worker processes start at once."""
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -227,5 +228,6 @@ def main() -> None:
 
 
 def fail(message: str, code: int = 1) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+        print(f"error: {message}", file=sys.stderr)
     sys.exit(code)

@@ -18,10 +18,12 @@ class Log:
     A log is not worth a run: when its disk is full it goes on on the screen alone.
     """
 
-    def __init__(self, file: Path | None = None):
-        self.file = file
+    def __init__(self, file: Path | None = None, silent: bool = False):
+        self.file, self.silent = file, silent
 
     def __call__(self, line: str) -> None:
+        if self.silent:
+            return
         console.print(line, markup=False)
         if self.file is not None:
             try:
@@ -33,9 +35,9 @@ class Log:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """Yields `set(done)`. On a terminal it moves a bar; elsewhere it does nothing, since a log wants lines."""
-    if not sys.stdout.isatty():
+    if not (shown and sys.stdout.isatty()):
         yield lambda done: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 from kit.errors import KitError
 
@@ -26,9 +27,10 @@ REMEDIES = {
 class StorageError(KitError):
     """A file could not be written. What stood there before is untouched."""
 
-    def __init__(self, path: Path, error: OSError):
+    @classmethod
+    def of(cls, path: Path, error: OSError) -> Self:
         remedy = REMEDIES.get(error.errno, ELSEWHERE)
-        super().__init__(f"{path} can't be written ({error.strerror}); what was saved before is untouched. {remedy}.")
+        return cls(f"{path} can't be written ({error.strerror}); what was saved before is untouched. {remedy}.")
 
 
 class Busy(Exception):
@@ -52,7 +54,7 @@ def write_durably(path: Path, content: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise StorageError(path, error) from None
+        raise StorageError.of(path, error) from None
 
 
 def make_folder(path: Path) -> Path:

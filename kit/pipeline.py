@@ -7,6 +7,8 @@ back from the packed file, the thing that would be handed in.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from kit.stages.student import distil, finetune
 from kit.stages.teacher import get_teacher
 from kit.takeover import take_over
 from kit.train.budget import Budget
+from kit.world import joined
 
 
 def run(
@@ -51,11 +54,12 @@ def run(
     Raises:
         KitError: a refusal, or a budget that was over before there was anything to hand in.
     """
-    with budget.catching_signals(), alone(out):
-        log = Log(out / "log.txt")
+    with budget.catching_signals(), joined() as world, alone(out) if world.first else nullcontext():
+        budget.world = world
+        log = Log(out / "log.txt", silent=not world.first)
         check_recipe(config, log)
-        take_over(config, attached, out, log)
-        session = open_session(config, out, budget, log, least_step)
+        world.lead(lambda: take_over(config, attached, out, log))
+        session = world.in_turn(lambda: open_session(config, out, budget, log, least_step, world))
         material = None
         with session.account():
             try:
@@ -65,13 +69,12 @@ def run(
                 if config.prune:
                     student = prune(session, material, student)
                     student = finetune(session, material, student, teacher)
-                packed = quantize(session, material, student)
-                submit(session, material, packed, "done", submissions)
+                world.lead(lambda: submit(session, material, quantize(session, material, student), "done", submissions))
             except Suspended as pause:
                 session.suspended = str(pause)
                 session.log(f"suspended: {pause}; the same command goes on from here")
-                hand_in_best_so_far(session, material, pause, submissions)
-            sum_up(session, material)
+                world.lead(partial(hand_in_best_so_far, session, material, pause, submissions))
+            world.lead(partial(sum_up, session, material))
     return session.record
 
 

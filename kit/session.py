@@ -26,6 +26,7 @@ from kit.files import Busy, StorageError, locked, make_folder, write_durably, wr
 from kit.train.budget import Budget
 from kit.train.checkpoint import Checkpoints, refuse_foreign, saved_in, steps_done, whole
 from kit.version import commit
+from kit.world import World
 
 VERSIONS = ("torch", "torchvision", "timm", "torch-pruning", "albumentations", "numpy", "pillow")
 
@@ -48,19 +49,22 @@ class Session:
     identity: dict[str, str] = field(default_factory=dict)
     histories: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     suspended: str | None = None  # why the session ended before the plan did
+    world: World = field(default_factory=World)  # the processes that share the work; the first alone writes
 
     @property
     def rules(self) -> Competition:
         return competition(self.config.competition)
 
     def checkpoints(self, stage: str) -> Checkpoints:
-        return Checkpoints(self.out, stage, dict(self.identity), self.config.settled().model_dump(mode="json"), self.log)
+        return Checkpoints(self.out, stage, dict(self.identity), self.config.settled().model_dump(mode="json"), self.log, self.world)
 
     def write(self) -> None:
         """run.json, with a digest of itself. An account is not worth a run: where it can't be written, the run goes on."""
         self.attempt("run.json", lambda file: write_json(file, self.record | {"sha256": digest_of(self.record)}))
 
     def attempt(self, name: str, write: Callable[[Path], None]) -> None:
+        if not self.world.first:
+            return
         try:
             write(self.out / name)
         except (StorageError, OSError) as error:
@@ -151,7 +155,7 @@ def alone(out: Path) -> Iterator[None]:
         raise KitError(f"{out} is in use by {who}. Wait for it, stop it, or choose another --out.") from None
 
 
-def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step: int = 0) -> Session:
+def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step: int = 0, world: World | None = None) -> Session:
     """Begin a run in `out` or go on with the one that is there.
 
     Args:
@@ -178,9 +182,10 @@ def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step
     }
     for kind, seconds in record.get("measured", {}).items():
         budget.longest[kind] = seconds
-    session = Session(config, out, log, budget, device, record, begun_with or {})
+    session = Session(config, out, log, budget, device, record, begun_with or {}, world=world or World())
     session.write()
-    log(f"{config.recipe} {config.digest()} on {device.says}, {device.choices()['threads']} threads")
+    others = f", {session.world.size} processes" if session.world.size > 1 else ""
+    log(f"{config.recipe} {config.digest()} on {device.says}, {device.choices()['threads']} threads{others}")
     return session
 
 

@@ -69,4 +69,4 @@ def copy_output(source: Path, target: Path) -> None:
             shutil.copyfile(file, unfinished)
             unfinished.replace(place)
         except OSError as error:
-            raise StorageError(place, error) from None
+            raise StorageError.of(place, error) from None

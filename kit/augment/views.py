@@ -9,16 +9,19 @@ from kit.augment.warp import centre_crop, normalise, random_resized_crop, warp
 from kit.config.schema import Augment, Data
 
 
-def training_views(pixels: Tensor, sizes: Tensor, generator: torch.Generator, data: Data, augment: Augment) -> Tensor:
+def training_views(
+    pixels: Tensor, sizes: Tensor, generator: torch.Generator, data: Data, augment: Augment, share: slice = slice(None)
+) -> Tensor:
     """Random views, every photo with numbers of its own.
 
     Args:
-        pixels: uint8 [N, S, S, 3] squares. sizes: int64 [N, 2], width and height of the originals.
+        pixels: uint8 [M, S, S, 3] squares of the share. sizes: int64 [N, 2], width and height of the whole batch's originals.
         generator: on the CPU; all draws come from it in one order, so a step's views are a function of its seed.
+        share: the part of the batch that is wanted. Numbers are drawn for all of it, so that several processes see what one would.
     Returns:
-        Normalised float32 [N, 3, H, H] on the pixels' device, channels last.
+        Normalised float32 [M, 3, H, H] on the pixels' device, channels last.
     """
-    n, device = len(pixels), pixels.device
+    n, device = len(sizes), pixels.device
     if augment.crop_scale is None:
         crop = centre_crop(sizes, data.resize_side, data.image_size)
     else:
@@ -27,10 +30,12 @@ def training_views(pixels: Tensor, sizes: Tensor, generator: torch.Generator, da
     limits = [math.radians(degrees) for degrees in (augment.rotate, augment.affine_rotate)]
     turns = [limit * (2 * torch.rand(n, generator=generator) - 1) for limit in limits if limit]
     light = 1 + augment.brightness * (2 * torch.rand(n, 1, 1, 1, generator=generator) - 1)
-    stored = stored_sizes(sizes, pixels.shape[1])
-    views = warp(pixels, stored.to(device), crop.to(device), flips.to(device), tuple(t.to(device) for t in turns), data.image_size)
+    stored, crop, flips, light, *turns = (
+        drawn[share].to(device) for drawn in (stored_sizes(sizes, pixels.shape[1]), crop, flips, light, *turns)
+    )
+    views = warp(pixels, stored, crop, flips, tuple(turns), data.image_size)
     if augment.brightness:
-        views = (views * light.to(device)).clamp_(max=255)
+        views = (views * light).clamp_(max=255)
     return normalise(views, data.mean, data.std)
 
 

@@ -229,7 +229,7 @@ def decode_into(file: Path, split: Split, side: int, workers: int, tick: Tick) -
             out.flush()
             os.fsync(out.fileno())
     except OSError as error:
-        raise StorageError(file, error) from None
+        raise StorageError.of(file, error) from None
     return sizes, bad
 
 

@@ -18,18 +18,23 @@ from kit.data.cache import Photos
 from kit.data.decode import die_with_parent, read_rgb, signals_held
 from kit.data.layout import Split
 from kit.rng import derive, generator
+from kit.world import World
 
-# (uint8 [B, S, S, 3], sizes [B, 2], generator) → normalised float32 [B, 3, H, W]
-AugmentBatch = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+# (uint8 [M, S, S, 3], sizes [B, 2], generator, share of the batch) → normalised float32 [M, 3, H, W]
+AugmentBatch = Callable[[Tensor, Tensor, torch.Generator, slice], Tensor]
 # (uint8 RGB [H, W, 3], seed) → uint8 [image_size, image_size, 3]
 AugmentPhoto = Callable[[np.ndarray, int], np.ndarray]
 
 
 class Order:
-    """Which photos make up a step. The last, smaller batch of an epoch is dropped: nine photos are too few for batch norm."""
+    """Which photos make up a step. The last, smaller batch of an epoch is dropped: nine photos are too few for batch norm.
 
-    def __init__(self, photos: int, batch_size: int, seed: int):
+    The batches are the same for any number of processes; `share` is the part of each that this one is given.
+    """
+
+    def __init__(self, photos: int, batch_size: int, seed: int, world: World | None = None):
         self.photos, self.batch_size, self.seed = photos, min(batch_size, photos), seed
+        self.share = (world or World()).share(self.batch_size)
         self.steps_per_epoch = photos // self.batch_size
 
     def rows(self, step: int) -> Tensor:
@@ -53,10 +58,11 @@ class CachedBatches:
         self.sizes, self.labels = torch.from_numpy(photos.sizes), torch.from_numpy(photos.labels)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Normalised float32 [B, 3, H, W] and labels int64 [B], on the device."""
-        rows = self.order.rows(step)
+        """Normalised float32 [M, 3, H, W] and labels int64 [M], on the device: this process's share."""
+        whole = self.order.rows(step)
+        rows = whole[self.order.share]
         images = self.pixels[rows.to(self.pixels.device)].to(self.device)
-        views = self.augment(images, self.sizes[rows], generator(self.order.seed, "augment", step))
+        views = self.augment(images, self.sizes[whole], generator(self.order.seed, "augment", step), self.order.share)
         return views, self.labels[rows].to(self.device)
 
 
@@ -98,12 +104,13 @@ class Decoder(Dataset):
         self.split, self.order, self.augment = split, order, augment
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        """uint8 [B, H, W, 3], int64 [B]."""
-        rows = self.order.rows(step)
+        """uint8 [M, H, W, 3], int64 [M]: this process's share, each photo's view seeded by its place in the whole batch."""
+        places = range(self.order.batch_size)[self.order.share]
+        rows = self.order.rows(step)[self.order.share]
         seed = self.order.seed
         views = [
-            self.augment(np.asarray(read_rgb(self.split.paths[row])), derive(seed, f"view {position}", step))
-            for position, row in enumerate(rows.tolist())
+            self.augment(np.asarray(read_rgb(self.split.paths[row])), derive(seed, f"view {place}", step))
+            for place, row in zip(places, rows.tolist(), strict=True)
         ]
         return torch.from_numpy(np.stack(views)), torch.from_numpy(self.split.labels[rows.numpy()])
 

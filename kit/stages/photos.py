@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from kit.augment.views import training_views
@@ -31,7 +32,11 @@ class Material:
 
 
 def read_photos(session: Session, data: Path, cache: Path) -> Material:
-    """Find the data set, check it, decode it once."""
+    """Find the data set, check it, decode it once: of several processes the first decodes, and the others read what it has written."""
+    return session.world.in_turn(lambda: find_and_decode(session, data, cache))
+
+
+def find_and_decode(session: Session, data: Path, cache: Path) -> Material:
     config, seed = session.config.data, session.config.train.seed
     owed = ["hand in"] if session.begun_with else []
     with session.stage("photos"), session.budget.timed("photos"):
@@ -56,7 +61,11 @@ def make_batches(session: Session, material: Material, order: Order, augment: Au
     """Cached photos warped on the device, or JPEGs decoded by worker processes: the recipe says which."""
     data, device = session.config.data, session.device.device
     if material.training is not None:
-        return CachedBatches(material.training, order, lambda pixels, sizes, g: training_views(pixels, sizes, g, data, augment), device)
+
+        def views(pixels: Tensor, sizes: Tensor, generator: torch.Generator, share: slice) -> Tensor:
+            return training_views(pixels, sizes, generator, data, augment, share)
+
+        return CachedBatches(material.training, order, views, device)
 
     from kit.augment.reference import SeededPipeline  # here: albumentations takes half a second to import
 

@@ -1,5 +1,7 @@
 """Pruning: the same student with fewer channels, its batch norms measured anew."""
 
+from typing import Any
+
 from torch import nn
 
 from kit import predict
@@ -18,30 +20,34 @@ def prune(session: Session, material: Material, student: nn.Module) -> nn.Module
     """A share of the student's parameters, and never more than the limit."""
     config, checkpoints = session.config, session.checkpoints("prune")
     with session.stage("prune"):
-        if done := checkpoints.result():
-            slimmer = build_student(config.student.name, done["widths"], len(material.dataset.classes))
-            slimmer.load_state_dict(done["best"]["weights"])
-            return slimmer
-        session.budget.insist("pruning", "prune", "hand in")
-        before, limit = count_parameters(student), competition(config.limit or config.competition).max_parameters
-        with session.budget.timed("prune"):
-            keep = int(before * config.prune.keep)
-            slimmer, widths = cut(session, material, student, min(keep, limit or keep))
-            accuracy = predict.accuracy(slimmer, material.validation, config.data)
-        session.log(
-            f"prune: {before:,} → {count_parameters(slimmer):,} parameters, widths {list(widths)}, validation accuracy {accuracy:.4f}"
-        )
-        weights = {name: tensor.cpu() for name, tensor in slimmer.state_dict().items()}
-        checkpoints.finish(0, {"widths": widths, "best": {"accuracy": accuracy, "epoch": 0, "weights": weights}})
-        session.note("prune", accuracy=accuracy, parameters=count_parameters(slimmer), widths=widths)
+        if not checkpoints.result():
+            session.budget.insist("pruning", "prune", "hand in")
+            session.world.lead(lambda: checkpoints.finish(0, choose(session, material, student)))
+        done = checkpoints.result()
+        slimmer = build_student(config.student.name, done["widths"], len(material.dataset.classes))
+        slimmer.load_state_dict(done["best"]["weights"])
     return slimmer
+
+
+def choose(session: Session, material: Material, student: nn.Module) -> dict[str, Any]:
+    """The stage's result: widths, weights and accuracy of the pruned student."""
+    config = session.config
+    before, limit = count_parameters(student), competition(config.limit or config.competition).max_parameters
+    with session.budget.timed("prune"):
+        keep = int(before * config.prune.keep)
+        slimmer, widths = cut(session, material, student, min(keep, limit or keep))
+        accuracy = predict.accuracy(slimmer, material.validation, config.data)
+    after = count_parameters(slimmer)
+    session.log(f"prune: {before:,} → {after:,} parameters, widths {list(widths)}, validation accuracy {accuracy:.4f}")
+    session.note("prune", accuracy=accuracy, parameters=after, widths=widths)
+    return {"widths": widths, "best": {"accuracy": accuracy, "epoch": 0, "weights": slimmer.state_dict()}}
 
 
 def cut(session: Session, material: Material, student: nn.Module, limit: int) -> tuple[nn.Module, tuple[int, ...]]:
     """A copy of at most `limit` parameters, in evaluation mode on the device, and its widths."""
     config = session.config
     slimmer, widths = slim(student, config.student.name, len(material.dataset.classes), config.data.image_size, limit)
-    order = Order(material.photos, config.train.batch_size, config.train.seed)
+    order = Order(material.photos, config.train.batch_size, config.train.seed, session.world)
     batches = make_batches(session, material, order, config.data.augment)
     recalibrate(slimmer.to(session.device.device), batches, min(RECALIBRATION, order.steps_per_epoch))
     return slimmer, widths

@@ -55,9 +55,9 @@ def step_once(session: Session, material: Material, student: nn.Module, teacher:
     config = session.config
     plan = config.train.model_copy(update={"lr": config.prune.finetune_lr})
     objective = Objective(student, teacher, config.distill, config.data.image_size)
-    order = Order(material.photos, plan.batch_size, plan.seed)
+    order = Order(material.photos, plan.batch_size, plan.seed, session.world)
     state = begin(student, objective.adapters, plan, session.device)
-    take_step(state, objective, make_batches(session, material, order, config.data.augment), 1, 1, plan, session.device)
+    take_step(state, objective, make_batches(session, material, order, config.data.augment), 1, 1, plan, session.device, session.world)
 
 
 def rehearse_hand_in(session: Session, material: Material, evaluation: str, student: nn.Module) -> float:

@@ -51,7 +51,7 @@ def learn(
     else:
         student.to(session.device.device)
         looking = on_device(teacher, session)
-        rehearse(session, material, stage, student, looking)
+        session.world.lead(lambda: rehearse(session, material, stage, student, looking))
         torch.manual_seed(derive(plan.seed, f"{stage} adapters"))
         objective = Objective(student, looking, session.config.distill, session.config.data.image_size, gamma_penalty)
         state = train(session, material, stage, student, objective, plan, session.config.data.augment, objective.adapters)

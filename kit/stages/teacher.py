@@ -33,7 +33,9 @@ def get_teacher(session: Session, material: Material, data: Path, given: Path | 
             owed = ["hand in"] if session.begun_with else []
             look, tick = on_device(teacher, session), lambda: session.budget.insist("the teacher was evaluated", *owed)
             with session.budget.timed("teacher"):
-                answer = predict.logits(look, material.validation, session.config.data, tick=tick).argmax(1).numpy()
+                answer = session.world.lead(
+                    lambda: predict.logits(look, material.validation, session.config.data, tick=tick).argmax(1).numpy()
+                )
             accuracy = float((answer == material.validation.labels).mean())
             if file.parent != session.out:  # a bad one of this run's own has had too little training and no other fault
                 refuse_order(file, answer, material.validation.labels, classes)
@@ -85,10 +87,10 @@ def train_teacher(session: Session, material: Material) -> Path:
     The weights lie in the stage's result too, so that either file makes the other again.
     """
     file, checkpoints = session.out / "teacher.ckpt", session.checkpoints("teacher")
-    if done := checkpoints.result() or result_from_file(session, file, checkpoints):
+    if done := checkpoints.result() or session.world.lead(lambda: result_from_file(session, file, checkpoints)):
         session.write_metrics("teacher", done["history"])
         if not file.is_file() or sha256_of(file) != done["sha256"]:
-            write_durably(file, to_bytes(done["weights"]))
+            session.world.lead(lambda: write_durably(file, to_bytes(done["weights"])))
         return file
     config = session.config.teacher
     torch.manual_seed(derive(config.train.seed, "teacher"))
@@ -103,7 +105,7 @@ def train_teacher(session: Session, material: Material) -> Path:
 
     state = train(session, material, "teacher", teacher, loss, config.train, config.augment)
     weights = state.best["weights"]
-    write_durably(file, to_bytes(weights))
+    session.world.lead(lambda: write_durably(file, to_bytes(weights)))
     checkpoints.finish(state.step, {"weights": weights, "sha256": sha256_of(file), "history": state.history})
     checkpoints.clear()  # an optimiser's state of 11 million parameters is large
     return file

@@ -22,7 +22,7 @@ def train(
 ) -> Training:
     """A stage's plan, carried through or on."""
     config = session.config
-    order = Order(material.photos, plan.batch_size, plan.seed)
+    order = Order(material.photos, plan.batch_size, plan.seed, session.world)
     left_out = material.photos - order.steps_per_epoch * order.batch_size
     session.log(
         f"{stage}: {plan.epochs} epochs of {order.steps_per_epoch} steps of {order.batch_size} photos; each epoch leaves {left_out} out"
@@ -40,4 +40,5 @@ def train(
         log=session.log,
         on_epoch=lambda history, seconds: session.write_metrics(stage, history, seconds),
         adapters=adapters,
+        world=session.world,
     )

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kit.errors import KitError, Suspended
+from kit.world import World
 
 IMPORTED = time.time()
 STARTED = "KIT_SESSION_STARTED"  # seconds since 1970, set by whatever began the session: a bundle's first line, a job's script
@@ -61,7 +62,7 @@ class Budget:
     """seconds: of the whole session, None for no limit. clock: of the seconds since 1970. `stop` is set by SIGTERM or SIGINT."""
 
     def __init__(self, seconds: float | None, started: float | None = None, clock: Callable[[], float] = time.time):
-        self.seconds, self.clock = seconds, clock
+        self.seconds, self.clock, self.world = seconds, clock, World()
         self.started = session_start() if started is None else started
         self.stop: str | None = None
         self.longest: dict[str, float] = {}  # seconds that a kind of work has taken at most
@@ -95,7 +96,8 @@ class Budget:
         return EXIT + SLACK * sum(self.longest.get(kind, 0) for kind in kinds)
 
     def fits(self, *kinds: str) -> bool:
-        return self.stop is None and self.left() > self.reserve(*kinds)
+        """Whether there is time for all of these, and no signal came; of several processes to all of them."""
+        return self.world.all(self.stop is None and self.left() > self.reserve(*kinds))
 
     def insist(self, what: str, *kinds: str) -> None:
         """Go on with `what` only while there is time for it and for what follows.
@@ -104,7 +106,10 @@ class Budget:
             Suspended: there is not.
         """
         if not self.fits(*kinds):
-            reason = self.stop or f"the budget of {self.seconds:.0f} s leaves {max(0, self.left()):.0f} s"
+            spent = (
+                f"the budget of {self.seconds:.0f} s leaves {max(0, self.left()):.0f} s" if self.seconds else "another process was stopped"
+            )
+            reason = self.stop or spent
             raise Suspended(f"{reason}: stopped before {what}")
 
     @contextmanager

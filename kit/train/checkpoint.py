@@ -23,6 +23,7 @@ from kit.config.schema import differences
 from kit.console import Log
 from kit.errors import KitError
 from kit.files import write_durably
+from kit.world import World
 
 FOLDER = "checkpoints"
 FORMAT = 2  # of what a file holds; one of another format is refused
@@ -55,13 +56,14 @@ class Checkpoints:
     """The checkpoints of one stage of the run in `out`.
 
     identity: what a checkpoint must agree with to be used, such as the photos' and the teacher's digests.
-    config: dumped, in full, so that a refusal can say what differs.
+    config: dumped, in full, so that a refusal can say what differs. world: its first process reads and writes for all.
     """
 
-    def __init__(self, out: Path, stage: str, identity: dict[str, str], config: dict[str, Any], log: Log):
+    def __init__(self, out: Path, stage: str, identity: dict[str, str], config: dict[str, Any], log: Log, world: World | None = None):
         self.out, self.stage, self.identity, self.config, self.log = out, stage, identity, config, log
+        self.world = world or World()
         self.folder = out / FOLDER
-        self.folder.mkdir(exist_ok=True)
+        self.world.lead(lambda: self.folder.mkdir(exist_ok=True))
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """A new generation. The older ones are there until it is whole.
@@ -69,23 +71,23 @@ class Checkpoints:
         Raises:
             StorageError: for example a full disk; what was saved before is untouched.
         """
-        return self.write(step, state, done=False)
+        return self.world.lead(lambda: self.write(step, state, done=False))
 
     def finish(self, step: int, state: dict[str, Any]) -> Path:
         """The stage's result, in the place of the oldest generation."""
-        return self.write(step, state, done=True)
+        return self.world.lead(lambda: self.write(step, state, done=True))
 
     def load(self) -> dict[str, Any] | None:
         """The newest state that is whole, None where there is none yet."""
-        return self.newest(done=False)
+        return self.world.lead(lambda: self.newest(done=False))
 
     def result(self) -> dict[str, Any] | None:
         """What `finish` was given, None before."""
-        return self.newest(done=True)
+        return self.world.lead(lambda: self.newest(done=True))
 
     def clear(self) -> None:
         """Remove all but the result."""
-        for saved in self.files():
+        for saved in self.files() if self.world.first else ():
             if not saved.done:
                 saved.path.unlink()
 

@@ -24,7 +24,9 @@ from kit.files import StorageError
 from kit.rng import derive
 from kit.train.budget import Budget
 from kit.train.checkpoint import Checkpoints
+from kit.train.norm import shared_norms
 from kit.train.optim import make_optimizer, rate_at
+from kit.world import World
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
@@ -98,6 +100,7 @@ def fit(
     log: Log,
     on_epoch: Callable[[list[dict[str, Any]], dict[str, float]], None],
     adapters: nn.Module | None = None,
+    world: World | None = None,
 ) -> Training:
     """Train until the plan is done, going on from the newest checkpoint.
 
@@ -105,6 +108,7 @@ def fit(
         loss: (images, labels, share of the plan's epochs that is over) → (total, {name: value}).
         evaluate: accuracy on validation, 0…1, of a network in evaluation mode.
         adapters: train along but are not part of the network.
+        world: the processes that share each batch.
         on_epoch: is given the history, a dictionary an epoch, and where the last epoch's seconds went; after each epoch and at the
             beginning.
     Returns:
@@ -114,6 +118,7 @@ def fit(
         KitError: the loss is no number any more, or exploded, a second time; the checkpoint before is kept.
         StorageError: the session's last checkpoint could not be written.
     """
+    world = world or World()
     state = begin(network, adapters or nn.Module(), train, device)
     stage, steps = checkpoints.stage, train.epochs * steps_per_epoch
     if saved := checkpoints.load():
@@ -124,25 +129,25 @@ def fit(
     on_epoch(state.history, {})
     step, evaluation, saving, waiting = (f"{stage} {kind}" for kind in KINDS)
     begun_at, saved_at, pace = state.step, budget.clock(), Pace(budget, stage)
-    with progress(stage, steps) as moved:
+    with progress(stage, steps, shown=world.first) as moved, shared_norms(network, world):
         while state.step < steps and not out_of_patience(state, train, steps_per_epoch):
             ends_epoch = (state.step + 1) % steps_per_epoch == 0
             if not budget.fits(step, saving, "hand in", *([evaluation] if ends_epoch else [])):
                 if state.step > begun_at:
-                    sound(state, steps_per_epoch, stage, device, log)
+                    sound(state, steps_per_epoch, stage, device, log, world)
                     save(state, checkpoints, budget)
                 budget.insist(f"step {state.step + 1:,} of {steps:,} of {stage}", step, saving, "hand in", evaluation)
             with budget.timed(step):
-                take_step(state, loss, batches, steps, steps_per_epoch, train, device)
+                take_step(state, loss, batches, steps, steps_per_epoch, train, device, world)
             moved(state.step)
-            due = budget.clock() - saved_at >= train.save_seconds
+            due = not world.all(budget.clock() - saved_at < train.save_seconds)
             if ends_epoch or due:
                 with budget.timed(waiting):
-                    fine = sound(state, steps_per_epoch, stage, device, log)
+                    fine = sound(state, steps_per_epoch, stage, device, log, world)
                 due = due or not fine
             if ends_epoch and fine:
                 with budget.timed(evaluation):
-                    finish_epoch(state, evaluate, steps_per_epoch)
+                    finish_epoch(state, lambda model: world.lead(lambda: evaluate(model)), steps_per_epoch)
                 seconds = pace.restart(steps_per_epoch * train.batch_size)
                 on_epoch(state.history, seconds)
                 log(describe(stage, state, train, seconds))
@@ -175,7 +180,9 @@ def begin(network: nn.Module, adapters: nn.Module, train: Train, device: Device)
     )
 
 
-def take_step(state: Training, loss: Loss, batches: Batches, steps: int, steps_per_epoch: int, train: Train, device: Device) -> None:
+def take_step(
+    state: Training, loss: Loss, batches: Batches, steps: int, steps_per_epoch: int, train: Train, device: Device, world: World
+) -> None:
     """One optimiser step. Nothing here waits for the device."""
     torch.manual_seed(derive(train.seed, "global", state.step))  # for dropout and whatever else draws from the global generator
     for group in state.optimizer.param_groups:
@@ -186,9 +193,10 @@ def take_step(state: Training, loss: Loss, batches: Batches, steps: int, steps_p
         total, values = loss(images, labels, state.step // steps_per_epoch / train.epochs)
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(total).backward()
+    trained = [p for group in state.optimizer.param_groups for p in group["params"]]
+    world.average(p.grad for p in trained if p.grad is not None)
     if train.clip_norm:
         state.scaler.unscale_(state.optimizer)
-        trained = [p for group in state.optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(trained, train.clip_norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
@@ -224,7 +232,7 @@ def save(state: Training, checkpoints: Checkpoints, budget: Budget) -> None:
         checkpoints.save(state.step, state.state())
 
 
-def sound(state: Training, steps_per_epoch: int, stage: str, device: Device, log: Log) -> bool:
+def sound(state: Training, steps_per_epoch: int, stage: str, device: Device, log: Log, world: World) -> bool:
     """Whether the run is where it should be. If not, it is back at the last epoch's end, with a smaller step, once.
 
     Where it goes back to depends on the step alone, whenever it is asked: a run that diverges takes the same steps after a kill.
@@ -232,6 +240,7 @@ def sound(state: Training, steps_per_epoch: int, stage: str, device: Device, log
     Raises:
         KitError: the second time.
     """
+    world.average([*state.sums.values(), *state.first.values()])  # from here on all processes judge by the same numbers
     trouble = find_trouble(state, steps_per_epoch)
     if trouble is None:
         return True

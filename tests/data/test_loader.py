@@ -32,7 +32,7 @@ def test_seeds_do_not_collide_with_steps():
 
 def test_a_cached_batch_is_a_function_of_the_step_alone(drawn, tmp_path, log):
     photos = load_photos(find_dataset(drawn, None, 0.2, 0).splits, 32, tmp_path, log, workers=2)["training"]
-    make = lambda: CachedBatches(photos, Order(120, 16, 3), lambda p, s, g: training_views(p, s, g, DATA, BOSS), CPU)  # noqa: E731
+    make = lambda: CachedBatches(photos, Order(120, 16, 3), lambda p, s, g, share: training_views(p, s, g, DATA, BOSS, share), CPU)  # noqa: E731
     straight, jumped = make(), make()
     for step in range(3):
         straight(step)
