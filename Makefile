@@ -1,5 +1,5 @@
 # Both targets make their own virtual environment first: nothing needs to be installed but Python 3.11 or 3.12 and make.
-.PHONY: smoke test lint clean
+.PHONY: smoke test chaos clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -14,7 +14,11 @@ smoke: $(READY)  ## the main job on photos that the kit draws itself
 
 test: $(READY)  ## the tests, on the CPU alone
 	$(VENV)/bin/ruff check kit kernels tests
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --ignore tests/chaos
+
+KILLS ?= 300
+chaos: $(READY)  ## the real command killed at random moments, half an hour; KILLS=28 takes 4 minutes, KIT_CHAOS_SEED draws others
+	KIT_CHAOS_KILLS=$(KILLS) $(VENV)/bin/python -m pytest -s tests/chaos
 
 $(READY): requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; name it with: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }

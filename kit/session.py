@@ -116,7 +116,8 @@ class Session:
             entry["error"] = f"{type(error).__name__}: {error}"
             raise
         finally:
-            self.record["measured"] = {"hand in": self.budget.longest.get("hand in", 0)}
+            longest = self.budget.longest.items()
+            self.record["measured"] = {kind: round(seconds, 3) for kind, seconds in longest if kind == "hand in" or kind.endswith(" save")}
             entry |= {"seconds": round(self.budget.elapsed(), 1), "ended": self.suspended or self.record["state"]}
             self.write()
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from kit.config.competitions import Competition, competition
 from kit.errors import KitError
-from kit.files import write_durably, write_json
+from kit.files import locked, write_durably, write_json
 
 LEDGER = ("date", "recipe", "competition", "state", "validation_accuracy", "parameters", "bytes", "commit", "csv_sha256")
 COLLAPSED = 0.9  # a class that takes a larger share of the rows than this is no classifier's answer
@@ -101,7 +101,8 @@ def file_away(folder: Path, name: str, csv: Path, provenance: dict[str, Any]) ->
     write_json(place / "provenance.json", provenance)
     ledger = folder / "ledger.csv"
     line = {"submission": name} | {key: str(provenance.get(key, "")) for key in LEDGER}
-    lines = read_csv(ledger).to_dict("records") if ledger.exists() else []
-    table = pd.DataFrame([row for row in lines if row["submission"] != name] + [line])
-    write_durably(ledger, table.to_csv(index=False, lineterminator="\n").encode())
+    with locked(folder, wait=True):  # two runs may end at once
+        lines = read_csv(ledger).to_dict("records") if ledger.exists() else []
+        table = pd.DataFrame([row for row in lines if row["submission"] != name] + [line])
+        write_durably(ledger, table.to_csv(index=False, lineterminator="\n").encode())
     return place

@@ -78,8 +78,8 @@ def test_every_recipe_runs_from_photos_to_a_checked_csv(place, recipe):
 def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place):
     words = ["record", *TINY, "--set", "train.epochs=2000"]
     start = time.time()
-    printed = run(place, *words, "--budget", "25s")
-    assert 20 <= time.time() - start < 25
+    printed = run(place, *words, "--budget", "20s")
+    assert 16 <= time.time() - start < 20
     record = record_of(place)
     assert record["state"] == "suspended"
     session = record["sessions"][-1]
@@ -89,7 +89,7 @@ def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place):
     assert "24 rows, provisional" in printed or "24 rows, not to hand in" in printed  # so early it may give one class to all
     assert len(read_csv(place / "out" / "submission.csv")) == 24
     before = len((place / "out" / "metrics.jsonl").read_text().splitlines())
-    assert "distil: going on from step" in run(place, *words, "--budget", "25s")
+    assert "distil: going on from step" in run(place, *words, "--budget", "12s")
     assert len((place / "out" / "metrics.jsonl").read_text().splitlines()) > before
 
 
@@ -129,7 +129,7 @@ def test_a_signal_to_the_whole_process_group_saves_and_says_suspended(place, ask
 def test_a_suspended_run_whose_student_is_too_wide_hands_in_a_pruned_copy(place):
     words = [*TINY, "--set", "train.epochs=2000", "--set", "student.name=hw7", "--set", "limit=hw13-2023", "--set", 'prune={"keep": 0.2}']
     hintless = ["--set", 'distill=[{"loss": "kd"}]']
-    printed = run(place, "record", *words, *hintless, "--budget", "25s")
+    printed = run(place, "record", *words, *hintless, "--budget", "20s")
     record = record_of(place)
     assert record["state"] == "suspended"
     assert 50_000 < record["parameters"] <= 60_000
@@ -202,9 +202,9 @@ def test_two_runs_in_one_folder_do_not_meet(place):
 
 @pytest.mark.parametrize("interval", ["0", "60"])
 def test_a_folder_that_vanishes_is_named_and_what_was_saved_is_still_good(place, interval):
-    words = ["simple", *TINY, "--set", f"train.save_seconds={interval}", "--set", "train.epochs=40"]
+    words = ["simple", *TINY, "--set", f"train.save_seconds={interval}", "--set", "train.epochs=12"]
     process = subprocess.Popen(command(place, *words), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while "distil 3/" not in process.stdout.readline():
+    while "distil 1/" not in process.stdout.readline():
         pass
     (place / "out").rename(place / "away")
     rest, _ = process.communicate(timeout=120)
@@ -305,13 +305,13 @@ def test_missing_data_and_missing_teachers_are_named(place):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a file's size as Linux does")
 def test_a_disk_that_fills_up_ends_in_one_paragraph_and_the_run_goes_on_when_there_is_room(place):
-    """RLIMIT_FSIZE stands in for a full disk: the trained teacher does not fit."""
+    """RLIMIT_FSIZE stands in for a full disk: the teacher's first checkpoint does not fit, and no hour was spent on it."""
     words = ["simple", *TINY]
     limited = ["bash", "-c", 'ulimit -f 1000; trap "" XFSZ; exec "$@"', "-", *command(place, *words)]
     done = subprocess.run(limited, cwd=place, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    assert "out/teacher.ckpt can't be written (File too large)" in done.stderr
+    assert "can't be written (File too large)" in done.stderr
     run(place, *words)
     assert record_of(place)["state"] == "done"
 

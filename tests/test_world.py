@@ -65,7 +65,7 @@ def weights(place, out, stage):
 def test_two_processes_train_to_the_weights_of_one(place):
     """The whole run, the teacher given: a student distilled with hints and EMA, slimmed, fine-tuned, packed."""
     words = ["sample", "--set", "competition=any"]
-    run(place, "made", "simple", *words[1:])
+    run(place, "made", "simple", *words[1:], "--set", "teacher.train.epochs=10")
     run(place, "one", *words, "--teacher", "made/teacher.ckpt")
     printed = run(place, "two", *words, "--teacher", "made/teacher.ckpt", processes=2)
     assert "2 processes" in printed
@@ -79,5 +79,5 @@ def test_two_processes_train_to_the_weights_of_one(place):
 
 def test_a_run_goes_on_with_another_number_of_processes(place):
     words = ["simple", "--set", "competition=any", "--set", "train.epochs=2000"]
-    assert "provisional" in run(place, "out", *words, "--budget", "30s", processes=2) or (place / "out" / "submission.csv").is_file()
-    assert "distil: going on from step" in run(place, "out", *words, "--budget", "25s")
+    assert "provisional" in run(place, "out", *words, "--budget", "20s", processes=2) or (place / "out" / "submission.csv").is_file()
+    assert "distil: going on from step" in run(place, "out", *words, "--budget", "12s")

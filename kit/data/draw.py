@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from kit.files import make_folder
+from kit.files import locked, make_folder
 
 SHAPES = ("disc", "ring", "triangle", "cross", "stripes", "dots")
 SPLITS = {"training": 1_200, "validation": 300, "evaluation": 120}
@@ -23,20 +23,23 @@ def draw_dataset(folder: Path, seed: int = 0, splits: dict[str, int] | None = No
 
     Already drawn folders are left as they are; a half drawn one has no `evaluation` yet, for it gets its name last.
     """
-    splits, folder = splits or SPLITS, make_folder(folder)
-    for number, (name, count) in enumerate(splits.items()):
-        place, unfinished = folder / name, folder / f".{name}.drawing"
-        if place.is_dir():
-            continue
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        random = np.random.default_rng([seed, number])
-        for i in range(count):
-            label = i % len(SHAPES) if name != "evaluation" else int(random.integers(len(SHAPES)))
-            file = f"{i:04d}.jpg" if name == "evaluation" else f"{label}_{i // len(SHAPES)}.jpg"
-            draw_photo(SHAPES[label], random).save(unfinished / file, quality=90)
-        unfinished.rename(place)
+    with locked(make_folder(folder), wait=True):  # of several processes one draws
+        for number, (name, count) in enumerate((splits or SPLITS).items()):
+            place, unfinished = folder / name, folder / f".{name}.drawing"
+            if place.is_dir():
+                continue
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            draw_split(unfinished, name, count, np.random.default_rng([seed, number]))
+            unfinished.rename(place)
     return folder
+
+
+def draw_split(folder: Path, name: str, count: int, random: np.random.Generator) -> None:
+    for i in range(count):
+        label = i % len(SHAPES) if name != "evaluation" else int(random.integers(len(SHAPES)))
+        file = f"{i:04d}.jpg" if name == "evaluation" else f"{label}_{i // len(SHAPES)}.jpg"
+        draw_photo(SHAPES[label], random).save(folder / file, quality=90)
 
 
 def draw_photo(shape: str, random: np.random.Generator) -> Image.Image:

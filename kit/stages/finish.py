@@ -89,7 +89,7 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
     reason, asked = str(pause)[0].upper() + str(pause)[1:], session.budget.stop
     if material is None and not asked:
         raise KitError(f"{reason}. What an earlier session left is untouched: run the same command with a larger --budget.")
-    if material is None or (not asked and not session.budget.fits("hand in")):
+    if material is None or (not asked and not session.budget.enough_for("hand in")):
         left = (session.out / "submission.csv").is_file()
         session.log("the submission of the session before stays" if left else "no submission yet: there was no time for one")
         return
@@ -120,7 +120,7 @@ def candidate(session: Session, stage: str) -> tuple[tuple[int, ...], float, dic
     """(widths, validation accuracy, weights) of the best epoch of a stage so far, else of its newest weights; None before any."""
     checkpoints = session.checkpoints(stage)
     state = checkpoints.result() or checkpoints.load()
-    if state is None:
+    if state is None or state.get("step") == 0:  # saved before the first step: it knows nothing
         return None
     pruned = session.checkpoints("prune").result() if stage == "finetune" else None
     widths = state.get("widths") or (pruned["widths"] if pruned else session.config.student.widths)

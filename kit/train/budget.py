@@ -83,7 +83,8 @@ class Budget:
         self.count(kind, self.clock() - start)
 
     def count(self, kind: str, seconds: float) -> None:
-        self.longest[kind] = max(self.longest.get(kind, 0), seconds)
+        known = self.longest.get(kind, 0) if self.times[kind] else 0  # what an earlier session took is only the first guess
+        self.longest[kind] = max(known, seconds)
         self.spent[kind] += seconds
         self.times[kind] += 1
 
@@ -98,6 +99,10 @@ class Budget:
     def fits(self, *kinds: str) -> bool:
         """Whether there is time for all of these, and no signal came; of several processes to all of them."""
         return self.world.all(self.stop is None and self.left() > self.reserve(*kinds))
+
+    def enough_for(self, kind: str) -> bool:
+        """Whether work for which time was kept can still be done, without the slack that may have been used up meanwhile."""
+        return self.left() > self.longest.get(kind, 0)
 
     def insist(self, what: str, *kinds: str) -> None:
         """Go on with `what` only while there is time for it and for what follows.

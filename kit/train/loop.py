@@ -126,6 +126,7 @@ def fit(
         log(f"{stage}: going on from step {state.step:,} of {steps:,} (epoch {state.step // steps_per_epoch} of {train.epochs})")
     else:
         state.remember()
+        save(state, checkpoints, budget)  # what it takes is known from here on, and a disk without room stops the run now and not tonight
     on_epoch(state.history, {})
     step, evaluation, saving, waiting = (f"{stage} {kind}" for kind in KINDS)
     begun_at, saved_at, pace = state.step, budget.clock(), Pace(budget, stage)
