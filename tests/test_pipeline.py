@@ -191,12 +191,14 @@ def test_a_trained_teacher_outlives_the_loss_of_either_of_its_files(place, lost)
     assert results(place, "out") == before
 
 
-def test_two_runs_in_one_folder_do_not_meet(place):
-    first = subprocess.Popen(command(place, "record", *TINY, "--set", "train.epochs=2000"), cwd=place, stdout=subprocess.PIPE, text=True)
-    while "distil" not in first.stdout.readline():
+def test_two_runs_in_one_folder_do_not_meet_and_a_killed_ones_workers_hold_nothing(place):
+    words = ["record", *TINY, "--set", "train.epochs=2000", "--set", "data.feed=decode", "--set", "data.workers=2"]
+    first = subprocess.Popen(command(place, *words), cwd=place, stdout=subprocess.PIPE, text=True)
+    while "distil 1/" not in first.stdout.readline():
         pass
-    assert f"out is in use by process {first.pid}" in refusal(place, "record", *TINY)
+    assert f"out is in use by process {first.pid}" in refusal(place, *words)
     first.kill()
+    assert "going on from step" in run(place, *words, "--budget", "12s")  # while its workers may still be ending
     first.communicate()
 
 

@@ -35,9 +35,10 @@ def results(out: Path) -> dict:
 
 @dataclass
 class Chaos:
-    """place: holds photos/. moments: where the seed's numbers come from. wanted: what each lap must end with."""
+    """place: holds photos/. words: of the command. moments: where the seed's numbers come from. wanted: what each lap must end with."""
 
     place: Path
+    words: tuple[str, ...]
     moments: random.Random
     wanted: dict
     kills: Counter = field(default_factory=Counter)
@@ -61,10 +62,10 @@ class Chaos:
 
     def start(self) -> subprocess.Popen:
         """A session. What is harmless differs from one to the next: the saving interval, the workers, and the threads it is offered."""
-        seconds, workers = self.moments.choice([0, 0.05, 0.3]), self.moments.choice([1, 2])
+        seconds, workers = self.moments.choice([0, 0.05, 0.3]), self.moments.choice([0, 1, 2])
         begun = bool(saved_in(self.place / "out"))
         threads = {"OMP_NUM_THREADS": self.moments.choice(["1", "2"])} if begun else {}
-        words = [*WORDS, "--set", f"train.save_seconds={seconds}", "--set", f"data.workers={workers}"]
+        words = [*self.words, "--set", f"train.save_seconds={seconds}", "--set", f"data.workers={workers}"]
         words += ["--set", f"teacher.train.save_seconds={seconds}"]
         return subprocess.Popen(
             [sys.executable, "-m", "kit", *words],

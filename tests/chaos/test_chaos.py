@@ -6,28 +6,37 @@ import shutil
 import subprocess
 import sys
 
-import pytest
 from conftest import left_running
 from driver import STAGES, WORDS, Chaos, results
 
 KILLS, SEED = int(os.environ.get("KIT_CHAOS_KILLS", "28")), int(os.environ.get("KIT_CHAOS_SEED", "20220013"))
 
 
-@pytest.fixture
-def chaos(drawn, tmp_path):
+def prepare(drawn, place, *more):
     """The photos, and what the run that is never killed ends with."""
-    shutil.copytree(drawn, tmp_path / "photos")
-    subprocess.run([sys.executable, "-m", "kit", *WORDS], cwd=tmp_path, check=True, capture_output=True)
-    wanted = results(tmp_path / "out")
-    shutil.rmtree(tmp_path / "out")
-    shutil.rmtree(tmp_path / "cache")
-    return Chaos(tmp_path, random.Random(SEED), wanted)
+    shutil.copytree(drawn, place / "photos")
+    words = (*WORDS, *more)
+    subprocess.run([sys.executable, "-m", "kit", *words], cwd=place, check=True, capture_output=True)
+    wanted = results(place / "out")
+    shutil.rmtree(place / "out")
+    shutil.rmtree(place / "cache")
+    return Chaos(place, words, random.Random(SEED), wanted)
 
 
-def test_killed_in_every_stage_at_any_moment_it_ends_as_if_it_had_not_been(chaos):
-    stages = [stage for _ in range(-(-KILLS // len(STAGES))) for stage in STAGES][:KILLS]
+def kill_and_finish(chaos, stages):
     for stage in stages:
         chaos.kill(stage)
     chaos.finish()
     print(f"{sum(chaos.kills.values())} kills in {chaos.laps} laps with seed {SEED}: {dict(chaos.kills)}")
     assert not left_running(lambda entry: (entry / "cwd").readlink() == chaos.place)
+
+
+def test_killed_in_every_stage_at_any_moment_it_ends_as_if_it_had_not_been(drawn, tmp_path):
+    chaos = prepare(drawn, tmp_path)
+    kill_and_finish(chaos, [stage for _ in range(-(-KILLS // len(STAGES))) for stage in STAGES][:KILLS])
+
+
+def test_killed_while_workers_decode_ahead_it_ends_as_if_it_had_not_been(drawn, tmp_path):
+    """The feed without a cache, with another number of workers in every session."""
+    chaos = prepare(drawn, tmp_path, "--set", "data.feed=decode")
+    kill_and_finish(chaos, ["distil", "finetune"] * (-(-KILLS // 14)))

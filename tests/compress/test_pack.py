@@ -1,6 +1,7 @@
 import hashlib
 import json
 import lzma
+import pickle
 import subprocess
 import sys
 
@@ -91,6 +92,19 @@ def test_a_whole_file_that_is_no_student_is_refused_in_words(tmp_path):
         (tmp_path / "odd.kit").write_bytes(b"KITPACK1" + hashlib.sha256(rest).digest() + rest)
         with pytest.raises(KitError, match="can rebuild"):
             unpack(tmp_path / "odd.kit")
+
+
+def test_a_pickle_is_no_packed_student_and_is_not_run(tmp_path):
+    """HW7's own files are pickles of strangers."""
+
+    class Attack:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    (tmp_path / "8_bit_model_final.pkl").write_bytes(pickle.dumps({"cnn.0.0.weight": Attack()}))
+    with pytest.raises(KitError, match="no packed student"):
+        unpack(tmp_path / "8_bit_model_final.pkl")
+    assert not (tmp_path / "owned").exists()
 
 
 def test_reading_a_packed_file_needs_no_pickle(tmp_path):

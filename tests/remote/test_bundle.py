@@ -89,6 +89,11 @@ def test_equal_sources_give_equal_bytes(script, tmp_path):
     assert again.read_bytes() == script.read_bytes()
 
 
+def test_the_budget_counts_from_a_bundles_first_line(script):
+    statements = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
+    assert "KIT_SESSION_STARTED" in statements[0]
+
+
 def test_a_bundle_is_far_from_its_limit(script):
     assert script.stat().st_size < LIMIT / 2
 
