@@ -213,6 +213,33 @@ def bundle(name: Annotated[str, typer.Argument(metavar="NAME", help="A folder of
     console.print(f"{built}: {built.stat().st_size:,} bytes", markup=False)
 
 
+@app.command(epilog="Example: `kit push record --wait`.")
+def push(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A folder of kernels/.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the session's log to its end; fails if it does.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the request; send nothing.")] = False,
+    timeout: Annotated[str | None, typer.Option(help="Kaggle ends the session after this, such as 9h.", show_default=False)] = None,
+    patience: Annotated[str, typer.Option(help="How long to wait for a free session when two are running, such as 2h.")] = "0s",
+) -> None:
+    """Bundle a kernel and start its session on Kaggle; success is a version number and no dropped source."""
+    from kit.remote import push as pushing
+    from kit.remote.bundle import bundle as write_bundle
+    from kit.remote.client import connect, kernel_folder
+    from kit.train.budget import parse_duration
+
+    kernel, kaggle = kernel_folder(name), connect()
+    say = lambda line: console.print(line, markup=False)  # noqa: E731
+    if dry_run:
+        metadata = pushing.read_metadata(kernel, kaggle.user)
+        print(pushing.describe(metadata, write_bundle(kernel).read_text(encoding="utf-8")))
+        return
+    seconds = round(parse_duration(timeout)) if timeout else None
+    pushed = pushing.push(kernel, kaggle, say, timeout=seconds, patience=parse_duration(patience))
+    say(f"{pushed.ref} version {pushed.version}: {pushed.url}")
+    if wait:
+        pushing.wait_for(pushed, kaggle, say)
+
+
 def main() -> None:
     """Entry point: a user's mistake ends in one paragraph and exit code 1, never in a traceback."""
     try:

@@ -1,0 +1,212 @@
+"""`kit push`: a kernel bundled, checked and sent; success is a version number, no error and no dropped source.
+
+A connection may break after Kaggle took a push, and a second one would start a second session. So before it is sent again, Kaggle is
+asked which version there is and whether its text is ours.
+"""
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kit.errors import KitError
+from kit.remote.bundle import bundle
+from kit.remote.client import PAUSES, Kaggle, Unreachable
+
+NOBODY = "YOUR-USERNAME"
+FIELDS = (
+    "id", "title", "code_file", "language", "kernel_type", "is_private", "enable_gpu", "enable_tpu", "enable_internet", "machine_shape",
+    "dataset_sources", "competition_sources", "kernel_sources", "model_sources", "keywords", "docker_image", "docker_image_pinning_type",
+)  # fmt: skip
+FULL = "maximum batch"  # in what Kaggle says when two sessions of this account are running already
+FULL_PAUSE = 60.0  # seconds
+POLL = 20.0  # seconds between two looks at a session
+OVER = {"COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED"}
+TAIL = 15  # lines of a failed session's log
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """ref: owner/slug. version: Kaggle's number of it."""
+
+    ref: str
+    version: int
+    url: str
+
+
+def push(kernel: Path, kaggle: Kaggle, say: Say, *, timeout: int | None = None, patience: float = 0) -> Pushed:
+    """Bundle and send a kernel, once.
+
+    Args:
+        timeout: after which Kaggle ends the session, seconds; None for its own limit.
+        patience: how long to wait for a free session, seconds.
+    Raises:
+        KitError: what is wrong with the metadata, or what Kaggle refused, in its words.
+    """
+    metadata = read_metadata(kernel, kaggle.user)
+    text = bundle(kernel).read_text(encoding="utf-8")
+    before, deadline = newest_version(kaggle, metadata["id"])[0], time.monotonic() + patience
+    pauses = iter(PAUSES)
+    while True:
+        try:
+            answer = kaggle.once(lambda service: service.save_kernel(request(metadata, text, timeout)))
+        except Unreachable as error:
+            say(f"{error}; asking whether the push arrived")
+            kaggle.sleep(next(pauses, 0) or give_up(str(error)))
+            version, source = newest_version(kaggle, metadata["id"])
+            if version > before and source == text:
+                return Pushed(metadata["id"], version, f"https://www.kaggle.com/code/{metadata['id']}")
+            continue
+        if FULL in (answer.error or "").lower() and time.monotonic() < deadline:
+            say(f"waiting for a free session: {answer.error}")
+            kaggle.sleep(FULL_PAUSE)
+            continue
+        return judge(metadata, answer)
+
+
+def judge(metadata: dict[str, Any], answer: Any) -> Pushed:
+    """What an answer to a push means.
+
+    Raises:
+        KitError: it is none of a push that worked.
+    """
+    if answer.error:
+        wait = " --patience 2h waits for a free one." if FULL in answer.error.lower() else ""
+        raise KitError(f"Kaggle did not take {metadata['id']}: {answer.error}.{wait}")
+    kinds = ("dataset", "competition", "kernel", "model")
+    dropped = [f"{kind} {source}" for kind in kinds for source in getattr(answer, f"invalid_{kind}_sources") or []]
+    if dropped:
+        raise KitError(
+            f"Kaggle took {metadata['id']} as version {answer.version_number} but dropped {', '.join(dropped)}: the session runs without. "
+            "Is the name right, does this account see it, and has the kernel that is its own source run once?"
+        )
+    if not answer.version_number:
+        raise KitError(f"Kaggle gave {metadata['id']} no version number. Look at its page before you push again.")
+    return Pushed(metadata["id"], answer.version_number, answer.url or f"https://www.kaggle.com/code/{metadata['id']}")
+
+
+def give_up(reason: str) -> float:
+    raise KitError(f"{reason[0].upper()}{reason[1:]}, {len(PAUSES) + 1} times, and the push did not arrive. Try again later.")
+
+
+def newest_version(kaggle: Kaggle, ref: str) -> tuple[int, str]:
+    """(number, text) of the newest version of a kernel; (0, "") where there is none yet."""
+    from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
+
+    wanted = ApiGetKernelRequest()
+    wanted.user_name, wanted.kernel_slug = ref.split("/")
+    try:
+        answer = kaggle.ask(lambda service: service.get_kernel(wanted))
+    except KitError as error:
+        if "(404)" in str(error) or "(403)" in str(error):  # both are said of a kernel that is not there
+            return 0, ""
+        raise
+    return answer.metadata.current_version_number or 0, answer.blob.source if answer.blob else ""
+
+
+def request(metadata: dict[str, Any], text: str, timeout: int | None) -> Any:
+    """The client's own request, every field from the metadata: its defaults are not those that are documented."""
+    from kagglesdk.kernels.types.kernels_api_service import ApiSaveKernelRequest
+
+    wanted = ApiSaveKernelRequest()
+    wanted.slug, wanted.new_title, wanted.text = metadata["id"], metadata["title"], text
+    wanted.category_ids = metadata["keywords"]
+    for kind in ("dataset", "competition", "kernel", "model"):
+        setattr(wanted, f"{kind}_data_sources", metadata[f"{kind}_sources"])
+    for name in (
+        "language", "kernel_type", "is_private", "enable_gpu", "enable_tpu", "enable_internet", "machine_shape", "docker_image",
+        "docker_image_pinning_type",
+    ):  # fmt: skip
+        setattr(wanted, name, metadata[name])
+    if timeout:
+        wanted.session_timeout_seconds = timeout
+    return wanted
+
+
+def describe(metadata: dict[str, Any], text: str) -> str:
+    """What a push would send, with the text's size and digest in its place."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps(metadata | {"text": f"{len(text.encode()):,} bytes, sha256 {digest}"}, indent=2)
+
+
+def read_metadata(kernel: Path, user: str) -> dict[str, Any]:
+    """kernel-metadata.json, checked, with the account's name where the file still says YOUR-USERNAME.
+
+    Raises:
+        KitError: with all that is wrong with it.
+    """
+    file = kernel / "kernel-metadata.json"
+    try:
+        metadata = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise KitError(f"{file} can't be read ({error}).") from None
+    if not isinstance(metadata, dict) or (wrong := faults(metadata, user)):
+        raise KitError(f"{file} is not to be pushed: {'; '.join(wrong) if isinstance(metadata, dict) else 'it is no JSON object'}.")
+    mine = lambda ref: ref.replace(f"{NOBODY}/", f"{user}/", 1)  # noqa: E731
+    return metadata | {"id": mine(metadata["id"]), "kernel_sources": [mine(source) for source in metadata["kernel_sources"]]}
+
+
+def faults(metadata: dict[str, Any], user: str) -> list[str]:
+    """What would go astray, in words; empty when it may be pushed."""
+    from slugify import slugify  # what the client makes slugs with
+
+    if missing := [name for name in FIELDS if name not in metadata]:
+        return [f"{', '.join(missing)} must be said, the client's defaults are not those that are documented"]
+    found = [f"{name} is unknown and would be ignored" for name in metadata.keys() - set(FIELDS)]
+    owner, _, slug = str(metadata["id"]).partition("/")
+    title = str(metadata["title"])
+    if not slug or "/" in slug:
+        found.append(f"id is {metadata['id']!r}, owner/slug is wanted")
+    elif slug != slugify(title):
+        found.append(f"the slug {slug!r} is not what Kaggle makes of the title {title!r}: {slugify(title)!r}")
+    if len(title) < 5:
+        found.append(f"the title {title!r} has fewer than 5 characters")
+    if owner == NOBODY and not user:
+        found.append(f"id says {NOBODY}, and the token does not tell the account's name: write it there")
+    elif owner != NOBODY and user and owner.lower() != user.lower():
+        found.append(f"id names {owner!r}, the credentials are those of {user!r}")
+    return found
+
+
+def wait_for(pushed: Pushed, kaggle: Kaggle, say: Say) -> None:
+    """Follow a session to its end, saying each state and each new line of its log.
+
+    Raises:
+        KitError: it failed or was cancelled, with the end of its log.
+    """
+    from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
+
+    wanted = ApiGetKernelSessionStatusRequest()
+    wanted.user_name, wanted.kernel_slug = pushed.ref.split("/")
+    state, said = "", 0
+    while state not in OVER:
+        answer = kaggle.ask(lambda service: service.get_kernel_session_status(wanted))
+        if answer.status.name != state:
+            say(f"{pushed.ref} version {pushed.version}: {answer.status.name}")
+        state = answer.status.name
+        lines = read_log(kaggle, pushed.ref)
+        for line in lines[said:]:
+            say(line)
+        said = max(said, len(lines))
+        if state not in OVER:
+            kaggle.sleep(POLL)
+    if state != "COMPLETE":
+        tail = "\n".join(lines[-TAIL:])
+        raise KitError(f"{pushed.ref} version {pushed.version} ended as {state}. {answer.failure_message or ''}\n{tail}".strip())
+
+
+def read_log(kaggle: Kaggle, ref: str) -> list[str]:
+    """A session's log so far: Kaggle's is JSON, a list of {"data": text}, or plain text."""
+    from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest
+
+    wanted = ApiListKernelSessionOutputRequest()
+    wanted.user_name, wanted.kernel_slug = ref.split("/")
+    text = kaggle.ask(lambda service: service.list_kernel_session_output(wanted)).log or ""
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        text = "".join(entry["data"] for entry in json.loads(text))
+    return text.splitlines()

@@ -1,0 +1,207 @@
+"""The real Kaggle client against a server on loopback that breaks in Kaggle's ways."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from server import DROP_AFTER, DROP_BEFORE, KEY, USER, Server
+
+from kit.errors import KitError
+from kit.remote.client import connect
+from kit.remote.push import Pushed, push, read_metadata, wait_for
+
+KERNELS = Path(__file__).parents[2] / "kernels"
+REF = f"{USER}/kit-smoke"
+
+
+@pytest.fixture
+def server(monkeypatch):
+    server = Server()
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def clone(tmp_path):
+    for name in ("smoke", "record"):
+        shutil.copytree(KERNELS / name, tmp_path / "kernels" / name, ignore=shutil.ignore_patterns("build"))
+    return tmp_path
+
+
+@pytest.fixture
+def slept():
+    return []
+
+
+@pytest.fixture
+def kaggle(server, slept):
+    """The client, whose pauses are written down and not waited for."""
+    client = connect()
+    client.api.args = ["--local"]  # read at the client's import, which another test may have caused
+    return type(client)(client.api, slept.append)
+
+
+def send(clone, kaggle, **how):
+    said = []
+    return push(clone / "kernels" / "smoke", kaggle, said.append, **how), said
+
+
+def refused(clone, kaggle, **how):
+    with pytest.raises(KitError) as error:
+        send(clone, kaggle, **how)
+    assert KEY not in str(error.value)
+    return str(error.value)
+
+
+def edit(clone, **fields):
+    file = clone / "kernels" / "smoke" / "kernel-metadata.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def test_a_push_sends_the_bundle_and_every_field_of_the_metadata(clone, kaggle, server):
+    pushed, _ = send(clone, kaggle, timeout=3600)
+    assert pushed == Pushed(REF, 1, f"https://www.kaggle.com/code/{REF}")
+    sent = server.kernels[REF].requests[0]
+    assert sent["text"] == (clone / "kernels" / "smoke" / "build" / "main.py").read_text()
+    assert (sent["newTitle"], sent["kernelType"], sent["isPrivate"], sent["enableInternet"]) == ("kit smoke", "script", True, False)
+    assert sent["sessionTimeoutSeconds"] == 3600
+
+
+def test_a_second_push_is_the_next_version(clone, kaggle):
+    assert [send(clone, kaggle)[0].version for _ in range(2)] == [1, 2]
+
+
+@pytest.mark.parametrize("fault", [429, 500, 503, DROP_BEFORE])
+def test_a_push_that_did_not_arrive_is_sent_again(clone, kaggle, server, slept, fault):
+    server.faults["SaveKernel"].extend([fault, fault])
+    pushed, said = send(clone, kaggle)
+    assert pushed.version == len(server.kernels[REF].requests) == 1
+    assert slept == [2, 5]
+    assert "asking whether the push arrived" in said[0]
+
+
+def test_a_push_that_arrived_before_the_connection_broke_is_not_sent_twice(clone, kaggle, server):
+    send(clone, kaggle)
+    server.faults["SaveKernel"].append(DROP_AFTER)
+    pushed, _ = send(clone, kaggle)
+    assert pushed.version == len(server.kernels[REF].requests) == 2
+
+
+def test_a_kaggle_that_never_answers_ends_in_words(clone, kaggle, server):
+    server.faults["SaveKernel"].extend([503] * 9)
+    assert "503: fault 503, 5 times, and the push did not arrive" in refused(clone, kaggle)
+    server.faults["GetKernel"].extend([DROP_BEFORE] * 9)
+    assert "No answer from Kaggle" in refused(clone, kaggle)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(401, "make a new one"), (403, "accept its rules"), (404, "compare `id`"), (409, "the slug in `id`")]
+)
+def test_a_refusal_comes_with_kaggles_words_and_what_to_do(clone, kaggle, server, code, words):
+    server.faults["SaveKernel"].append(code)
+    message = refused(clone, kaggle)
+    assert f"({code}): fault {code}" in message
+    assert words in message
+    assert server.calls.count("SaveKernel") == 1
+
+
+def test_an_answer_with_an_error_is_no_success(clone, kaggle, server):
+    server.faults["SaveKernel"].append("Notebook is too large")
+    assert "did not take someone/kit-smoke: Notebook is too large" in refused(clone, kaggle)
+
+
+def test_a_dropped_source_is_no_success(clone, kaggle, server):
+    server.missing.add(REF)
+    edit(clone, kernel_sources=["YOUR-USERNAME/kit-smoke"])
+    assert "as version 1 but dropped kernel someone/kit-smoke" in refused(clone, kaggle)
+
+
+def test_a_full_account_is_waited_for_with_the_reason(clone, kaggle, server, slept):
+    full = "Maximum batch GPU session count of 2 reached"
+    server.faults["SaveKernel"].extend([full, full])
+    pushed, said = send(clone, kaggle, patience=3600)
+    assert pushed.version == 1
+    assert slept == [60, 60]
+    assert said == [f"waiting for a free session: {full}"] * 2
+    server.faults["SaveKernel"].append(full)
+    assert "--patience" in refused(clone, kaggle)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"title": "another title"}, "the slug 'kit-smoke' is not what Kaggle makes of the title 'another title': 'another-title'"),
+        ({"title": "kit", "id": "YOUR-USERNAME/kit"}, "fewer than 5 characters"),
+        ({"id": "kit-smoke"}, "owner/slug is wanted"),
+        ({"id": "other/kit-smoke"}, "id names 'other', the credentials are those of 'someone'"),
+        ({"enable_gpus": True}, "enable_gpus is unknown and would be ignored"),
+    ],
+)
+def test_metadata_that_would_go_astray_is_refused_before_anything_is_sent(clone, kaggle, server, fields, words):
+    edit(clone, **fields)
+    assert words in refused(clone, kaggle)
+    assert server.calls == []
+
+
+def test_a_field_that_is_left_to_the_client_is_refused(clone):
+    file = clone / "kernels" / "smoke" / "kernel-metadata.json"
+    file.write_text(json.dumps({name: value for name, value in json.loads(file.read_text()).items() if name != "enable_internet"}))
+    with pytest.raises(KitError, match="enable_internet must be said"):
+        read_metadata(clone / "kernels" / "smoke", USER)
+
+
+def test_a_session_is_followed_to_its_end(clone, kaggle, server, slept):
+    pushed, _ = send(clone, kaggle)
+    kernel, said = server.kernels[REF], []
+    kernel.states.extendleft(["RUNNING", "RUNNING", "QUEUED"])
+    kernel.log = json.dumps([{"stream_name": "stdout", "data": "distil 1/2\n"}, {"stream_name": "stdout", "data": "done\n"}])
+    wait_for(pushed, kaggle, said.append)
+    states = [f"{REF} version 1: {state}" for state in ("QUEUED", "RUNNING", "COMPLETE")]
+    assert [line for line in said if line in states] == states
+    assert said.count("done") == 1
+    assert slept == [20, 20, 20]
+
+
+def test_a_session_that_failed_is_an_error_with_the_end_of_its_log(clone, kaggle, server):
+    pushed, _ = send(clone, kaggle)
+    kernel = server.kernels[REF]
+    kernel.states, kernel.log, kernel.failure = type(kernel.states)(["ERROR"]), "one\nerror: no GPU\n", "exit code 1"
+    with pytest.raises(KitError, match=r"ended as ERROR\. exit code 1\none\nerror: no GPU"):
+        wait_for(pushed, kaggle, print)
+
+
+def command(clone, *words):
+    return subprocess.run([sys.executable, "-m", "kit", "push", *words], cwd=clone, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_prints_the_version_and_no_secret(clone, server):
+    done = command(clone, "smoke")
+    assert done.returncode == 0, done.stderr
+    assert f"{REF} version 1" in done.stdout
+    server.faults["SaveKernel"].append(403)
+    failed = command(clone, "smoke")
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stderr
+    assert KEY not in done.stdout + done.stderr + failed.stdout + failed.stderr
+
+
+def test_a_dry_run_shows_the_request_and_sends_nothing(clone, server):
+    done = command(clone, "smoke", "--dry-run")
+    assert json.loads(done.stdout)["id"] == REF
+    assert "sha256" in json.loads(done.stdout)["text"]
+    assert server.calls == []
+
+
+def test_without_credentials_it_says_where_they_go(clone, server, monkeypatch, tmp_path):
+    monkeypatch.delenv("KAGGLE_KEY")
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    done = command(clone, "smoke")
+    assert done.returncode == 1
+    assert "There are no Kaggle credentials here" in done.stderr
+    assert os.environ["KAGGLE_USERNAME"] not in done.stderr
