@@ -237,7 +237,53 @@ def push(
     pushed = pushing.push(kernel, kaggle, say, timeout=seconds, patience=parse_duration(patience))
     say(f"{pushed.ref} version {pushed.version}: {pushed.url}")
     if wait:
-        pushing.wait_for(pushed, kaggle, say)
+        pushing.wait_for(pushed, kaggle, say).insist(f"{pushed.ref} version {pushed.version}")
+
+
+@app.command(epilog="Example: `kit chain record`, left alone over night; started again it goes on.")
+def chain(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A folder of kernels/.")],
+    max_sessions: Annotated[int | None, typer.Option(help="Stop after as many sessions.", show_default=False)] = None,
+    until: Annotated[int | None, typer.Option(help="Stop when the run is at this step.", show_default=False)] = None,
+    timeout: Annotated[str | None, typer.Option(help="Kaggle ends a session after this, such as 9h.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the chain keeps what it knows; default: runs/chain-NAME.", show_default=False)
+    ] = None,
+) -> None:
+    """Session after session on Kaggle until the run is done: push, wait, attach the output, push again."""
+    from kit.remote.chain import chain as run_chain
+    from kit.remote.client import connect, kernel_folder
+    from kit.train.budget import parse_duration
+
+    story = run_chain(
+        kernel_folder(name),
+        connect(),
+        lambda line: console.print(line, markup=False),
+        folder=out or Path("runs") / f"chain-{name}",
+        max_sessions=max_sessions,
+        until=until,
+        timeout=round(parse_duration(timeout)) if timeout else None,
+    )
+    console.print(f"{story.ref}: {story.state} after {len(story.steps)} sessions, step {max(story.steps, default=0):,}", markup=False)
+
+
+@app.command(epilog="Example: `kit pull record`, or only the CSV: `kit pull record --pattern submission.csv`.")
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A folder of kernels/.")],
+    pattern: Annotated[
+        str, typer.Option(help="Regular expression that a file's whole name must fit.")
+    ] = r"submission.csv|student.kit|run.json",
+    out: Annotated[Path | None, typer.Option(help="Folder to fetch into; default: runs/NAME-kaggle.", show_default=False)] = None,
+) -> None:
+    """Fetch what a kernel's newest session left on Kaggle."""
+    from kit.remote.client import connect, kernel_folder
+    from kit.remote.output import fetch
+    from kit.remote.push import read_metadata
+
+    kaggle = connect()
+    ref = read_metadata(kernel_folder(name), kaggle.user)["id"]
+    for file in fetch(kaggle, ref, out or Path("runs") / f"{name}-kaggle", pattern):
+        console.print(f"{file}: {file.stat().st_size:,} bytes", markup=False)
 
 
 def main() -> None:

@@ -22,20 +22,21 @@ from kit.version import STAMP, commit
 CARRIED = "torch-pruning"  # pure Python, and all that the run needs beyond Kaggle's image
 LIMIT = 1_000_000  # bytes of text, several times what the package takes
 SECRETS = ("KAGGLE_KEY", "KAGGLE_API_TOKEN")
-FIRST_LINE = 'import os, time; os.environ.setdefault("KIT_SESSION_STARTED", str(time.time()))  # the budget counts from here'
 SHORTEST_SECRET = 8  # characters; a shorter value would be found in ordinary text
 
 
-def bundle(kernel: Path) -> Path:
+def bundle(kernel: Path, least_step: int = 0) -> Path:
     """Write `<kernel>/build/main.py` from `<kernel>/main.py`, and return it.
 
+    Args:
+        least_step: of the run that the session goes on with; finding less, it stops at once.
     Raises:
         KitError: there is no such head, it holds a credential, or it makes a script that is no Python or over 1 MB.
     """
     head = read_head(kernel)
     files = kit_files() | carried_files()
     refuse_credentials({f"{kernel / 'main.py'}": head.encode()} | files)
-    text = script(kernel.name, head, pack(files))
+    text = script(kernel.name, head, pack(files), least_step)
     refuse_broken(text, kernel / "main.py")
     built = kernel / "build" / "main.py"
     built.parent.mkdir(exist_ok=True)
@@ -110,11 +111,14 @@ def pack(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def script(name: str, head: str, archive: bytes) -> str:
+def script(name: str, head: str, archive: bytes, least_step: int) -> str:
+    first = 'import os, time; os.environ.setdefault("KIT_SESSION_STARTED", str(time.time()))  # the budget counts from here'
+    if least_step:
+        first += f'\nos.environ.setdefault("KIT_LEAST_STEP", "{least_step}")  # what the session before this one ended with'
     digest, content = hashlib.sha256(archive).hexdigest(), base64.b64encode(archive).decode()
     return (
         f"# Written by `kit bundle {name}`, not to be edited. Below the long line stands kernels/{name}/main.py, the part to read.\n"
-        f'{FIRST_LINE}\n\n\n{inspect.getsource(unpack)}\n\nunpack("{digest}", "{content}")\n\n{head}'
+        f'{first}\n\n\n{inspect.getsource(unpack)}\n\nunpack("{digest}", "{content}")\n\n{head}'
     )
 
 

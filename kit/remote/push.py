@@ -4,7 +4,6 @@ A connection may break after Kaggle took a push, and a second one would start a 
 asked which version there is and whether its text is ours.
 """
 
-import contextlib
 import hashlib
 import json
 import time
@@ -16,6 +15,7 @@ from typing import Any
 from kit.errors import KitError
 from kit.remote.bundle import bundle
 from kit.remote.client import PAUSES, Kaggle, Unreachable
+from kit.remote.output import list_output, log_lines
 
 NOBODY = "YOUR-USERNAME"
 FIELDS = (
@@ -39,28 +39,42 @@ class Pushed:
     url: str
 
 
-def push(kernel: Path, kaggle: Kaggle, say: Say, *, timeout: int | None = None, patience: float = 0) -> Pushed:
+def push(
+    kernel: Path,
+    kaggle: Kaggle,
+    say: Say,
+    *,
+    timeout: int | None = None,
+    patience: float = 0,
+    least_step: int = 0,
+    sources: tuple[str, ...] = (),
+    before: int | None = None,
+) -> Pushed:
     """Bundle and send a kernel, once.
 
     Args:
+        least_step: of the run that the session must find attached.
+        sources: kernels whose output is attached beside those of the metadata.
+        before: the newest version when this push was first tried, where an earlier command may have been killed in the middle of it.
         timeout: after which Kaggle ends the session, seconds; None for its own limit.
         patience: how long to wait for a free session, seconds.
     Raises:
         KitError: what is wrong with the metadata, or what Kaggle refused, in its words.
     """
     metadata = read_metadata(kernel, kaggle.user)
-    text = bundle(kernel).read_text(encoding="utf-8")
-    before, deadline = newest_version(kaggle, metadata["id"])[0], time.monotonic() + patience
-    pauses = iter(PAUSES)
+    metadata["kernel_sources"] = list(dict.fromkeys([*metadata["kernel_sources"], *sources]))
+    text = bundle(kernel, least_step).read_text(encoding="utf-8")
+    version, source = newest_version(kaggle, metadata["id"])
+    before, deadline, pauses = version if before is None else before, time.monotonic() + patience, iter(PAUSES)
     while True:
+        if version > before and source == text:
+            return Pushed(metadata["id"], version, f"https://www.kaggle.com/code/{metadata['id']}")
         try:
             answer = kaggle.once(lambda service: service.save_kernel(request(metadata, text, timeout)))
         except Unreachable as error:
             say(f"{error}; asking whether the push arrived")
             kaggle.sleep(next(pauses, 0) or give_up(str(error)))
             version, source = newest_version(kaggle, metadata["id"])
-            if version > before and source == text:
-                return Pushed(metadata["id"], version, f"https://www.kaggle.com/code/{metadata['id']}")
             continue
         if FULL in (answer.error or "").lower() and time.monotonic() < deadline:
             say(f"waiting for a free session: {answer.error}")
@@ -173,40 +187,41 @@ def faults(metadata: dict[str, Any], user: str) -> list[str]:
     return found
 
 
-def wait_for(pushed: Pushed, kaggle: Kaggle, say: Say) -> None:
-    """Follow a session to its end, saying each state and each new line of its log.
+@dataclass(frozen=True)
+class Ended:
+    """How a session ended: Kaggle's state and reason, and its log."""
 
-    Raises:
-        KitError: it failed or was cancelled, with the end of its log.
-    """
+    state: str
+    reason: str
+    log: tuple[str, ...]
+
+    def insist(self, what: str) -> None:
+        """Raises:
+        KitError: it did not end well, with the end of its log.
+        """
+        if self.state != "COMPLETE":
+            raise KitError(f"{what} ended as {self.state}. {self.reason}\n{self.tail()}".strip())
+
+    def tail(self) -> str:
+        return "\n".join(self.log[-TAIL:])
+
+
+def wait_for(pushed: Pushed, kaggle: Kaggle, say: Say) -> Ended:
+    """Follow a session to its end, saying each state and each new line of its log."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
 
     wanted = ApiGetKernelSessionStatusRequest()
     wanted.user_name, wanted.kernel_slug = pushed.ref.split("/")
     state, said = "", 0
-    while state not in OVER:
+    while True:
         answer = kaggle.ask(lambda service: service.get_kernel_session_status(wanted))
         if answer.status.name != state:
-            say(f"{pushed.ref} version {pushed.version}: {answer.status.name}")
-        state = answer.status.name
-        lines = read_log(kaggle, pushed.ref)
+            state = answer.status.name
+            say(f"{pushed.ref} version {pushed.version}: {state}")
+        lines = log_lines(list_output(kaggle, pushed.ref)[1])
         for line in lines[said:]:
             say(line)
         said = max(said, len(lines))
-        if state not in OVER:
-            kaggle.sleep(POLL)
-    if state != "COMPLETE":
-        tail = "\n".join(lines[-TAIL:])
-        raise KitError(f"{pushed.ref} version {pushed.version} ended as {state}. {answer.failure_message or ''}\n{tail}".strip())
-
-
-def read_log(kaggle: Kaggle, ref: str) -> list[str]:
-    """A session's log so far: Kaggle's is JSON, a list of {"data": text}, or plain text."""
-    from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest
-
-    wanted = ApiListKernelSessionOutputRequest()
-    wanted.user_name, wanted.kernel_slug = ref.split("/")
-    text = kaggle.ask(lambda service: service.list_kernel_session_output(wanted)).log or ""
-    with contextlib.suppress(ValueError, TypeError, KeyError):
-        text = "".join(entry["data"] for entry in json.loads(text))
-    return text.splitlines()
+        if state in OVER:
+            return Ended(state, answer.failure_message or "", tuple(lines))
+        kaggle.sleep(POLL)

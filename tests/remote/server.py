@@ -5,10 +5,16 @@ a proxy that is reached on any port; with the HTTPS proxy set as well, nothing c
 """
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 import threading
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import quote, unquote
 
 USER, KEY = "someone", "0123456789abcdef-the-key"
 DROP_BEFORE, DROP_AFTER = "the connection breaks before", "the connection breaks after"
@@ -20,15 +26,22 @@ class Kernel:
     states: deque = field(default_factory=lambda: deque(["COMPLETE"]))  # what the next looks at its session find; the last stays
     log: str = ""
     failure: str = ""
+    outputs: list[Path] = field(default_factory=list)  # what each session that was kept has left
 
 
 class Server:
-    """faults: by method, what happens to its next calls: a status code, an `error` to answer with, a broken connection."""
+    """faults: by method, what happens to its next calls: a status code, an `error` to answer with, a broken connection.
 
-    def __init__(self):
+    root: where pushed scripts are run, each in a folder shaped like a session; None: none is run. limits: by session number, seconds
+    after which it is killed, and whether its output is kept. stale: sessions that are given the output before the newest.
+    """
+
+    def __init__(self, root: Path | None = None):
+        self.root, self.limits, self.stale = root, {}, set()
         self.kernels: dict[str, Kernel] = {}
         self.faults: dict[str, deque] = defaultdict(deque)
         self.calls: list[str] = []
+        self.used = 3600  # seconds of the week's GPU time
         self.missing: set[str] = set()  # sources that no account sees
         server = self
 
@@ -36,6 +49,16 @@ class Server:
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
                 server.answer(self, self.path.rpartition("/")[2], body)
+
+            def do_GET(self):
+                method = "download"
+                server.calls.append(method)
+                fault = server.faults[method].popleft() if server.faults[method] else None
+                content = Path(unquote(self.path.partition("/files")[2])).read_bytes()
+                self.send_response(fault or 200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
 
             def log_message(self, *_):
                 pass
@@ -86,8 +109,44 @@ class Server:
             ]
             for kind in ("Dataset", "Competition", "Kernel", "Model")
         }
+        if self.root:
+            kernel.states = deque(["RUNNING"])
+            threading.Thread(target=self.run, args=(kernel, body, len(kernel.requests)), daemon=True).start()
         url = f"https://www.kaggle.com/code/{body['slug']}"
         return 200, {"ref": body["slug"], "url": url, "versionNumber": len(kernel.requests), **dropped}
+
+    def run(self, kernel, body, number):
+        """A session: the script that was pushed, alone, with its sources mounted, killed at its limit."""
+        place = self.root / str(number)
+        (place / "working").mkdir(parents=True)
+        (place / "input").mkdir()
+        for source in body.get("kernelDataSources", []):
+            kept = self.kernels[source].outputs
+            kept = kept[:-1] if number in self.stale else kept
+            layout = f"notebooks/{source}" if number % 2 else source.partition("/")[2]
+            shutil.copytree(kept[-1], place / "input" / layout)
+        (place / "script.py").write_text(body["text"])
+        clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KIT_SESSION_STARTED")}
+        seconds, kept = self.limits.get(number, (None, True))
+        with open(place / "log", "w") as log:
+            process = subprocess.Popen(
+                [sys.executable, str(place / "script.py")],
+                cwd=place / "working",
+                env=clean | {"KIT_KAGGLE": str(place)},
+                stdout=log,
+                stderr=log,
+            )
+            try:
+                code = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                code = None
+        kernel.log = (place / "log").read_text()
+        if kept:
+            kernel.outputs.append(place / "working")
+        kernel.failure = "Your notebook exceeded the time limit" if code is None else "" if code == 0 else f"exit code {code}"
+        kernel.states = deque(["COMPLETE" if code == 0 else "ERROR"])
 
     def GetKernel(self, body):
         kernel = self.kernels.get(f"{body['userName']}/{body['kernelSlug']}")
@@ -101,7 +160,20 @@ class Server:
         return 200, {"status": state, "failureMessage": kernel.failure}
 
     def ListKernelSessionOutput(self, body):
-        return 200, {"files": [], "log": self.kernels[f"{body['userName']}/{body['kernelSlug']}"].log}
+        """Two files a page; what the newest session has left, when it has ended."""
+        kernel = self.kernels[f"{body['userName']}/{body['kernelSlug']}"]
+        over = kernel.outputs and "RUNNING" not in kernel.states
+        files = sorted(file for file in kernel.outputs[-1].rglob("*") if file.is_file()) if over else []
+        first = int(body.get("pageToken") or 0)
+        listed = [
+            {"fileName": str(file.relative_to(kernel.outputs[-1])), "url": f"http://localhost/files{quote(str(file))}"}
+            for file in files[first : first + 2]
+        ]
+        more = {"nextPageToken": str(first + 2)} if first + 2 < len(files) else {}
+        return 200, {"files": listed, "log": kernel.log, **more}
+
+    def GetAcceleratorQuotaStatistics(self, body):
+        return 200, {"gpuQuota": {"timeUsed": f"{self.used}s", "totalTimeAllowed": "108000s"}}
 
 
 def reply(handler, code, value):
@@ -111,3 +183,11 @@ def reply(handler, code, value):
     handler.send_header("Content-Length", str(len(content)))
     handler.end_headers()
     handler.wfile.write(content)
+
+
+def loopback(monkeypatch, server):
+    """For a fixture: the environment in which the client can reach this server and nothing else."""
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.close()

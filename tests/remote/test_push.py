@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from server import DROP_AFTER, DROP_BEFORE, KEY, USER, Server
+from server import DROP_AFTER, DROP_BEFORE, KEY, USER, Server, loopback
 
 from kit.errors import KitError
 from kit.remote.client import connect
@@ -20,11 +20,7 @@ REF = f"{USER}/kit-smoke"
 
 @pytest.fixture
 def server(monkeypatch):
-    server = Server()
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    yield server
-    server.close()
+    yield from loopback(monkeypatch, Server())
 
 
 @pytest.fixture
@@ -173,7 +169,7 @@ def test_a_session_that_failed_is_an_error_with_the_end_of_its_log(clone, kaggle
     kernel = server.kernels[REF]
     kernel.states, kernel.log, kernel.failure = type(kernel.states)(["ERROR"]), "one\nerror: no GPU\n", "exit code 1"
     with pytest.raises(KitError, match=r"ended as ERROR\. exit code 1\none\nerror: no GPU"):
-        wait_for(pushed, kaggle, print)
+        wait_for(pushed, kaggle, print).insist("it")
 
 
 def command(clone, *words):
