@@ -117,6 +117,15 @@ def unpack(path: Path) -> Packed:
         raise KitError(f"{path} is whole, but no student that this version of the kit can rebuild ({reason}).") from None
 
 
+def is_packed(path: Path) -> bool:
+    """Whether it begins as a packed student of any version does; False where it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(7) == MAGIC[:7]
+    except OSError:
+        return False
+
+
 def read_checked(path: Path) -> bytes:
     """What comes after the digest, after it was found right."""
     try:
