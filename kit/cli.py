@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from kit.config.competitions import competition
 from kit.config.recipes import RECIPES, recipe
@@ -181,8 +182,9 @@ def inspect(
     """Layers with shapes, parameters, MACs, bits and bytes. No pickle is executed."""
     from kit.inspection import inspect as describe
 
+    wide = Console(width=max(console.width, 130))  # on a narrow terminal its lines break; numbers that are cut off help nobody
     for part in describe(file, image_size):
-        console.print(part, markup=False, width=max(console.width, 130))  # a narrow terminal scrolls; cut numbers help nobody
+        console.print(part, markup=False) if isinstance(part, str) else wide.print(part)
 
 
 @app.command(epilog="Example: `kit export runs/record --format hw7-8bit --out 8_bit_model.pkl`.")

@@ -58,5 +58,7 @@ def to_bits(content: bytes, bits: int) -> bytes:
 
 
 def from_bits(content: bytes, count: int, bits: int) -> bytes:
+    if len(content) != -(-count * bits // 8):  # before room is made for what a wrong header asks for
+        raise ValueError(f"{len(content)} bytes for {count} codes of {bits} bits")
     digits = np.unpackbits(np.frombuffer(content, np.uint8), count=count * bits).reshape(count, bits)
     return np.packbits(np.pad(digits, ((0, 0), (8 - bits, 0))), axis=1).tobytes()

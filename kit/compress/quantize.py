@@ -9,6 +9,9 @@
 
 Where the range of a channel is cut off decides the error at few bits: CLIPS are tried for every channel and the least squared error
 wins. Codes are rounded against the scales as the reader will have them, float16 where that holds them.
+
+Measured by the error of the logits of a trained `record` (rms, in their standard deviations, 493 photos, affine at 8 / 6 / 4 bits):
+31 even clips 0.013 / 0.063 / 0.224; the clips below 0.011 / 0.053 / 0.194; and sums kept (`multiples`) 0.008 / 0.032 / 0.149.
 """
 
 from collections.abc import Callable
@@ -16,7 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CLIPS = np.linspace(1, 0.4, 31)  # share of a channel's range that the codes span; beyond it, weights are cut to its ends
+# Shares of a channel's range that the codes may span; beyond it, weights are cut to its ends. The many near 1 cut hardly anything:
+# nine weights of a depthwise kernel happen to lie well on one of so many grids.
+CLIPS = np.concatenate([[1], np.linspace(1.06, 0.8, 131), np.linspace(0.79, 0.4, 20)])
 LLOYD = 60  # rounds of k-means; in one dimension it settles in far fewer
 
 
@@ -58,8 +63,22 @@ def least_error(rows: np.ndarray, candidates: list[tuple[np.ndarray, ...]]) -> t
 
 
 def multiples(rows: np.ndarray, scale: np.ndarray, low: np.ndarray | int, high: np.ndarray | int) -> np.ndarray:
-    """int16 [C, n]: the nearest whole multiples of the scale between low and high; 0 where the scale is 0."""
-    return np.rint(rows / np.where(scale == 0, 1, scale).astype(np.float32)[:, None]).clip(low, high).astype(np.int16)
+    """int16 [C, n]: whole multiples of the scale between low and high, rounded so that a channel's errors add up to less than a step; 0
+    where the scale is 0.
+
+    What a channel answers to an even surface is its weights' sum, and inputs after an activation are mostly such. So after rounding to
+    the nearest, as many weights as the sum is off by go the other way, those that were closest to it (SQuant, Guo et al. 2022).
+    """
+    steps = rows / np.where(scale == 0, 1, scale).astype(np.float32)[:, None]
+    whole = np.rint(steps).clip(low, high)
+    left = steps - whole
+    owed = np.rint(left.sum(1, keepdims=True))
+    sign = np.sign(owed)
+    free = (left * sign > 0) & (whole + sign >= low) & (whole + sign <= high)
+    order = np.where(free, -left * sign, 1).argsort(axis=1, kind="stable")
+    chosen = np.zeros_like(free)
+    np.put_along_axis(chosen, order, np.arange(rows.shape[1]) < np.abs(owed), axis=1)
+    return (whole + sign * (free & chosen)).astype(np.int16)
 
 
 def affine(weight: np.ndarray, bits: int) -> Quantized:

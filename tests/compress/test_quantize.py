@@ -37,6 +37,16 @@ def test_clipping_lowers_the_error_of_long_tailed_channels(method):
     assert (clipped < 0.8 * step / np.sqrt(12)).all()
 
 
+@pytest.mark.parametrize("method", ["affine", "symmetric"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_what_a_channel_answers_to_an_even_surface_is_kept(method, bits):
+    """To half a step, where rounding each weight to the nearest is off by many."""
+    rows = np.random.default_rng(6).normal(size=(20, 400)).astype(np.float32)
+    stored = METHODS[method](rows, bits)
+    off = np.abs((restore(stored).astype(np.float64) - rows).sum(1))
+    assert (off <= 0.51 * stored.vectors[0].astype(np.float32)).all()
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [0.0, 0.75, -3.0])
 def test_a_constant_tensor_divides_by_nothing(method, value):
