@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from kit.config.competitions import competition
 from kit.config.recipes import RECIPES, recipe
@@ -168,6 +169,34 @@ def predict(
 
     for line in predict_split(file, data, out, split, cache_folder(cache)):
         console.print(line, markup=False)
+
+
+@app.command(epilog="Example: `kit inspect runs/record/student.kit`, or a .ckpt, .pt, .bin, .safetensors, or HW7's .pkl.")
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A packed student, or another program's file of weights.")],
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=16, help="Side of the photo that MACs are counted for; default: the student's own, else 224.", show_default=False),
+    ] = None,
+) -> None:
+    """Layers with shapes, parameters, MACs, bits and bytes. No pickle is executed."""
+    from kit.inspection import inspect as describe
+
+    wide = Console(width=max(console.width, 130))  # on a narrow terminal its lines break; numbers that are cut off help nobody
+    for part in describe(file, image_size):
+        console.print(part, markup=False) if isinstance(part, str) else wide.print(part)
+
+
+@app.command(epilog="Example: `kit export runs/record --format hw7-8bit --out 8_bit_model.pkl`.")
+def export(
+    source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run's folder (its trained weights), a student.kit, or weights.")],
+    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="ckpt, hw7-8bit, hw7-16bit or safetensors.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+) -> None:
+    """The weights as another program reads them, batch norm in its place."""
+    from kit.export import export as write
+
+    console.print(write(source, form, out), markup=False)
 
 
 @app.command(epilog="Example: `kit check runs/record/submission.csv --data Food-11`.")

@@ -12,7 +12,7 @@ FLOORS = [
     {"train"},
     {"predict", "submission", "session", "takeover"},
     {"stages"},
-    {"pipeline", "score"},
+    {"pipeline", "score", "inspection", "export"},
     {"remote", "doctor", "plan"},
     {"cli"},
     {"__main__"},

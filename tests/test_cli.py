@@ -1,12 +1,13 @@
 """Every verb's help and the words of a mistake, without starting a run."""
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from kit.cli import app
 from kit.errors import KitError
 
-VERBS = ("run", "sample", "predict", "check", "doctor", "bundle")
+VERBS = ("run", "sample", "predict", "check", "doctor", "bundle", "inspect", "export")
 
 
 def invoke(*words):
@@ -54,3 +55,12 @@ def test_doctor_never_prints_a_credential(drawn, monkeypatch):
     result = invoke("doctor")
     assert "in the environment" in result.output
     assert "0123456789secret" not in result.output
+
+
+def test_a_strangers_weights_are_brought_into_hw7s_format_and_inspected(tmp_path):
+    torch.save({"fc.weight": torch.randn(11, 5), "fc.bias": torch.zeros(11)}, tmp_path / "w.ckpt")
+    printed = invoke("export", str(tmp_path / "w.ckpt"), "--format", "hw7-8bit", "--out", str(tmp_path / "w.pkl")).output
+    assert "hw7-8bit, 2 tensors" in printed
+    printed = invoke("inspect", str(tmp_path / "w.pkl")).output
+    assert "11×5" in printed
+    assert "HW7 pickle, 8 bit, unknown network, 66 parameters" in printed.replace("\n", " ")

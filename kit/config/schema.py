@@ -136,6 +136,20 @@ class Prune(Section):
     finetune_lr: float = Field(5e-4, gt=0)
 
 
+class Pack(Section):
+    """How student.kit stores the weights: codes of `bits` bits with floats per output channel, batch norm folded (compress/quantize.py).
+    `course` is HW7's own 8 bits per tensor, nothing folded."""
+
+    bits: int = Field(8, ge=2, le=8)
+    method: Literal["affine", "symmetric", "codebook", "course"] = "affine"
+
+    @model_validator(mode="after")
+    def the_course_has_eight_bits(self) -> Self:
+        if self.method == "course" and self.bits != 8:
+            raise ValueError("pack.method 'course' is 8 bits and nothing else: leave pack.bits, or choose another method")
+        return self
+
+
 class Predict(Section):
     flip: bool = False  # average the logits of the photo and its mirror image
 
@@ -150,6 +164,7 @@ class Config(Section):
     distill: tuple[Term, ...]
     train: Train
     prune: Prune | None = None
+    pack: Pack = Pack()
     predict: Predict = Predict()
 
     def tiny(self) -> Self:

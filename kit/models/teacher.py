@@ -48,7 +48,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise KitError(f"{file} holds no state dict. Save the teacher with torch.save(model.state_dict(), …).")
+        raise KitError(f"{file} holds no state dict. Save the weights with torch.save(model.state_dict(), …).")
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 

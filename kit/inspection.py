@@ -1,0 +1,144 @@
+"""`kit inspect`: what is in a student.kit or in another program's file of weights, layer by layer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+from kit.compress.foreign import read_foreign
+from kit.compress.pack import is_packed, read_checked, split, unpack
+from kit.models.students import STUDENTS, build_student, count_parameters
+from kit.models.teacher import build_teacher
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module's tensors in a file. shape: of its weight. macs: multiplications of one photo, None where the network is not known.
+    stored: how, in words. size: bytes, of what can be told apart."""
+
+    name: str
+    shape: tuple[int, ...]
+    parameters: int
+    macs: int | None
+    stored: str
+    size: int
+
+
+def inspect(file: Path, image_size: int | None) -> Iterator[Table | str]:
+    """A table and a few lines. image_size: side of the photo that multiplications are counted for; None: the student's own, else 224."""
+    yield from inspect_packed(file, image_size) if is_packed(file) else inspect_foreign(file, image_size or 224)
+
+
+def inspect_packed(file: Path, image_size: int | None) -> Iterator[Table | str]:
+    packed, (header, body) = unpack(file), split(read_checked(file))
+    size, total, config = image_size or packed.config.data.image_size, file.stat().st_size, packed.config
+    layers = packed_layers(header["tensors"], count_macs(packed.student, size))
+    layers += [Layer(f"{kind} vectors", (), 0, 0, coder, length) for kind, (coder, length) in header["vectors"].items()]
+    layers.append(Layer("header and digest", (), 0, 0, "deflated JSON", total - len(body)))
+    yield as_table(layers)
+    yield (
+        f"{file}: student {config.student.name}, widths {header['widths']}, {len(packed.classes)} classes, recipe {config.recipe}, "
+        f"{packed.parameters:,} parameters as trained, {count_parameters(packed.student):,} folded, {total:,} bytes, "
+        f"{sum(layer.macs or 0 for layer in layers) / 1e6:.2f} M multiplications at {size} px"
+    )
+
+
+def packed_layers(table: list[dict], macs: dict[str, int]) -> list[Layer]:
+    layers = []
+    for name, entries in by_layer({entry["name"]: entry for entry in table}).items():
+        coded = [entry for entry in entries.values() if entry["stored"] != "vector"]
+        words = ", ".join(dict.fromkeys(f"{entry['stored']} {entry['bits']} bit, {entry['coder']}" for entry in coded)) or "vector"
+        parameters = sum(torch.Size(entry["shape"]).numel() for key, entry in entries.items() if key not in BUFFERS)
+        shape = tuple(entries["weight"]["shape"]) if "weight" in entries else ()
+        layers.append(Layer(name, shape, parameters, macs.get(name, 0), words, sum(entry["bytes"] for entry in coded)))
+    return layers
+
+
+def inspect_foreign(file: Path, image_size: int) -> Iterator[Table | str]:
+    foreign = read_foreign(file)
+    known = recognise(foreign.weights)
+    macs = count_macs(known[1], image_size) if known else None
+    layers = []
+    for name, tensors in by_layer(foreign.weights).items():
+        kinds = {key: foreign.bits[f"{name}.{key}" if name else key] for key in tensors}
+        words = ", ".join(f"{bits} bit" for bits in dict.fromkeys(kinds.values()))
+        size = sum(tensor.numel() * kinds[key] // 8 for key, tensor in tensors.items())
+        parameters = sum(tensor.numel() for key, tensor in tensors.items() if key not in BUFFERS)
+        shape = tuple(tensors["weight"].shape) if "weight" in tensors else ()
+        layers.append(Layer(name, shape, parameters, None if macs is None else macs.get(name, 0), words, size))
+    yield as_table(layers)
+    total = f"{sum(macs.values()) / 1e6:.2f} M multiplications at {image_size} px" if macs else "no network of the kit, so none is run"
+    yield (
+        f"{file}: {foreign.kind}, {known[0] if known else 'unknown network'}, {sum(layer.parameters for layer in layers):,} parameters, "
+        f"{file.stat().st_size:,} bytes, {total}"
+    )
+
+
+def by_layer(tensors: dict[str, Tensor] | dict[str, dict]) -> dict[str, dict]:
+    """{"a.weight": x, "a.bias": y} → {"a": {"weight": x, "bias": y}}, in order."""
+    layers: dict[str, dict] = {}
+    for name, value in tensors.items():
+        layer, _, key = name.rpartition(".")
+        layers.setdefault(layer, {})[key] = value
+    return layers
+
+
+def recognise(weights: dict[str, Tensor]) -> tuple[str, nn.Module] | None:
+    """(name, network with these weights) of the student or teacher that has exactly these tensors, None where it is neither."""
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    last = next((shape for shape in reversed(shapes.values()) if len(shape) == 2), None)
+    for name in [*STUDENTS, "torchvision/resnet18"] if last else ():
+        with torch.device("meta"):
+            model = build_teacher(name, last[0]) if "/" in name else build_student(name, widths_in(weights, name), last[0])
+        if {key: tensor.shape for key, tensor in model.state_dict().items()} == shapes:
+            model.load_state_dict(weights, assign=True)
+            return name, model.eval()
+    return None
+
+
+def widths_in(weights: dict[str, Tensor], name: str) -> tuple[int, ...]:
+    """The widths that a student's weights tell; the table's where these are another network's."""
+    with torch.device("meta"):
+        modules = build_student(name, (), 2).named_modules()
+    dense = [f"{path}.weight" for path, module in modules if isinstance(module, nn.Conv2d) and module.groups == 1]
+    return tuple(len(weights[path]) for path in dense) if all(path in weights and weights[path].ndim for path in dense) else ()
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module, image_size: int) -> dict[str, int]:
+    """Multiplications of every convolution and linear layer for one photo, counted while it answers to an empty one."""
+    found: dict[str, int] = {}
+
+    def count(name: str, module: nn.Module, _: tuple, answer: Tensor) -> None:
+        found[name] = answer.numel() * module.weight[0].numel()
+
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    hooks = [module.register_forward_hook(partial(count, name)) for name, module in layers]
+    try:
+        model(torch.zeros(1, 3, image_size, image_size))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def as_table(layers: list[Layer]) -> Table:
+    table = Table("layer", "weight", "parameters", "MACs", "stored", "bytes", "bits each", show_edge=False)
+    for column in table.columns:
+        column.no_wrap = True
+        column.justify = "left" if column.header in ("layer", "weight", "stored") else "right"
+    for layer in layers:
+        each = f"{layer.size * 8 / layer.parameters:.2f}" if layer.parameters and layer.size else ""
+        shape = "×".join(map(str, layer.shape))
+        macs = "?" if layer.macs is None else f"{layer.macs:,}" if layer.macs else ""
+        table.add_row(layer.name, shape, f"{layer.parameters:,}" if layer.parameters else "", macs, layer.stored, f"{layer.size:,}", each)
+    table.add_section()
+    parameters, size, macs = sum(x.parameters for x in layers), sum(x.size for x in layers), sum(x.macs or 0 for x in layers)
+    table.add_row("in all", "", f"{parameters:,}", f"{macs:,}" if macs else "?", "", f"{size:,}", f"{size * 8 / max(parameters, 1):.2f}")
+    return table

@@ -1,0 +1,53 @@
+import pytest
+import torch
+from torch import nn
+
+from kit.compress.fold import fold, unfold
+from kit.errors import KitError
+from kit.models.students import STUDENTS, build_student, widths_of
+
+
+def trained_looking(name):
+    torch.manual_seed(4)
+    student = build_student(name, (), 11)
+    for norm in [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]:
+        nn.init.normal_(norm.weight)  # negative ones too
+        nn.init.normal_(norm.bias)
+        nn.init.normal_(norm.running_mean)
+        nn.init.uniform_(norm.running_var, 0.2, 3)
+    return student
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_folded_student_answers_as_before_and_has_no_norm_left(name):
+    student, x = trained_looking(name).eval(), torch.randn(4, 3, 64, 64)
+    folded = fold(student)
+    assert torch.allclose(folded(x), student(x), atol=1e-4, rtol=1e-4)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    assert widths_of(folded) == widths_of(student)
+
+
+def test_folding_leaves_the_given_student_and_its_mode_alone():
+    student = trained_looking("record").train()
+    before = {key: tensor.clone() for key, tensor in student.state_dict().items()}
+    assert not fold(student).training
+    assert student.training
+    assert all(torch.equal(before[key], tensor) for key, tensor in student.state_dict().items())
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_an_unfolded_student_has_the_trained_shape_and_the_same_answers(name):
+    folded, x = fold(trained_looking(name)), torch.randn(4, 3, 64, 64)
+    unfolded = unfold(folded, trained_looking(name))
+    assert unfolded.state_dict().keys() == build_student(name, (), 11).state_dict().keys()
+    assert torch.allclose(unfolded(x), folded(x), atol=1e-4, rtol=1e-4)
+
+
+def test_a_norm_that_does_not_belong_to_the_convolution_before_it_is_refused():
+    with pytest.raises(KitError, match="has 5 channels, the convolution before it 4"):
+        fold(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(5)))
+
+
+def test_a_norm_before_its_convolution_stays():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3)).eval()
+    assert isinstance(fold(model)[0], nn.BatchNorm2d)

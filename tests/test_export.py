@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from kit.compress.foreign import read_foreign, write_foreign
+from kit.compress.pack import pack, unpack
+from kit.config.recipes import recipe
+from kit.console import Log
+from kit.errors import KitError
+from kit.export import export
+from kit.models.students import build_student, widths_of
+from kit.train.checkpoint import Checkpoints
+
+
+def packed_run(out):
+    out.mkdir(exist_ok=True)
+    student = build_student("record", (), 11).eval()
+    pack(out / "student.kit", student, recipe("record"), widths_of(student), tuple("abcdefghijk"), {})
+    return student
+
+
+def test_a_packed_student_is_exported_in_the_shape_that_is_trained(tmp_path):
+    packed_run(tmp_path / "run")
+    said = export(tmp_path / "run" / "student.kit", "ckpt", tmp_path / "w.ckpt")
+    again, x = build_student("record", (), 11).eval(), torch.randn(4, 3, 64, 64)
+    again.load_state_dict(torch.load(tmp_path / "w.ckpt", weights_only=True))
+    assert torch.allclose(again(x), unpack(tmp_path / "run" / "student.kit").student(x), atol=1e-4)
+    assert f"{(tmp_path / 'w.ckpt').stat().st_size:,} bytes" in said
+
+
+def test_a_run_gives_its_best_trained_weights_and_not_the_packed_ones(tmp_path):
+    student = packed_run(tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run", "distil", {}, {}, Log(silent=True))
+    checkpoints.finish(9, {"best": {"weights": student.state_dict(), "accuracy": 0.5, "epoch": 1}})
+    said = export(tmp_path / "run", "ckpt", tmp_path / "w.ckpt")
+    assert "of distil-000000009-done-" in said
+    read = read_foreign(tmp_path / "w.ckpt").weights
+    assert all(torch.equal(read[name], tensor) for name, tensor in student.state_dict().items())
+
+
+def test_a_run_without_checkpoints_gives_its_packed_student(tmp_path):
+    packed_run(tmp_path / "run")
+    assert "student.kit" in export(tmp_path / "run", "hw7-8bit", tmp_path / "w.pkl")
+
+
+def test_a_strangers_file_is_brought_into_another_format(tmp_path):
+    write_foreign(tmp_path / "w.pkl", "hw7-16bit", {"a.weight": torch.ones(2, 2)})
+    export(tmp_path / "w.pkl", "ckpt", tmp_path / "w.ckpt")
+    assert read_foreign(tmp_path / "w.ckpt").weights["a.weight"].tolist() == [[1, 1], [1, 1]]
+
+
+def test_an_empty_folder_and_an_unknown_format_are_refused(tmp_path):
+    with pytest.raises(KitError, match=r"neither a checkpoint of a student nor a student.kit"):
+        export(tmp_path, "ckpt", tmp_path / "w")
+    packed_run(tmp_path / "run")
+    with pytest.raises(KitError, match="no format 'onnx'"):
+        export(tmp_path / "run", "onnx", tmp_path / "w")

@@ -1,0 +1,68 @@
+import pytest
+import torch
+from rich.table import Table
+
+from kit.compress.foreign import write_foreign
+from kit.compress.pack import pack
+from kit.config.recipes import recipe
+from kit.errors import KitError
+from kit.inspection import count_macs, inspect, recognise
+from kit.models.students import STUDENTS, build_student, widths_of
+from kit.models.teacher import build_teacher
+
+CLASSES = tuple("abcdefghijk")
+
+
+def rows(table):
+    return [list(cells) for cells in zip(*(column.cells for column in table.columns), strict=True)]
+
+
+def packed(path, method="affine"):
+    student = build_student("record", (), 11).eval()
+    config = recipe("record").model_copy(update={"pack": recipe("record").pack.model_copy(update={"method": method})})
+    pack(path, student, config, widths_of(student), CLASSES, {})
+    return path
+
+
+@pytest.mark.parametrize("method", ["affine", "course"])
+def test_the_parts_of_a_packed_student_add_up_to_its_file(method, tmp_path):
+    file = packed(tmp_path / "student.kit", method)
+    table, summary = inspect(file, 96)
+    assert isinstance(table, Table)
+    total = rows(table)[-1]
+    assert total[5] == f"{file.stat().st_size:,}"
+    assert total[2] == ("59,451" if method == "course" else "58,387")
+    assert "59,451 parameters as trained, 58,387 folded" in summary
+
+
+def test_macs_are_those_of_the_forward_pass():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.Conv2d(8, 8, 3, 1, 1, groups=8))
+    assert count_macs(model, 32) == {"0": 16 * 16 * 8 * 27, "1": 16 * 16 * 8 * 9}
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_students_checkpoint_is_recognised_whatever_its_widths(name, tmp_path):
+    wide = STUDENTS[name].widths
+    widths = tuple(w - 2 for w in wide)
+    for chosen in (wide, widths):
+        weights = build_student(name, chosen, 7).state_dict()
+        write_foreign(tmp_path / "w.ckpt", "ckpt", weights)
+        assert recognise(weights)[0] == name
+        assert f"torch state dict, {name}," in list(inspect(tmp_path / "w.ckpt", 64))[-1]
+
+
+def test_a_teacher_is_recognised_and_a_stranger_is_listed_without_macs(tmp_path):
+    write_foreign(tmp_path / "teacher.ckpt", "ckpt", build_teacher("torchvision/resnet18", 11).state_dict())
+    table, summary = inspect(tmp_path / "teacher.ckpt", 224)
+    assert "torchvision/resnet18, 11,182,155 parameters" in summary
+    assert rows(table)[-1][3] == f"{1_814_073_344 - 989 * 512:,}"  # torchvision's count for 1,000 classes
+    write_foreign(tmp_path / "odd.pkl", "hw7-8bit", {"a.weight": torch.randn(4, 3), "b": torch.randn(2)})
+    table, summary = inspect(tmp_path / "odd.pkl", None)
+    assert "HW7 pickle, 8 bit, unknown network, 14 parameters" in summary
+    assert [row[:4] for row in rows(table)] == [["a", "4×3", "12", "?"], ["", "", "2", "?"], ["in all", "", "14", "?"]]
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(KitError, match="can't be read"):
+        list(inspect(tmp_path / "none.kit", None))
