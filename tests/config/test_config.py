@@ -60,3 +60,10 @@ def test_limits_are_gates_on_parameters_and_bytes():
     assert "60,001" in check_limits("hw13-2023", 60_001)[0]
     assert check_limits("hw7-2020", 10**6, 300_000) == []
     assert "300,001" in check_limits("hw7-2020", 1, 300_001)[0]
+
+
+def test_how_a_student_is_packed_is_checked():
+    assert override(recipe("record"), ["pack.bits=4", "pack.method=symmetric"]).pack.bits == 4
+    for wrong in (["pack.bits=9"], ["pack.bits=1"], ["pack.method=zip"], ["pack.method=course", "pack.bits=4"]):
+        with pytest.raises(KitError, match="pack"):
+            override(recipe("record"), wrong)
