@@ -1,5 +1,5 @@
 # Both targets make their own virtual environment first: nothing needs to be installed but Python 3.11 or 3.12 and make.
-.PHONY: smoke test chaos clean
+.PHONY: smoke test chaos chain clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -18,7 +18,10 @@ test: $(READY)  ## the tests, on the CPU alone
 
 KILLS ?= 300
 chaos: $(READY)  ## the real command killed at random moments, half an hour; KILLS=28 takes 4 minutes, KIT_CHAOS_SEED draws others
-	KIT_CHAOS_KILLS=$(KILLS) $(VENV)/bin/python -m pytest -s tests/chaos tests/remote/test_chain.py
+	KIT_CHAOS_KILLS=$(KILLS) $(VENV)/bin/python -m pytest -s tests/chaos
+
+chain: $(READY)  ## a run over eight sessions on a Kaggle on loopback, four minutes
+	KIT_LONG_CHAIN=1 $(VENV)/bin/python -m pytest tests/remote/test_chain.py
 
 $(READY): requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; name it with: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }

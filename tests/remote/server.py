@@ -143,7 +143,7 @@ class Server:
                 process.wait()
                 code = None
         kernel.log = (place / "log").read_text()
-        if kept:
+        if kept and code in (0, None):  # what is attached is a version that ran to its end or its limit
             kernel.outputs.append(place / "working")
         kernel.failure = "Your notebook exceeded the time limit" if code is None else "" if code == 0 else f"exit code {code}"
         kernel.states = deque(["COMPLETE" if code == 0 else "ERROR"])

@@ -59,7 +59,7 @@ def kernel(tmp_path, head=QUICK):
     return folder
 
 
-@pytest.mark.skipif("KIT_CHAOS_KILLS" not in os.environ, reason="sessions that train take minutes: make chaos runs them")
+@pytest.mark.skipif("KIT_LONG_CHAIN" not in os.environ, reason="sessions that train take minutes: make chain runs them")
 def test_a_chain_of_sessions_ends_with_the_bytes_of_one_long_run(tmp_path, server, kaggle):
     """One session is killed by the time limit and its output lost, one is given an older output than it was promised."""
     long = Server(tmp_path / "long")
