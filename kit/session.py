@@ -67,7 +67,7 @@ class Session:
             return
         try:
             write(self.out / name)
-        except (StorageError, OSError) as error:
+        except (StorageError, OSError) as error:  # a line is appended, not replaced
             self.log(f"{name} is not up to date: {error}")
 
     def remember(self, what: str, digest: str, means: str) -> None:

@@ -16,7 +16,6 @@ from kit.files import make_folder, write_durably
 from kit.remote.client import PAUSES, SECONDS, Kaggle
 
 PAGE = 100  # files that are listed at once
-SMALL = r"run\.json|.*\.log"
 
 
 @dataclass(frozen=True)

@@ -88,10 +88,6 @@ class Budget:
         self.spent[kind] += seconds
         self.times[kind] += 1
 
-    def mean(self, kind: str) -> float:
-        """Seconds that a piece of this work took on average, 0 before the first."""
-        return self.spent[kind] / self.times[kind] if self.times[kind] else 0.0
-
     def reserve(self, *kinds: str) -> float:
         """Seconds to keep free for work that must still happen."""
         return EXIT + SLACK * sum(self.longest.get(kind, 0) for kind in kinds)
