@@ -21,7 +21,7 @@ from kit.session import alone, open_session
 from kit.stages.finish import hand_in_best_so_far, quantize, submit
 from kit.stages.history import sum_up
 from kit.stages.photos import read_photos
-from kit.stages.prune import prune
+from kit.stages.prune import prune, steps_of
 from kit.stages.student import distil, finetune
 from kit.stages.teacher import get_teacher
 from kit.takeover import take_over
@@ -66,9 +66,8 @@ def run(
                 material = read_photos(session, data, cache)
                 teacher = get_teacher(session, material, data, teacher_file)
                 student = distil(session, material, teacher)
-                if config.prune:
-                    student = prune(session, material, student)
-                    student = finetune(session, material, student, teacher)
+                for step in steps_of(config.prune):
+                    student = finetune(session, material, prune(session, material, student, step), teacher, step.finetune)
                 world.lead(lambda: submit(session, material, quantize(session, material, student), "done", submissions))
             except Suspended as pause:
                 session.suspended = str(pause)

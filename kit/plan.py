@@ -31,6 +31,7 @@ def measure(config: Config, data: Path, cache: Path, teacher: Path | None) -> Me
     budget = Budget(None)
     with tempfile.TemporaryDirectory(prefix="kit-plan-") as folder:
         run(with_epochs(config, teacher=1, distil=1, finetune=1), data, Path(folder), cache=cache, budget=budget, teacher_file=teacher)
+    # the last of several steps of pruning stands for all
     seconds = {stage: sum(budget.spent[f"{stage} {kind}"] for kind in KINDS) for stage in ("teacher", "distil", "finetune")}
     epoch = {stage: spent for stage, spent in seconds.items() if spent}
     return Measured(epoch, budget.elapsed() + EXIT - sum(epoch.values()))
@@ -42,12 +43,12 @@ def with_epochs(config: Config, **epochs: int) -> Config:
     value["train"]["epochs"] = epochs.get("distil", config.train.epochs)
     value["teacher"]["train"]["epochs"] = epochs.get("teacher", config.teacher.train.epochs)
     if config.prune:
-        value["prune"]["finetune_epochs"] = epochs.get("finetune", config.prune.finetune_epochs)
+        value["prune"]["finetune_epochs"] = epochs.get("finetune", config.prune.finetune_epochs) if config.prune.finetune_epochs else 0
     return Config.model_validate(value)
 
 
 def epochs_of(config: Config) -> dict[str, int]:
-    finetune = config.prune.finetune_epochs if config.prune else 0
+    finetune = config.prune.finetune_epochs * config.prune.steps if config.prune else 0
     return {"teacher": config.teacher.train.epochs, "distil": config.train.epochs, "finetune": finetune}
 
 

@@ -6,7 +6,8 @@ from kit.compress.foreign import write_foreign
 from kit.compress.pack import pack
 from kit.config.recipes import recipe
 from kit.errors import KitError
-from kit.inspection import count_macs, inspect, recognise
+from kit.inspection import inspect, recognise
+from kit.models.counting import count_macs
 from kit.models.students import STUDENTS, build_student, widths_of
 from kit.models.teacher import build_teacher
 

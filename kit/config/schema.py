@@ -128,11 +128,23 @@ class Student(Section):
 
 
 class Prune(Section):
-    """Slimming: channels ranked by |γ| of their batch norms, the lowest removed (Liu et al. 2017)."""
+    """Which channels go (compress/prune.py), in how many steps, and what is trained after. The defaults are slimming at once (Liu et al.
+    2017), fine-tuned with the run's own objective. A limit of the competition is kept in any case."""
 
-    keep: float = Field(0.5, gt=0, lt=1)  # share of the parameters that may stay
+    criterion: Literal["slimming", "magnitude", "taylor", "random"] = "slimming"
+    scope: Literal["global", "layer"] = "global"  # one ranking over the network, or an equal share of every layer
+    keep: float = Field(0.5, gt=0, lt=1)  # share of the parameters that may stay, where none of the next three is given
+    parameters: Count | None = None  # that may stay
+    macs: Count | None = None  # of one photo, that may stay
+    bytes: Count | None = None  # of student.kit
+    multiple: Count = 1  # widths are rounded up to one of it
+    at_least: Count = 1  # channels of every layer that stay; a tenth does in any case
+    steps: Count = 1  # from the whole student to the target, the same share each time, fine-tuned after each
+    restart: bool = False  # every step begins from the student as it was distilled, with a growing share
+    absorb: bool = False  # what a channel whose γ is zero still gives goes into the next bias, where that is exact
+    scratch: bool = False  # the control: the pruned architecture gets new weights
     gamma_penalty: Weight = 1e-4  # weight of Σ|γ| in the loss while distilling
-    finetune_epochs: Count = 10
+    finetune_epochs: int = Field(10, ge=0)  # after each step; 0: none
     finetune_lr: float = Field(5e-4, gt=0)
 
 
@@ -175,7 +187,7 @@ class Config(Section):
         value["train"] |= few
         value["teacher"]["train"] |= few
         if value["prune"]:
-            value["prune"] |= {"finetune_epochs": 1}
+            value["prune"] |= {"finetune_epochs": min(1, value["prune"]["finetune_epochs"])}
         return type(self).model_validate(value)
 
     def settled(self) -> Self:

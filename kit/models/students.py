@@ -2,17 +2,22 @@
 
 `widths` are the output channels of the dense convolutions (stem and pointwise) in the order of the forward pass; a depthwise
 convolution has the width of its input. Each is plain enough for torch.fx, which the taps and the pruning graph rely on.
+
+`timm/NAME` is any network of timm, whose own convolutions' widths may be smaller than timm's (resize.py).
 """
 
 import difflib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from kit.errors import KitError
+from kit.models.cifar import CifarResNet, PreCifarResNet, Select, plain_widths, pre_widths
+from kit.models.resize import build_timm
 
 
 @dataclass(frozen=True)
@@ -129,20 +134,33 @@ STUDENTS = {
 }
 
 
+# Made for 32 px and 100 classes; too large for the limits of the competitions unless pruned.
+CIFAR = {
+    "resnet8x4": Spec(partial(CifarResNet, 1), plain_widths(1), 1_210_667, "CIFAR's ResNet-8, four times as wide"),
+    "resnet32x4": Spec(partial(CifarResNet, 5), plain_widths(5), 7_410_987, "CIFAR's ResNet-32, four times as wide"),
+    "preresnet8x4": Spec(partial(PreCifarResNet, 1), pre_widths(1), 1_209_771, "the same with pre-activation and channel selection"),
+    "preresnet32x4": Spec(partial(PreCifarResNet, 5), pre_widths(5), 7_410_091, "the same with pre-activation and channel selection"),
+}
+TABLE = STUDENTS | CIFAR
+
+
 def build_student(name: str, widths: Sequence[int], classes: int) -> nn.Module:
-    """A new student in channels-last memory; `widths` empty means the table's."""
-    if name not in STUDENTS:
-        near = difflib.get_close_matches(name, STUDENTS, n=3) or STUDENTS
-        raise KitError(f"There is no student {name!r}. Nearest: {', '.join(near)}.")
-    spec = STUDENTS[name]
+    """A new student in channels-last memory; `widths` empty means the table's, or timm's."""
+    if name.startswith("timm/"):
+        return build_timm(name, widths, classes).to(memory_format=torch.channels_last)
+    if name not in TABLE:
+        near = difflib.get_close_matches(name, TABLE, n=3) or TABLE
+        raise KitError(f"There is no student {name!r}. Nearest: {', '.join(near)}. timm's networks are named timm/….")
+    spec = TABLE[name]
     if widths and len(widths) != len(spec.widths):
         raise KitError(f"Student {name!r} has {len(spec.widths)} widths, {len(widths)} are given: {list(widths)}.")
     return spec.build(tuple(widths) or spec.widths, classes).to(memory_format=torch.channels_last)
 
 
 def widths_of(student: nn.Module) -> tuple[int, ...]:
-    """The widths that rebuild a student after surgery: its dense convolutions' output channels."""
-    return tuple(m.out_channels for m in student.modules() if isinstance(m, nn.Conv2d) and m.groups == 1)
+    """The widths that rebuild a student after surgery: its dense convolutions' output channels, and how many a selection keeps."""
+    sized = [m for m in student.modules() if isinstance(m, Select) or (isinstance(m, nn.Conv2d) and m.groups == 1)]
+    return tuple(m.kept if isinstance(m, Select) else m.out_channels for m in sized)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from kit import predict, submission
 from kit.compress.pack import Packed, pack, unpack
+from kit.compress.prune import Target
 from kit.config.competitions import check_limits, competition
 from kit.errors import KitError, Suspended
 from kit.files import sha256_of
 from kit.models.students import build_student, count_parameters, widths_of
 from kit.session import Session, command
 from kit.stages.photos import Material
-from kit.stages.prune import cut
+from kit.stages.prune import cut, steps_of
 
 
 def quantize(session: Session, material: Material, student: nn.Module) -> Packed:
@@ -69,7 +70,8 @@ def report_submission(session: Session, csv: Path, state: str, found: list[str])
 
 def provenance(session: Session, state: str) -> dict[str, Any]:
     """Where a submission came from, enough to make it again."""
-    weights = [saved.path.name for stage in ("finetune", "distil") for saved in session.checkpoints(stage).files()[-1:]]
+    stages = [*(step.finetune for step in reversed(steps_of(session.config.prune))), "distil"]
+    weights = [saved.path.name for stage in stages for saved in session.checkpoints(stage).files()[-1:]]
     kept = ("recipe", "validation_accuracy", "parameters", "bytes", "commit", "versions", "device", "photos", "teacher", "stages", "config")
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -93,7 +95,8 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         left = (session.out / "submission.csv").is_file()
         session.log("the submission of the session before stays" if left else "no submission yet: there was no time for one")
         return
-    found = [c for stage in ("finetune", "prune", "distil") if (c := candidate(session, stage))]
+    stages = [stage for step in reversed(steps_of(session.config.prune)) for stage in (step.finetune, step.prune)]
+    found = [c for stage in (*stages, "distil") if (c := candidate(session, stage))]
     if not found and (asked or session.checkpoints("teacher").files()):
         session.log("no submission yet: no student is trained that could be handed in")
         return
@@ -111,7 +114,7 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
     fits, _, best = max(students, key=lambda entry: entry[:2])
     with session.budget.timed("hand in"):
         if not fits:  # its plan says to prune, later; until then a copy is
-            best, widths = cut(session, material, best, competition(limits).max_parameters)
+            best, widths = cut(session, material, best, Target(competition(limits).max_parameters))
             session.log(f"a copy was pruned to {count_parameters(best):,} parameters for this submission, widths {list(widths)}")
         submit(session, material, quantize(session, material, best.eval()), "suspended", submissions)
 
@@ -122,7 +125,7 @@ def candidate(session: Session, stage: str) -> tuple[tuple[int, ...], float, dic
     state = checkpoints.result() or checkpoints.load()
     if state is None or state.get("step") == 0:  # saved before the first step: it knows nothing
         return None
-    pruned = session.checkpoints("prune").result() if stage == "finetune" else None
+    pruned = session.checkpoints(stage.replace("finetune", "prune")).result() if stage.startswith("finetune") else None
     widths = state.get("widths") or (pruned["widths"] if pruned else session.config.student.widths)
     best = state["best"]
     return widths, best["accuracy"], best["weights"] or state.get("ema") or state["network"]

@@ -7,6 +7,7 @@ from kit.config.schema import Train
 from kit.data.loader import Order
 from kit.session import Session
 from kit.stages.photos import Material
+from kit.stages.prune import steps_of
 from kit.stages.student import finetuning
 from kit.train.budget import say_duration
 from kit.train.checkpoint import saved_in, steps_done
@@ -63,7 +64,8 @@ def plans_of(session: Session) -> dict[str, Train]:
     config = session.config
     plans = {"teacher": config.teacher.train} if session.histories.get("teacher") else {}
     plans["distil"] = config.train
-    return plans | ({"finetune": finetuning(config.train, config.prune)} if config.prune else {})
+    steps = steps_of(config.prune) if config.prune and config.prune.finetune_epochs else ()
+    return plans | {step.finetune: finetuning(config.train, config.prune) for step in steps}
 
 
 def pace(session: Session, stage: str) -> float:

@@ -1,53 +1,136 @@
-"""Pruning: the same student with fewer channels, its batch norms measured anew."""
+"""Pruning: the same student with fewer channels, its batch norms measured anew; at once or step by step."""
 
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from kit import predict
-from kit.compress.prune import slim
+from kit.compress.pack import pack
+from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import recalibrate
 from kit.config.competitions import competition
+from kit.config.schema import Prune
 from kit.data.loader import Order
-from kit.models.students import build_student, count_parameters
+from kit.models.cifar import Select
+from kit.models.counting import count_macs
+from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
+from kit.rng import derive
 from kit.session import Session
 from kit.stages.photos import Material, make_batches
 
 RECALIBRATION = 20  # batches; at 128 photos each the averages are within a percent of an epoch's
 
 
-def prune(session: Session, material: Material, student: nn.Module) -> nn.Module:
-    """A share of the student's parameters, and never more than the limit."""
-    config, checkpoints = session.config, session.checkpoints("prune")
-    with session.stage("prune"):
+@dataclass(frozen=True)
+class Step:
+    """One of the steps from the whole student to the target. prune, finetune: names of its stages. share: of the way, by ratio."""
+
+    prune: str = "prune"
+    finetune: str = "finetune"
+    share: float = 1.0
+
+
+def steps_of(prune: Prune | None) -> list[Step]:
+    """The last step's stages have no number, so a run at once and the end of a run in steps are found by the same names."""
+    if prune is None:
+        return []
+    earlier = [Step(f"prune{i}", f"finetune{i}", i / prune.steps) for i in range(1, prune.steps)]
+    return [*earlier, Step()]
+
+
+def prune(session: Session, material: Material, student: nn.Module, step: Step) -> nn.Module:
+    """A step's share of the student, and at the end never more than the limit. `student`: of the step before."""
+    config, checkpoints = session.config, session.checkpoints(step.prune)
+    with session.stage(step.prune):
         if not checkpoints.result():
             session.budget.insist("pruning", "prune", "hand in")
-            session.world.lead(lambda: checkpoints.finish(0, choose(session, material, student)))
+            session.world.lead(lambda: checkpoints.finish(0, choose(session, material, student, step)))
         done = checkpoints.result()
         slimmer = build_student(config.student.name, done["widths"], len(material.dataset.classes))
         slimmer.load_state_dict(done["best"]["weights"])
     return slimmer
 
 
-def choose(session: Session, material: Material, student: nn.Module) -> dict[str, Any]:
+def choose(session: Session, material: Material, student: nn.Module, step: Step) -> dict[str, Any]:
     """The stage's result: widths, weights and accuracy of the pruned student."""
-    config = session.config
-    before, limit = count_parameters(student), competition(config.limit or config.competition).max_parameters
+    config, whole = session.config, distilled(session, student, material)
+    before = count_parameters(student)
     with session.budget.timed("prune"):
-        keep = int(before * config.prune.keep)
-        slimmer, widths = cut(session, material, student, min(keep, limit or keep))
+        target = target_of(session, whole, material.dataset.classes, step.share)
+        slimmer, widths = cut(session, material, whole if config.prune.restart else student, target)
         accuracy = predict.accuracy(slimmer, material.validation, config.data)
     after = count_parameters(slimmer)
-    session.log(f"prune: {before:,} → {after:,} parameters, widths {list(widths)}, validation accuracy {accuracy:.4f}")
-    session.note("prune", accuracy=accuracy, parameters=after, widths=widths)
+    session.log(f"{step.prune}: {before:,} → {after:,} parameters, widths {list(widths)}, validation accuracy {accuracy:.4f}")
+    session.note(step.prune, accuracy=accuracy, parameters=after, widths=widths)
     return {"widths": widths, "best": {"accuracy": accuracy, "epoch": 0, "weights": slimmer.state_dict()}}
 
 
-def cut(session: Session, material: Material, student: nn.Module, limit: int) -> tuple[nn.Module, tuple[int, ...]]:
-    """A copy of at most `limit` parameters, in evaluation mode on the device, and its widths."""
-    config = session.config
-    slimmer, widths = slim(student, config.student.name, len(material.dataset.classes), config.data.image_size, limit)
-    order = Order(material.photos, config.train.batch_size, config.train.seed, session.world)
+def distilled(session: Session, student: nn.Module, material: Material) -> nn.Module:
+    """The student before the first step, of which the steps' shares are."""
+    if session.config.prune.steps == 1:
+        return student
+    done = session.checkpoints("distil").result()
+    whole = build_student(session.config.student.name, done["widths"], len(material.dataset.classes))
+    whole.load_state_dict(done["best"]["weights"])
+    return whole.to(session.device.device)
+
+
+def target_of(session: Session, whole: nn.Module, classes: tuple[str, ...], share: float = 1.0) -> Target:
+    """What a step may leave. Each step takes the same ratio: after `share` of the way before · (target / before)^share is left."""
+    config, how = session.config, session.config.prune
+
+    def on_the_way(before: int, target: int) -> int:
+        return target if share == 1 else int(before * (min(target, before) / before) ** share)
+
+    before, limit = count_parameters(whole), competition(config.limit or config.competition).max_parameters
+    asked = how.parameters or (None if how.macs or how.bytes else int(before * how.keep))
+    parameters = min(limit or asked, asked or limit) if limit or asked else None
+    return Target(
+        parameters=parameters and on_the_way(before, parameters),
+        macs=how.macs and on_the_way(sum(count_macs(whole, config.data.image_size).values()), how.macs),
+        bytes=how.bytes and on_the_way(packed_size(session, whole, classes), how.bytes),
+        fill=bool(how.parameters or how.macs),
+    )
+
+
+def packed_size(session: Session, student: nn.Module, classes: tuple[str, ...]) -> int:
+    """Bytes of student.kit with this student in it."""
+    with tempfile.TemporaryDirectory(prefix="kit-size-") as folder:
+        config = session.config.settled()
+        return pack(Path(folder) / "student.kit", student, config, widths_of(student), classes, {"recipe": config.recipe})
+
+
+def cut(session: Session, material: Material, student: nn.Module, target: Target) -> tuple[nn.Module, tuple[int, ...]]:
+    """A copy that keeps the target, in evaluation mode on the device, and its widths."""
+    config, classes = session.config, material.dataset.classes
+    how, order = config.prune or Prune(), Order(material.photos, config.train.batch_size, config.train.seed, session.world)
     batches = make_batches(session, material, order, config.data.augment)
+    slimmer, widths = slim(
+        student,
+        config.student.name,
+        len(classes),
+        config.data.image_size,
+        how,
+        target,
+        seed=config.train.seed,
+        batches=batches,
+        size_of=lambda student: packed_size(session, student, classes),
+    )
+    if how.scratch:
+        slimmer = with_new_weights(slimmer, config.student.name, len(classes), config.train.seed)
     recalibrate(slimmer.to(session.device.device), batches, min(RECALIBRATION, order.steps_per_epoch))
     return slimmer, widths
+
+
+def with_new_weights(slimmer: nn.Module, name: str, classes: int, seed: int) -> nn.Module:
+    """The same architecture as it would be before training. What never trains is no weight of its own: it stays."""
+    torch.manual_seed(derive(seed, "scratch"))
+    fresh = build_student(name, widths_of(slimmer), classes)
+    for new, old in zip(fresh.modules(), slimmer.modules(), strict=True):
+        if isinstance(new, (FrozenStem, Select)):
+            new.load_state_dict(old.state_dict())
+    return fresh

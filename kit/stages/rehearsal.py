@@ -8,13 +8,13 @@ from torch import nn
 
 from kit import predict
 from kit.compress.pack import pack, unpack
-from kit.config.competitions import check_limits, competition
+from kit.config.competitions import check_limits
 from kit.data.loader import Order
 from kit.distill.objective import Objective
 from kit.models.students import count_parameters, widths_of
 from kit.session import Session
 from kit.stages.photos import Material, make_batches
-from kit.stages.prune import cut
+from kit.stages.prune import cut, target_of
 from kit.train.loop import begin, take_step
 
 PHOTOS = 256  # that it predicts
@@ -33,9 +33,10 @@ def rehearse(session: Session, material: Material, stage: str, student: nn.Modul
         if config.prune and stage == "distil":
             budget.insist("the rehearsal of pruning", *owed)
             with budget.timed("prune"):
-                limit = competition(config.limit or config.competition).max_parameters or count_parameters(student)
-                final, _ = cut(session, material, as_if_trained(student), min(limit, int(count_parameters(student) * config.prune.keep)))
-            step_once(session, material, final, teacher)
+                likely = as_if_trained(student)
+                final, _ = cut(session, material, likely, target_of(session, likely, material.dataset.classes))
+            if config.prune.finetune_epochs:
+                step_once(session, material, final, teacher)
         budget.insist("the rehearsal of the hand-in", *owed)
         over = bool(check_limits(config.limit or config.competition, count_parameters(student)))
         hand_in = rehearse_hand_in(session, material, f"{stage} evaluate", final)

@@ -27,11 +27,12 @@ def distil(session: Session, material: Material, teacher: nn.Module) -> nn.Modul
     return student
 
 
-def finetune(session: Session, material: Material, student: nn.Module, teacher: nn.Module) -> nn.Module:
+def finetune(session: Session, material: Material, student: nn.Module, teacher: nn.Module, stage: str) -> nn.Module:
     """Distil the pruned student again. Its optimiser is new and holds *its* weights: the course's held the network from before."""
     config = session.config
-    with session.stage("finetune"):
-        learn(session, material, "finetune", student, teacher, finetuning(config.train, config.prune), 0.0)
+    if config.prune.finetune_epochs:
+        with session.stage(stage):
+            learn(session, material, stage, student, teacher, finetuning(config.train, config.prune), 0.0)
     return student
 
 

@@ -8,6 +8,7 @@ was not by the names of its files alone.
 
 import hashlib
 import io
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -29,7 +30,8 @@ FOLDER = "checkpoints"
 FORMAT = 2  # of what a file holds; one of another format is refused
 GENERATIONS = 2
 STAGES = ("teacher", "distil", "prune", "finetune")  # in the order of a run
-NAME = re.compile(r"(?P<stage>[a-z]+)-(?P<step>\d{9})(?P<done>-done)?-(?P<digest>[0-9a-f]{16})\.pt")
+REPEATED = ("prune", "finetune")  # may come in several steps, prune1 finetune1 prune2 …, of which the last has no number
+NAME = re.compile(r"(?P<stage>[a-z]+)(?P<number>\d*)-(?P<step>\d{9})(?P<done>-done)?-(?P<digest>[0-9a-f]{16})\.pt")
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,11 @@ class Saved:
     digest: str
 
     @property
-    def age(self) -> tuple[int, int, bool]:
+    def age(self) -> tuple[int, float, int, int, bool]:
         """Sorts a run's checkpoints, oldest first."""
-        return STAGES.index(self.stage), self.step, self.done
+        name = self.stage.rstrip("0123456789")
+        number = int(self.stage[len(name) :] or 0) or math.inf
+        return name in REPEATED, number, STAGES.index(name), self.step, self.done
 
 
 class Damaged(Exception):
@@ -122,8 +126,8 @@ def saved_in(out: Path) -> list[Saved]:
     """All checkpoints that a run has in its folder, oldest first."""
     found, folder = [], out / FOLDER
     for path in folder.iterdir() if folder.is_dir() else ():
-        if (m := NAME.fullmatch(path.name)) and m["stage"] in STAGES:
-            found.append(Saved(path, m["stage"], int(m["step"]), bool(m["done"]), m["digest"]))
+        if (m := NAME.fullmatch(path.name)) and m["stage"] in (REPEATED if m["number"] else STAGES):
+            found.append(Saved(path, m["stage"] + m["number"], int(m["step"]), bool(m["done"]), m["digest"]))
     return sorted(found, key=lambda saved: (saved.age, saved.digest))
 
 

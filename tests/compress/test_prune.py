@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from kit.compress.prune import prune_channels, slim
+from kit.compress.prune import CRITERIA, Cost, Target, slim
+from kit.compress.surgery import find_groups
+from kit.config.schema import Prune
 from kit.errors import KitError
+from kit.models.counting import count_macs
 from kit.models.students import STUDENTS, FrozenStem, build_student, count_parameters, widths_of
 
 
@@ -21,16 +24,48 @@ def trained_looking(name):
     return student.eval()
 
 
+def slimmed(name, target, student=None, **how):
+    return slim(student or trained_looking(name), name, 11, 64, Prune(**how), target, batches=batch)
+
+
+def batch(step):
+    draw = torch.Generator().manual_seed(step)
+    return torch.randn(8, 3, 64, 64, generator=draw), torch.randint(11, (8,), generator=draw)
+
+
 @pytest.mark.parametrize("name", STUDENTS)
 def test_a_slimmed_student_meets_its_limit_from_below_and_is_rebuilt_from_widths(name):
     student = trained_looking(name)
     before, limit = copy.deepcopy(student.state_dict()), int(STUDENTS[name].parameters * 0.7)
-    slimmer, widths = slim(student, name, 11, 64, limit)
-    assert 0.93 * limit <= count_parameters(slimmer) <= limit
+    slimmer, widths = slimmed(name, Target(limit), student)
+    assert 0.97 * limit <= count_parameters(slimmer) <= limit
     assert widths_of(slimmer) == widths
-    assert min(widths) >= 1
     assert slimmer.eval()(torch.randn(2, 3, 64, 64)).shape == (2, 11)
     assert all(torch.equal(before[key], value) for key, value in student.state_dict().items())
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_every_criterion_and_scope_meets_parameters_and_macs_to_a_channel(criterion, scope):
+    how = {"criterion": criterion, "scope": scope}
+    assert 29_800 < count_parameters(slimmed("record", Target(30_000, fill=True), **how)[0]) <= 30_000
+    macs = sum(count_macs(trained_looking("record"), 64).values()) // 2
+    assert 0.98 * macs < sum(count_macs(slimmed("record", Target(macs=macs, fill=True), **how)[0], 64).values()) <= macs
+
+
+def test_a_target_of_bytes_is_met_by_asking_what_each_candidate_takes():
+    asked = []
+    slimmer, _ = slim(
+        trained_looking("hw13"), "hw13", 11, 64, Prune(), Target(bytes=30_000), size_of=lambda s: asked.append(s) or count_parameters(s)
+    )
+    assert 29_000 < count_parameters(slimmer) <= 30_000
+    assert len(asked) < 12
+
+
+def test_what_a_choice_costs_is_known_before_it_is_built():
+    student = trained_looking("record")
+    cost = Cost(student, find_groups(student, 64), 64)
+    assert cost([0] * 4) == (count_parameters(student), sum(count_macs(student, 64).values()))
 
 
 def test_the_channels_with_the_smallest_scales_go():
@@ -39,33 +74,64 @@ def test_the_channels_with_the_smallest_scales_go():
     with torch.no_grad():
         norm.weight.fill_(2.0)
         norm.weight[::2] = 1e-4
-    kept = prune_channels(student, 0.2, 64).cnn[8].weight
+    kept = slimmed("hw13", Target(31_000), student)[0].cnn[8].weight
     assert (kept == 2.0).all()
 
 
-def test_surgery_equals_silencing_the_removed_channels():
-    """The pruned network answers as the whole one does when the lost channels' outgoing weights are zero."""
-    student, x = trained_looking("hw13"), torch.randn(4, 3, 64, 64)
-    norm, following = student.cnn[8], student.cnn[11]
+@pytest.mark.parametrize("criterion", ["magnitude", "taylor"])
+def test_a_channel_that_nothing_takes_goes_first(criterion):
+    student = trained_looking("hw13")
     with torch.no_grad():
-        norm.weight.fill_(2.0)
-        norm.weight[5:15] = 1e-4
-    others = [m for m in student.modules() if isinstance(m, nn.BatchNorm2d) and m is not norm]
-    for other in others:
-        nn.init.constant_(other.weight, 3.0)
-    pruned = prune_channels(student, 10 / (4 + 16 + 64 + 84), 64)
-    assert widths_of(pruned) == (4, 16, 54, 84)
-    with torch.no_grad():
-        following.weight[:, 5:15] = 0
-        assert torch.allclose(pruned.eval()(x), student.eval()(x), atol=1e-5)
+        student.cnn[11].weight[:, 7] = 0
+        student.cnn[7].weight[7] = 0
+        student.cnn[8].weight[7] = 0
+        student.cnn[8].bias[7] = 0
+    score = CRITERIA[criterion](student, find_groups(student, 64), 0, batch)["cnn.7"]
+    assert score.argmin() == 7
+
+
+def test_taylor_leaves_weights_statistics_and_what_is_frozen_as_they_were():
+    student = trained_looking("boss")
+    before = copy.deepcopy(student.state_dict())
+    CRITERIA["taylor"](student, find_groups(student, 64), 0, batch)
+    assert all(torch.equal(before[key], value) for key, value in student.state_dict().items())
+    assert [p.requires_grad for p in student.parameters()] == [p.requires_grad for p in build_student("boss", (), 11).parameters()]
+
+
+def test_random_pruning_is_drawn_from_its_seed_alone():
+    student, groups = trained_looking("record"), find_groups(trained_looking("record"), 64)
+    one, same, other = (CRITERIA["random"](student, groups, seed, None) for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not any(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_per_layer_thresholds_take_an_equal_share_of_every_layer():
+    _, widths = slimmed("hw7", Target(80_000), scope="layer", criterion="magnitude")
+    shares = [width / whole for width, whole in zip(widths, STUDENTS["hw7"].widths, strict=True)]
+    assert max(shares) - min(shares) < 0.1
+
+
+def test_widths_are_multiples_and_layers_keep_what_is_asked():
+    assert all(width % 8 == 0 for width in slimmed("record", Target(30_000), multiple=8)[1])
+    assert min(slimmed("hw7", Target(60_000), at_least=12)[1]) >= 12
+    assert min(slimmed("hw7", Target(60_000))[1]) < 12
 
 
 def test_the_frozen_stem_is_never_pruned():
-    slimmer, widths = slim(trained_looking("boss"), "boss", 11, 64, 60_000)
+    slimmer, widths = slimmed("boss", Target(60_000))
     assert widths[0] == 64
     assert not any(p.requires_grad for m in slimmer.modules() if isinstance(m, FrozenStem) for p in m.parameters())
 
 
 def test_a_limit_that_nothing_fits_is_refused():
-    with pytest.raises(KitError, match=r"fits into 100 parameters.*prune.keep"):
-        slim(trained_looking("record"), "record", 11, 64, 100)
+    with pytest.raises(KitError, match=r"fits into 100 parameters: the smallest.*prune.keep"):
+        slimmed("record", Target(100))
+    with pytest.raises(KitError, match=r"prune.at_least"):
+        slimmed("record", Target(20_000), at_least=50)
+
+
+def test_criteria_that_lack_what_they_need_say_so():
+    with pytest.raises(KitError, match="needs photos"):
+        slim(trained_looking("hw13"), "hw13", 11, 64, Prune(criterion="taylor"), Target(30_000))
+    with pytest.raises(KitError, match="no batch norm whose γ"):
+        slim(build_student("timm/convnext_atto", (), 5), "timm/convnext_atto", 5, 64, Prune(), Target(30_000))
