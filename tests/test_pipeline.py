@@ -74,6 +74,22 @@ def test_every_recipe_runs_from_photos_to_a_checked_csv(place, recipe):
     assert record["stages"]["quantize"]["accuracy"] == record["validation_accuracy"]
 
 
+def test_pruning_in_steps_narrows_the_student_again_and_again_and_is_resumed(place):
+    words = ["sample", *TINY, "--set", "prune.steps=2", "--set", "prune.criterion=taylor", "--set", "prune.parameters=30000"]
+    run(place, *words, out="straight")
+    stages = record_of(place, "straight")["stages"]
+    parameters = [stages[stage]["parameters"] for stage in ("distil", "prune1", "finetune1", "prune", "finetune", "quantize")]
+    assert parameters == sorted(parameters, reverse=True)
+    assert 41_500 < parameters[1] <= (58_846 * 30_000) ** 0.5
+    assert 29_500 < parameters[-1] <= 30_000
+    shutil.copytree(place / "straight", place / "cut")
+    for saved in saved_in(place / "cut"):
+        if saved.stage == "prune" or (saved.stage, saved.done) == ("finetune", True):
+            saved.path.unlink()
+    run(place, *words, out="cut")
+    assert results(place, "cut") == results(place, "straight")
+
+
 def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place):
     words = ["record", *TINY, "--set", "train.epochs=2000"]
     start = time.time()

@@ -33,8 +33,9 @@ from kit.files import write_durably
 from kit.models.students import build_student, count_parameters
 
 MAGIC = b"KITPACK2"
-KINDS = {"f2": "<f2", "f4": "<f4", "i1": "|i1"}  # what a vector's numbers may be
+KINDS = {"f2": "<f2", "f4": "<f4", "i1": "|i1", "u2": "<u2"}  # what a vector's numbers may be; u2: which channels a selection keeps
 LONGEST_HEADER = 1 << 24  # bytes
+COUNTER = "num_batches_tracked"  # of batch norm
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,14 @@ def pack(path: Path, student: nn.Module, config: Config, widths: tuple[int, ...]
     table, body, vectors = [], [], dict.fromkeys(KINDS, b"")
     for name, values in stored_tensors(student, config.pack.method == "course"):
         entry: dict[str, Any] = {"name": name, "shape": list(values.shape)}
-        if values.ndim >= 2 or config.pack.method == "course":
+        if values.dtype == np.float32 and (values.ndim >= 2 or config.pack.method == "course"):
             stored = METHODS[config.pack.method](values, config.pack.bits)
             coder, stream = encode(stored.codes.tobytes(), stored.bits)
             entry |= {"stored": stored.method, "bits": stored.bits, "coder": coder, "bytes": len(stream)}
             body.append(stream)
             its_vectors = stored.vectors
         else:
-            entry["stored"], its_vectors = "vector", (narrow(values),)
+            entry["stored"], its_vectors = "vector", (narrow(values) if values.dtype == np.float32 else values,)
         entry["vectors"] = [[kind_of(vector), vector.size] for vector in its_vectors]
         table.append(entry)
         for vector in its_vectors:
@@ -87,11 +88,11 @@ def kind_of(vector: np.ndarray) -> str:
 
 
 def stored_tensors(student: nn.Module, as_trained: bool) -> list[tuple[str, np.ndarray]]:
-    """(name, float32) of all that is stored. The course's files hold the network as it was trained; otherwise it is folded. Batch norm's
-    counter of batches is left out: nothing reads it."""
+    """(name, float32, or uint16 for indices) of all that is stored. The course's files hold the network as it was trained; otherwise it is
+    folded. Batch norm's counter of batches is left out: nothing reads it."""
     network = student if as_trained else fold(student)
-    tensors = network.state_dict().items()
-    return [(name, tensor.detach().cpu().float().numpy()) for name, tensor in tensors if tensor.is_floating_point()]
+    tensors = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items() if not name.endswith(COUNTER)}
+    return [(name, (t.float().numpy() if t.is_floating_point() else t.numpy().astype(np.uint16))) for name, t in tensors.items()]
 
 
 def unpack(path: Path) -> Packed:
@@ -108,7 +109,7 @@ def unpack(path: Path) -> Packed:
             student = build_student(config.student.name, header["widths"], len(classes)).eval()
             parameters = count_parameters(student)
             student = fold_shape(student) if header["folded"] else student
-        counters = {name: torch.zeros_like(t, device="cpu") for name, t in student.state_dict().items() if not t.is_floating_point()}
+        counters = {name: torch.zeros_like(t, device="cpu") for name, t in student.state_dict().items() if name.endswith(COUNTER)}
         student.load_state_dict(read_tensors(header, body) | counters, assign=True)
         student = fold_in_place(student).to(memory_format=torch.channels_last)
         return Packed(student, config, classes, dict(header["notes"]), parameters)
@@ -173,7 +174,7 @@ def read_tensors(header: dict[str, Any], body: bytes) -> dict[str, Tensor]:
     for entry in table:
         shape, its_vectors = tuple(entry["shape"]), tuple(next(vectors[kind]) for kind, _ in entry["vectors"])
         if entry["stored"] == "vector":
-            values = its_vectors[0].astype(np.float32).reshape(shape)
+            values = its_vectors[0].astype(np.int64 if its_vectors[0].dtype.kind == "u" else np.float32).reshape(shape)
         else:
             codes = decode(entry["coder"], streams[entry["name"]], math.prod(shape), entry["bits"])
             grid = np.frombuffer(codes, np.uint8).reshape(shape)

@@ -55,16 +55,46 @@ def per_channel(vector: np.ndarray, ndim: int) -> np.ndarray:
     return vector.astype(np.float32).reshape((-1,) + (1,) * (ndim - 1))
 
 
-def least_error(rows: np.ndarray, candidates: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-    """Of (multiples of the scale [C, n], scale [C], others [C]…) for each clip, every channel's best. The first wins a tie."""
-    errors = np.stack([((whole * per_channel(scale, 2) - rows).astype(np.float64) ** 2).sum(1) for whole, scale, *_ in candidates])
-    best, channels = errors.argmin(0), np.arange(len(rows))
-    return tuple(np.stack(column)[best, channels] for column in zip(*candidates, strict=True))
+def best_grid(rows: np.ndarray, scales: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(multiples of the scale int16 [C, n], which grid [C]) of least squared error for every channel; the first wins a tie.
+
+    Rounding to the nearest, without `multiples`' correction of the sum, errs less and costs a tenth. So the grids are tried in the order of
+    that error, and a channel is done when it alone is above the best whole error so far: a dozen of 152 for most.
+
+    Args:
+        scales: float [K, C] of every grid. lows, highs: int16 [K, C], ends of its multiples.
+    """
+    bounds = np.stack([nearest_error(rows, *grid) for grid in zip(scales, lows, highs, strict=True)])
+    again = (scales[1:] == scales[:-1]) & (lows[1:] == lows[:-1])
+    bounds[1:][again] = np.inf  # clips that float16 does not tell apart
+    order, (_, channels) = bounds.argsort(0, kind="stable"), bounds.shape
+    least, chosen, kept = np.full(channels, np.inf), np.zeros(channels, np.int64), np.zeros(rows.shape, np.int16)
+    for grids in order:
+        (left,) = np.nonzero(bounds[grids, np.arange(channels)] <= least * (1 + 1e-6))
+        left = left[np.isfinite(bounds[grids[left], left])]
+        if not len(left):
+            break
+        grids, part = grids[left], rows[left]
+        scale = scales[grids, left]
+        whole = multiples(part, scale, lows[grids, left][:, None], highs[grids, left][:, None])
+        error = ((whole * per_channel(scale, 2) - part).astype(np.float64) ** 2).sum(1)
+        better = (error < least[left]) | ((error == least[left]) & (grids < chosen[left]))
+        least[left[better]], chosen[left[better]], kept[left[better]] = error[better], grids[better], whole[better]
+    return kept, chosen
 
 
-def multiples(rows: np.ndarray, scale: np.ndarray, low: np.ndarray | int, high: np.ndarray | int) -> np.ndarray:
-    """int16 [C, n]: whole multiples of the scale between low and high, rounded so that a channel's errors add up to less than a step; 0
-    where the scale is 0.
+def nearest_error(rows: np.ndarray, scale: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """[C]: squared error of rounding to the nearest multiple of the scale between low and high; zero scales give zeros."""
+    steps = rows * (1 / np.where(scale == 0, np.inf, scale).astype(np.float32))[:, None]
+    off = np.rint(steps)
+    np.clip(off, low[:, None], high[:, None], out=off)
+    off -= steps
+    return np.einsum("cn,cn->c", off, off, dtype=np.float64) * scale.astype(np.float64) ** 2 + (rows**2).sum(1) * (scale == 0)
+
+
+def multiples(rows: np.ndarray, scale: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """int16 [C, n]: whole multiples of the scale between low and high [C, 1], rounded so that a channel's errors add up to less than a
+    step; 0 where the scale is 0.
 
     What a channel answers to an even surface is its weights' sum, and inputs after an activation are mostly such. So after rounding to
     the nearest, as many weights as the sum is off by go the other way, those that were closest to it (SQuant, Guo et al. 2022).
@@ -91,14 +121,13 @@ def affine(weight: np.ndarray, bits: int) -> Quantized:
     def scale_of(clip: float) -> np.ndarray:
         return np.where(low == high, largest, np.maximum(clip * (high - low) / (2 * middle - 1), least))
 
-    kind, candidates = narrow(scale_of(1)).dtype, []
-    for clip in CLIPS:
-        scale = scale_of(clip).astype(kind)
-        start = np.where(low == high, np.minimum(low, 0), low + (1 - clip) / 2 * (high - low))
-        shift = (np.rint(start / np.where(scale == 0, 1, scale).astype(np.float32)) + middle).clip(-128, 127).astype(np.int8)
-        first = shift.astype(np.int16)[:, None] - middle
-        candidates.append((multiples(rows, scale, first, first + 2 * middle - 1), scale, shift))
-    whole, scale, shift = least_error(rows, candidates)
+    kind = narrow(scale_of(1)).dtype
+    scales = np.stack([scale_of(clip).astype(kind) for clip in CLIPS])
+    starts = np.stack([np.where(low == high, np.minimum(low, 0), low + (1 - clip) / 2 * (high - low)) for clip in CLIPS])
+    shifts = (np.rint(starts / np.where(scales == 0, 1, scales).astype(np.float32)) + middle).clip(-128, 127).astype(np.int8)
+    lows = shifts.astype(np.int16) - np.int16(middle)
+    whole, chosen = best_grid(rows, scales, lows, lows + np.int16(2 * middle - 1))
+    scale, shift = (table[chosen, np.arange(len(rows))] for table in (scales, shifts))
     codes = whole - shift.astype(np.int16)[:, None] + middle
     return Quantized("affine", bits, codes.astype(np.uint8).reshape(weight.shape), (scale, shift))
 
@@ -108,9 +137,11 @@ def symmetric(weight: np.ndarray, bits: int) -> Quantized:
     rows, levels = as_rows(weight), 2 ** (bits - 1) - 1
     largest = np.abs(rows).max(1)
     kind = narrow(largest / levels).dtype
-    scales = [(largest * clip / levels).astype(kind) for clip in CLIPS]
-    whole, scale = least_error(rows, [(multiples(rows, scale, -levels, levels), scale) for scale in scales])
-    return Quantized("symmetric", bits, (whole + levels + 1).astype(np.uint8).reshape(weight.shape), (scale,))
+    scales = np.stack([(largest * clip / levels).astype(kind) for clip in CLIPS])
+    ends = np.full(scales.shape, levels, np.int16)
+    whole, chosen = best_grid(rows, scales, -ends, ends)
+    codes = (whole + levels + 1).astype(np.uint8).reshape(weight.shape)
+    return Quantized("symmetric", bits, codes, (scales[chosen, np.arange(len(rows))],))
 
 
 def codebook(weight: np.ndarray, bits: int) -> Quantized:

@@ -24,7 +24,7 @@ def tap(model: nn.Module, modules: Sequence[str]) -> nn.Module:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3) or [n for n, _ in model.named_children()]
             raise KitError(f"A hint names the module {name!r}, which {type(model).__name__} does not have. Nearest: {', '.join(near)}.")
-    last = "fc.0" if isinstance(getattr(model, "fc", None), nn.Sequential) else "fc"
+    last = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
     return create_feature_extractor(model, {**{name: name for name in modules}, last: LOGITS})
 
 

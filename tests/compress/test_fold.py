@@ -51,3 +51,20 @@ def test_a_norm_that_does_not_belong_to_the_convolution_before_it_is_refused():
 def test_a_norm_before_its_convolution_stays():
     model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3)).eval()
     assert isinstance(fold(model)[0], nn.BatchNorm2d)
+
+
+class OutOfOrder(nn.Module):
+    """As some of timm's: the norm that comes after the convolution in the list works on what goes into it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        nn.init.constant_(self.norm.running_mean, 4.0)
+
+    def forward(self, x):
+        return self.conv(self.norm(x)).relu()
+
+
+def test_layers_that_run_in_another_order_than_they_are_listed_are_refused():
+    with pytest.raises(KitError, match="OutOfOrder runs its layers in another order"):
+        fold(OutOfOrder())

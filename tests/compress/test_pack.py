@@ -13,16 +13,16 @@ from kit.compress.pack import MAGIC, deflate, pack, split, unpack
 from kit.config.recipes import recipe
 from kit.config.schema import Config
 from kit.errors import KitError
-from kit.models.students import STUDENTS, build_student, count_parameters, widths_of
+from kit.models.students import CIFAR, STUDENTS, build_student, count_parameters, widths_of
 from kit.models.teacher import read_weights
 
 CLASSES = tuple("abcdefghijk")
 
 
-def packed_file(path, name="record", **how):
+def packed_file(path, name="record", widths=(), **how):
     """A student that looks trained, packed; returns it as it was."""
     torch.manual_seed(0)
-    student = build_student(name, (), 11)
+    student = build_student(name, widths, 11)
     for norm in [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]:
         nn.init.uniform_(norm.weight, 0.5, 2)
         nn.init.normal_(norm.bias, std=0.2)
@@ -44,6 +44,27 @@ def test_a_packed_student_comes_back_folded_with_nearly_equal_outputs(name, tmp_
     assert not packed.student.training
     assert not any(isinstance(m, nn.BatchNorm2d) for m in packed.student.modules())
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in packed.student.parameters() if p.ndim == 4)
+
+
+@pytest.mark.parametrize("name", ["preresnet8x4", "timm/resnet10t", "timm/mobilenetv3_small_050"])
+def test_a_pruned_network_of_another_table_is_packed_by_name_and_widths(name, tmp_path):
+    """timm's activations may be inside a norm that is folded away; a choice of channels has to come back too."""
+    widths = [max(1, width // 4) for width in widths_of(build_student(name, (), 11))]
+    student = packed_file(tmp_path / "student.kit", name, widths)
+    packed, x = unpack(tmp_path / "student.kit"), torch.randn(8, 3, 64, 64)
+    assert (packed.student(x) - student(x)).abs().max().item() < 0.1 * student(x).std().item() + 1e-3
+    assert widths_of(packed.student) == tuple(widths)
+    assert (packed.parameters, packed.config.student.name) == (count_parameters(student), name)
+
+
+def test_a_choice_of_channels_comes_back(tmp_path):
+    widths = [width // 4 for width in CIFAR["preresnet8x4"].widths]
+    widths[1] = 3
+    student = build_student("preresnet8x4", widths, 11).eval()
+    student.layer1[0].select.index.copy_(torch.tensor([0, 4, 7]))
+    config = Config.model_validate(recipe("record").model_dump() | {"student": {"name": "preresnet8x4"}})
+    pack(tmp_path / "student.kit", student, config, widths_of(student), CLASSES, {})
+    assert unpack(tmp_path / "student.kit").student.layer1[0].select.index.tolist() == [0, 4, 7]
 
 
 @pytest.mark.parametrize("name", STUDENTS)

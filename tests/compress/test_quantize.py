@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kit.compress.quantize import METHODS, k_means, narrow, restore
+from kit.compress.quantize import CLIPS, METHODS, best_grid, k_means, multiples, narrow, restore
 
 PER_CHANNEL = ("affine", "symmetric", "codebook")
 
@@ -74,3 +74,16 @@ def test_vectors_are_float16_where_that_holds_them():
     assert narrow(np.array([0.1, 70_000.0])).dtype == np.float32
     assert narrow(np.array([1e-6, 2.3e-7])).dtype == np.float32
     assert narrow(np.array([1.0, 1e-9])).dtype == np.float16
+
+
+def test_the_grid_that_is_found_is_the_best_of_all():
+    """Most are never tried in full; the answer is as if they were, ties included."""
+    rows = np.random.default_rng(5).normal(size=(9, 30)).astype(np.float32)
+    scales = np.stack([np.abs(rows).max(1) * clip / 7 for clip in CLIPS]).astype(np.float16)
+    ends = np.full(scales.shape, 7, np.int16)
+    tried = [multiples(rows, scale, -ends[0][:, None], ends[0][:, None]) for scale in scales]
+    wide = scales.astype(np.float32)[:, :, None]
+    errors = [((whole * scale - rows).astype(np.float64) ** 2).sum(1) for whole, scale in zip(tried, wide, strict=True)]
+    whole, chosen = best_grid(rows, scales, -ends, ends)
+    assert (chosen == np.argmin(errors, axis=0)).all()
+    assert all((whole[c] == tried[grid][c]).all() for c, grid in enumerate(chosen))

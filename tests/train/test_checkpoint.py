@@ -196,3 +196,11 @@ def test_two_hundred_kills_while_saving_leave_a_checkpoint_that_is_one_save_old_
         last = checkpoints.load()["step"]
         assert told <= last <= told + 1
     assert len(saved_in(tmp_path)) <= 3
+
+
+def test_the_steps_of_pruning_are_in_the_order_of_the_run(tmp_path, log):
+    stages = ["teacher", "distil", "prune1", "finetune1", "prune2", "finetune2", "prune", "finetune"]
+    for stage in [*stages[3:], *stages[:3]]:
+        of(tmp_path, log, stage).finish(0, {"x": 1})
+    assert [saved.stage for saved in saved_in(tmp_path)] == stages
+    assert of(tmp_path, log, "finetune2").files()[0].path.name.startswith("finetune2-000000000-done-")
