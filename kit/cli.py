@@ -173,7 +173,7 @@ def predict(
 
 @app.command(epilog="Example: `kit inspect runs/record/student.kit`, or a .ckpt, .pt, .bin, .safetensors, or HW7's .pkl.")
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A packed student, or another program's file of weights.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A packed student, a run's checkpoint, or another program's weights.")],
     image_size: Annotated[
         int | None,
         typer.Option(min=16, help="Side of the photo that MACs are counted for; default: the student's own, else 224.", show_default=False),
@@ -185,6 +185,24 @@ def inspect(
     wide = Console(width=max(console.width, 130))  # on a narrow terminal its lines break; numbers that are cut off help nobody
     for part in describe(file, image_size):
         console.print(part, markup=False) if isinstance(part, str) else wide.print(part)
+
+
+@app.command(epilog="Example: `kit compress runs/record --to 40000params --to 6bit --data Food-11 --out small.kit`.")
+def compress(
+    source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run's folder, a student.kit, or a file of weights.")],
+    to: Annotated[list[str], typer.Option(metavar="LIMIT", help="60000params, 20MMACs, 250kB or 4bit; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="The student.kit to write.")],
+    data: DataOption = None,
+    student: Annotated[str | None, typer.Option(help="Its name, where the file does not tell.", show_default=False)] = None,
+    assignments: SetOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """Prune and quantize a student that is there, without training; fewer bits come before fewer channels. Pruning needs --data."""
+    from kit.compression import compress as run_compression
+    from kit.data.cache import cache_folder
+
+    for line in run_compression(source, to, out, data, cache_folder(cache), student, assignments):
+        console.print(line, markup=False)
 
 
 @app.command(epilog="Example: `kit export runs/record --format hw7-8bit --out 8_bit_model.pkl`.")

@@ -1,4 +1,4 @@
-"""`kit inspect`: what is in a student.kit or in another program's file of weights, layer by layer."""
+"""`kit inspect`: what is in a student.kit, in a run's checkpoint or in another program's file of weights, layer by layer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
-from kit.compress.foreign import read_foreign
 from kit.compress.pack import is_packed, read_checked, split, unpack
 from kit.models.counting import count_macs
-from kit.models.students import STUDENTS, build_student, count_parameters
-from kit.models.teacher import build_teacher
+from kit.models.recognise import recognise
+from kit.models.students import count_parameters
+from kit.stages.weights import read_weights_file
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -61,7 +61,7 @@ def packed_layers(table: list[dict], macs: dict[str, int]) -> list[Layer]:
 
 
 def inspect_foreign(file: Path, image_size: int) -> Iterator[Table | str]:
-    foreign = read_foreign(file)
+    foreign = read_weights_file(file)
     known = recognise(foreign.weights)
     macs = count_macs(known[1], image_size) if known else None
     layers = []
@@ -87,27 +87,6 @@ def by_layer(tensors: dict[str, Tensor] | dict[str, dict]) -> dict[str, dict]:
         layer, _, key = name.rpartition(".")
         layers.setdefault(layer, {})[key] = value
     return layers
-
-
-def recognise(weights: dict[str, Tensor]) -> tuple[str, nn.Module] | None:
-    """(name, network with these weights) of the student or teacher that has exactly these tensors, None where it is neither."""
-    shapes = {name: tensor.shape for name, tensor in weights.items()}
-    last = next((shape for shape in reversed(shapes.values()) if len(shape) == 2), None)
-    for name in [*STUDENTS, "torchvision/resnet18"] if last else ():
-        with torch.device("meta"):
-            model = build_teacher(name, last[0]) if "/" in name else build_student(name, widths_in(weights, name), last[0])
-        if {key: tensor.shape for key, tensor in model.state_dict().items()} == shapes:
-            model.load_state_dict(weights, assign=True)
-            return name, model.eval()
-    return None
-
-
-def widths_in(weights: dict[str, Tensor], name: str) -> tuple[int, ...]:
-    """The widths that a student's weights tell; the table's where these are another network's."""
-    with torch.device("meta"):
-        modules = build_student(name, (), 2).named_modules()
-    dense = [f"{path}.weight" for path, module in modules if isinstance(module, nn.Conv2d) and module.groups == 1]
-    return tuple(len(weights[path]) for path in dense) if all(path in weights and weights[path].ndim for path in dense) else ()
 
 
 def as_table(layers: list[Layer]) -> Table:

@@ -5,11 +5,14 @@ from rich.table import Table
 from kit.compress.foreign import write_foreign
 from kit.compress.pack import pack
 from kit.config.recipes import recipe
+from kit.console import Log
 from kit.errors import KitError
-from kit.inspection import inspect, recognise
+from kit.inspection import inspect
 from kit.models.counting import count_macs
+from kit.models.recognise import recognise
 from kit.models.students import STUDENTS, build_student, widths_of
 from kit.models.teacher import build_teacher
+from kit.train.checkpoint import Checkpoints
 
 CLASSES = tuple("abcdefghijk")
 
@@ -67,3 +70,13 @@ def test_a_teacher_is_recognised_and_a_stranger_is_listed_without_macs(tmp_path)
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(KitError, match="can't be read"):
         list(inspect(tmp_path / "none.kit", None))
+
+
+def test_a_runs_own_checkpoint_is_listed_and_a_damaged_one_named(tmp_path):
+    student = build_student("hw13", (), 11)
+    state = {"best": {"weights": student.state_dict(), "accuracy": 0.5, "epoch": 1}}
+    file = Checkpoints(tmp_path, "finetune2", {}, {}, Log(silent=True)).finish(9, state)
+    assert "checkpoint of finetune2 at step 9 (its result, best weights), hw13, 59,723 parameters" in list(inspect(file, 64))[-1]
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(KitError, match="is damaged"):
+        list(inspect(file, None))

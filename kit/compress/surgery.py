@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kit.compress.fold import conv_norm_pairs
 from kit.errors import KitError
 from kit.models.cifar import Select
-from kit.models.students import FrozenStem, build_student, widths_of
+from kit.models.students import FrozenStem, build_student, has_width, widths_of
 
 SIZED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, Select)
 PASSING = {getattr(tp.ops.OPTYPE, kind) for kind in ("ELEMENTWISE", "CONCAT", "SPLIT", "RESHAPE")}  # what hands channels on
@@ -162,9 +162,8 @@ def remove(student: nn.Module, name: str, classes: int, groups: list[Group], rem
 
 def widths_after(student: nn.Module, groups: list[Group], removed: Removed) -> tuple[int, ...]:
     gone = positions(groups, removed)
-    sized = [(n, m) for n, m in student.named_modules() if isinstance(m, Select) or (isinstance(m, nn.Conv2d) and m.groups == 1)]
-    before = widths_of(student)
-    return tuple(width - len(gone.get((name, 0), ())) for width, (name, _) in zip(before, sized, strict=True))
+    names = [name for name, module in student.named_modules() if has_width(module)]
+    return tuple(width - len(gone.get((name, 0), ())) for width, name in zip(widths_of(student), names, strict=True))
 
 
 # ── constants ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────

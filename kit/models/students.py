@@ -159,8 +159,11 @@ def build_student(name: str, widths: Sequence[int], classes: int) -> nn.Module:
 
 def widths_of(student: nn.Module) -> tuple[int, ...]:
     """The widths that rebuild a student after surgery: its dense convolutions' output channels, and how many a selection keeps."""
-    sized = [m for m in student.modules() if isinstance(m, Select) or (isinstance(m, nn.Conv2d) and m.groups == 1)]
-    return tuple(m.kept if isinstance(m, Select) else m.out_channels for m in sized)
+    return tuple(m.kept if isinstance(m, Select) else m.out_channels for m in student.modules() if has_width(m))
+
+
+def has_width(module: nn.Module) -> bool:
+    return isinstance(module, Select) or (isinstance(module, nn.Conv2d) and module.groups == 1)
 
 
 def count_parameters(model: nn.Module) -> int:

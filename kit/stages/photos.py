@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kit.augment.views import training_views
 from kit.augment.warp import normalise
-from kit.config.schema import Augment
+from kit.config.schema import Augment, Data
 from kit.data.cache import Photos, load_photos, scan
 from kit.data.layout import Dataset, find_dataset, subset
 from kit.data.loader import CachedBatches, DecodingBatches, Order
@@ -57,15 +57,20 @@ def find_and_decode(session: Session, data: Path, cache: Path) -> Material:
     return Material(dataset, photos.get("training"), photos["validation"], photos["evaluation"])
 
 
+def cached_batches(photos: Photos, order: Order, data: Data, augment: Augment, device: torch.device) -> CachedBatches:
+    """Decoded photos, warped on the device."""
+
+    def views(pixels: Tensor, sizes: Tensor, generator: torch.Generator, share: slice) -> Tensor:
+        return training_views(pixels, sizes, generator, data, augment, share)
+
+    return CachedBatches(photos, order, views, device)
+
+
 def make_batches(session: Session, material: Material, order: Order, augment: Augment) -> Batches:
     """Cached photos warped on the device, or JPEGs decoded by worker processes: the recipe says which."""
     data, device = session.config.data, session.device.device
     if material.training is not None:
-
-        def views(pixels: Tensor, sizes: Tensor, generator: torch.Generator, share: slice) -> Tensor:
-            return training_views(pixels, sizes, generator, data, augment, share)
-
-        return CachedBatches(material.training, order, views, device)
+        return cached_batches(material.training, order, data, augment, device)
 
     from kit.augment.reference import SeededPipeline  # here: albumentations takes half a second to import
 

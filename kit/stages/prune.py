@@ -13,7 +13,7 @@ from kit.compress.pack import pack
 from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import recalibrate
 from kit.config.competitions import competition
-from kit.config.schema import Prune
+from kit.config.schema import Config, Prune
 from kit.data.loader import Order
 from kit.models.cifar import Select
 from kit.models.counting import count_macs
@@ -92,16 +92,15 @@ def target_of(session: Session, whole: nn.Module, classes: tuple[str, ...], shar
     return Target(
         parameters=parameters and on_the_way(before, parameters),
         macs=how.macs and on_the_way(sum(count_macs(whole, config.data.image_size).values()), how.macs),
-        bytes=how.bytes and on_the_way(packed_size(session, whole, classes), how.bytes),
+        bytes=how.bytes and on_the_way(packed_size(config, whole, classes), how.bytes),
         fill=bool(how.parameters or how.macs),
     )
 
 
-def packed_size(session: Session, student: nn.Module, classes: tuple[str, ...]) -> int:
+def packed_size(config: Config, student: nn.Module, classes: tuple[str, ...]) -> int:
     """Bytes of student.kit with this student in it."""
     with tempfile.TemporaryDirectory(prefix="kit-size-") as folder:
-        config = session.config.settled()
-        return pack(Path(folder) / "student.kit", student, config, widths_of(student), classes, {"recipe": config.recipe})
+        return pack(Path(folder) / "student.kit", student, config.settled(), widths_of(student), classes, {"recipe": config.recipe})
 
 
 def cut(session: Session, material: Material, student: nn.Module, target: Target) -> tuple[nn.Module, tuple[int, ...]]:
@@ -118,7 +117,7 @@ def cut(session: Session, material: Material, student: nn.Module, target: Target
         target,
         seed=config.train.seed,
         batches=batches,
-        size_of=lambda student: packed_size(session, student, classes),
+        size_of=lambda student: packed_size(config, student, classes),
     )
     if how.scratch:
         slimmer = with_new_weights(slimmer, config.student.name, len(classes), config.train.seed)

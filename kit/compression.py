@@ -1,0 +1,163 @@
+"""`kit compress`: a student that is there already, brought under limits without training: pruned where it must be, then packed.
+
+Fewer bits come before fewer channels: on the photos that `docs/packed-file.md` has figures of, 4 bits cost 0.8 points untrained, while a
+pruned student that isn't trained again loses many. A run's `prune` section trains; this command is for when there is no time or no
+teacher.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from kit import predict
+from kit.compress.pack import pack, unpack
+from kit.compress.prune import Target, slim
+from kit.compress.recalibrate import recalibrate
+from kit.config.schema import CE, Config, Data, Prune, Student, Train, override
+from kit.console import Log
+from kit.data.cache import Photos, load_photos
+from kit.data.layout import find_dataset
+from kit.data.loader import Order
+from kit.device import choose_device
+from kit.errors import KitError
+from kit.models.counting import count_macs
+from kit.models.recognise import as_network, outputs_of, recognise
+from kit.models.students import count_parameters, widths_of
+from kit.stages.photos import cached_batches
+from kit.stages.prune import RECALIBRATION, packed_size
+from kit.stages.weights import Found, find_weights
+
+UNITS = {"params": 1, "MMACs": 1e6, "kB": 1e3, "MB": 1e6, "bit": 1, "B": 1}
+LIMIT = re.compile(rf"(?P<number>[\d_]+(\.\d+)?)\s*(?P<unit>{'|'.join(UNITS)})")
+FEWEST_BITS = 4  # that are tried before channels are removed; fewer cost more than pruning does
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the packed student may have at most; bits: exactly so many. None: as it comes."""
+
+    parameters: int | None = None
+    macs: int | None = None
+    bytes: int | None = None
+    bits: int | None = None
+
+
+def parse_limits(words: list[str]) -> Limits:
+    """`60000params`, `20MMACs`, `250kB`, `4bit`, any of them together.
+
+    Raises:
+        KitError: another word.
+    """
+    limits, names = Limits(), {"params": "parameters", "MMACs": "macs", "bit": "bits"}
+    for word in words:
+        match = LIMIT.fullmatch(word)
+        if not match:
+            raise KitError(f"--to {word}: write a number with its unit, such as 60000params, 20MMACs, 250kB or 4bit.")
+        limits = replace(limits, **{names.get(match["unit"], "bytes"): int(float(match["number"]) * UNITS[match["unit"]])})
+    if limits.bits and not 2 <= limits.bits <= 8:
+        raise KitError(f"--to {limits.bits}bit: weights are packed in 2 to 8 bits.")
+    return limits
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """What pruning measures with."""
+
+    training: Photos
+    validation: Photos
+    classes: tuple[str, ...]
+
+
+def compress(
+    source: Path, to: list[str], out: Path, data: Path | None, cache: Path, name: str | None = None, assignments: list[str] | None = None
+) -> Iterator[str]:
+    """Write a student.kit within the limits and yield what to say.
+
+    Args:
+        name: the student's, where its tensors alone don't tell (timm's).
+        assignments: of the config, such as prune.criterion=magnitude.
+    Raises:
+        KitError: no such student, or one that can't be brought under the limits.
+    """
+    limits, found = parse_limits(to), find_weights(source)
+    student, config = understand(found, name, assignments or [])
+    photos = read(data, cache, config, found.classes) if data else None
+    classes = found.classes or (photos.classes if photos else tuple(map(str, range(outputs_of(found.weights)))))
+    before = count_parameters(student)
+    yield f"{found.origin}: {config.student.name}, {before:,} parameters"
+    target = Target(limits.parameters, limits.macs, fill=True)
+    if too_large(student, target, config):
+        student = pruned(student, target, config, classes, photos)
+    config = with_bits(config, limits.bits or config.pack.bits)
+    if limits.bytes:
+        student, config = fit_bytes(student, limits, config, classes, photos)
+    size = pack(out, student, config.settled(), widths_of(student), classes, {"recipe": config.recipe})
+    left = count_parameters(student)
+    kept = f"{left:,} of {before:,} parameters, widths {list(widths_of(student))}" if left < before else "all parameters"
+    yield f"{out}: {size:,} bytes at {config.pack.bits} bits, {kept}"
+    if photos:
+        accuracy = predict.accuracy(unpack(out).student, photos.validation, config.data, flip=config.predict.flip)
+        yield f"validation accuracy {accuracy:.4f}, not trained again"
+
+
+def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[nn.Module, Config]:
+    """(the student, its config): a stranger's has the defaults of a config, 224 px among them."""
+    name = name or (found.config.student.name if found.config else None)
+    if name:
+        model = as_network(found.weights, name)
+    else:
+        name, model = recognise(found.weights) or ("", None)
+    if model is None or not outputs_of(found.weights):
+        named = f"is no {name!r}" if name else "is no network that is known by its tensors"
+        raise KitError(f"{found.origin} {named}. Name it with --student, such as hw7, resnet8x4 or timm/mobilenetv3_small_050.")
+    name = name.replace("torchvision/", "timm/")  # ResNet-18's tensors have the same names in both
+    plain = Config(recipe="compress", competition="any", data=Data(), student=Student(name=name), distill=(CE(),), train=Train(epochs=1))
+    config = override(found.config or plain, assignments)
+    return model, config.model_copy(update={"student": Student(name=name, widths=widths_of(model))})
+
+
+def read(data: Path, cache: Path, config: Config, classes: tuple[str, ...] | None) -> Photographs:
+    dataset = find_dataset(data, classes, config.data.holdout, config.train.seed)
+    photos = load_photos(dataset.splits[:2], config.data.cache_side, cache, Log(), skip_bad=config.data.skip_bad)
+    return Photographs(photos["training"], photos["validation"], dataset.classes)
+
+
+def too_large(student: nn.Module, target: Target, config: Config) -> bool:
+    over = target.parameters and count_parameters(student) > target.parameters
+    return bool(over or (target.macs and sum(count_macs(student, config.data.image_size).values()) > target.macs))
+
+
+def pruned(student: nn.Module, target: Target, config: Config, classes: tuple[str, ...], photos: Photographs | None) -> nn.Module:
+    """A copy that keeps the target, its batch norms measured anew."""
+    if photos is None:
+        raise KitError(
+            f"{config.student.name} has {count_parameters(student):,} parameters and must be pruned to fit into {target}: give --data, the "
+            "photos that its batch norms are then measured with."
+        )
+    order = Order(len(photos.training), config.train.batch_size, config.train.seed)
+    device = choose_device().device
+    batches = cached_batches(photos.training, order, config.data, config.data.augment, device)
+    size_of = lambda slimmer: packed_size(config, slimmer, classes)  # noqa: E731
+    how, name, side = config.prune or Prune(), config.student.name, config.data.image_size
+    slimmer, _ = slim(student, name, len(classes), side, how, target, seed=config.train.seed, batches=batches, size_of=size_of)
+    recalibrate(slimmer.to(device), batches, min(RECALIBRATION, order.steps_per_epoch))
+    return slimmer.cpu()
+
+
+def fit_bytes(
+    student: nn.Module, limits: Limits, config: Config, classes: tuple[str, ...], photos: Photographs | None
+) -> tuple[nn.Module, Config]:
+    """As many bits as fit, and only then fewer channels."""
+    choices = [config.pack.bits] if limits.bits or config.pack.method == "course" else range(config.pack.bits, FEWEST_BITS - 1, -1)
+    for bits in choices:
+        config = with_bits(config, bits)
+        if packed_size(config, student, classes) <= limits.bytes:
+            return student, config
+    return pruned(student, Target(bytes=limits.bytes), config, classes, photos), config
+
+
+def with_bits(config: Config, bits: int) -> Config:
+    return override(config, [f"pack.bits={bits}"])

@@ -1,0 +1,49 @@
+"""Which network a state dict is of, by the names and shapes of its tensors."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from kit.errors import KitError
+from kit.models.cifar import Select
+from kit.models.students import TABLE, build_student, has_width
+from kit.models.teacher import build_teacher
+
+
+def recognise(weights: Mapping[str, Tensor]) -> tuple[str, nn.Module] | None:
+    """(name, network with these weights) of the student or teacher that has exactly these tensors, None where it is neither."""
+    for name in [*TABLE, "torchvision/resnet18"] if outputs_of(weights) else ():
+        if model := as_network(weights, name):
+            return name, model
+    return None
+
+
+def as_network(weights: Mapping[str, Tensor], name: str) -> nn.Module | None:
+    """The network of that name with these weights, at whatever widths they have; None where they are another's."""
+    outputs = outputs_of(weights)
+    try:
+        with torch.device("meta"):
+            teacher = name.startswith("torchvision/")
+            model = build_teacher(name, outputs) if teacher else build_student(name, widths_in(weights, name), outputs)
+    except KitError:
+        if name in TABLE or name.startswith("torchvision/"):
+            return None
+        raise
+    if {key: tensor.shape for key, tensor in model.state_dict().items()} != {key: tensor.shape for key, tensor in weights.items()}:
+        return None
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
+
+
+def outputs_of(weights: Mapping[str, Tensor]) -> int | None:
+    """Classes: rows of the last linear layer."""
+    return next((len(tensor) for tensor in reversed(weights.values()) if tensor.ndim == 2), None)
+
+
+def widths_in(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    """The widths that a student's weights tell; none, for the table's own, where these are another network's."""
+    with torch.device("meta"):
+        modules = list(build_student(name, (), 2).named_modules())
+    keys = [f"{path}.{'index' if isinstance(m, Select) else 'weight'}" for path, m in modules if has_width(m)]
+    return tuple(len(weights[key]) for key in keys) if all(key in weights and weights[key].ndim for key in keys) else ()

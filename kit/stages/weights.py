@@ -1,0 +1,80 @@
+"""A student that is there already: in a run's folder, in one of its checkpoints, packed, or in another program's file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kit.compress.fold import unfold
+from kit.compress.foreign import Foreign, from_torch, read_foreign
+from kit.compress.pack import is_packed, unpack
+from kit.config.schema import Config
+from kit.console import Log
+from kit.errors import KitError
+from kit.models.students import build_student, widths_of
+from kit.train.checkpoint import NAME, Damaged, Saved, read, saved_in, whole
+
+
+@dataclass(frozen=True)
+class Found:
+    """weights: in the shape that is trained. origin: where they are from, in words. config, classes: of the run, None where the file does
+    not say."""
+
+    weights: dict[str, Tensor]
+    origin: str
+    config: Config | None = None
+    classes: tuple[str, ...] | None = None
+
+
+def find_weights(source: Path) -> Found:
+    """The student of a run's folder or of a file. A run gives its best trained weights, before they were packed.
+
+    Raises:
+        KitError: there is none.
+    """
+    if source.is_dir():
+        return trained_weights(source) or weights_of_file(source / "student.kit")
+    return weights_of_file(source)
+
+
+def trained_weights(out: Path) -> Found | None:
+    """The best weights of the latest stage that trained the student, None where no checkpoint is left."""
+    students = [saved for saved in saved_in(out) if saved.stage != "teacher"]
+    for saved, content in whole(reversed(students), Log()):
+        if content["state"]["best"]["weights"]:
+            config = Config.model_validate(content["config"]) if content["config"] else None
+            packed = out / "student.kit"
+            classes = unpack(packed).classes if is_packed(packed) else None
+            return Found(content["state"]["best"]["weights"], saved.path.name, config, classes)
+    return None
+
+
+def weights_of_file(file: Path) -> Found:
+    """A packed student is unfolded: programs that know its architecture know it with batch norm."""
+    if file.name == "student.kit" and not file.is_file():
+        raise KitError(f"{file.parent} holds neither a checkpoint of a student nor a student.kit. Give the folder of a run, or a file.")
+    if not is_packed(file):
+        return Found(read_weights_file(file).weights, str(file))
+    packed = unpack(file)
+    with torch.random.fork_rng(devices=[]):
+        student = build_student(packed.config.student.name, widths_of(packed.student), len(packed.classes))
+    return Found(unfold(packed.student, student).state_dict(), str(file), packed.config, packed.classes)
+
+
+def read_weights_file(file: Path) -> Foreign:
+    """The state dict in a checkpoint of the kit, known by its name, or in another program's file."""
+    name = NAME.fullmatch(file.name)
+    if not name:
+        return read_foreign(file)
+    stage = name["stage"] + name["number"]
+    try:
+        content = read(Saved(file, stage, int(name["step"]), bool(name["done"]), name["digest"]))
+    except Damaged as damage:
+        raise KitError(f"{file} is damaged ({damage}). Give another checkpoint of the run.") from None
+    state = content["state"]
+    weights, which = state.get("weights") or (state.get("best") or {}).get("weights"), "best weights"
+    if not weights:
+        weights, which = state.get("ema") or state["network"], "newest weights"
+    done = "its result" if name["done"] else "unfinished"
+    return from_torch(f"checkpoint of {stage} at step {content['step']:,} ({done}, {which})", weights)

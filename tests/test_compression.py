@@ -1,0 +1,71 @@
+import pytest
+import torch
+from torch import nn
+
+from kit.compress.foreign import write_foreign
+from kit.compress.pack import unpack
+from kit.compression import Limits, compress, parse_limits
+from kit.errors import KitError
+from kit.models.counting import count_macs
+from kit.models.students import build_student, count_parameters
+
+SMALL = ["data.image_size=32", "data.cache_size=32", "train.batch_size=16"]
+
+
+def student_file(path, name="hw13", classes=6):
+    torch.manual_seed(0)
+    student = build_student(name, (), classes)
+    for norm in [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]:
+        nn.init.uniform_(norm.weight, 0.1, 2)
+    write_foreign(path, "ckpt", student.state_dict())
+    return path
+
+
+def test_limits_are_numbers_with_a_unit():
+    assert parse_limits(["60000params", "4bit"]) == Limits(parameters=60_000, bits=4)
+    assert parse_limits(["1.5kB", "20MMACs"]) == Limits(bytes=1_500, macs=20_000_000)
+    for word in ("60000", "4bits", "9bit", "-3kB"):
+        with pytest.raises(KitError, match="--to"):
+            parse_limits([word])
+
+
+def test_fewer_bits_come_before_fewer_channels_and_need_no_photos(tmp_path):
+    said = list(compress(student_file(tmp_path / "w.ckpt"), ["40kB"], tmp_path / "s.kit", None, tmp_path))
+    packed = unpack(tmp_path / "s.kit")
+    assert (packed.config.pack.bits, packed.parameters) == (5, count_parameters(build_student("hw13", (), 6)))
+    assert (tmp_path / "s.kit").stat().st_size <= 40_000
+    assert "at 5 bits, all parameters" in said[-1]
+
+
+def test_pruning_keeps_every_limit_with_the_photos_that_it_is_given(tmp_path, drawn):
+    source = student_file(tmp_path / "w.ckpt")
+    *_, said = compress(source, ["40000params", "3MMACs", "6bit"], tmp_path / "s.kit", drawn, tmp_path / "cache", None, SMALL)
+    packed = unpack(tmp_path / "s.kit")
+    assert packed.parameters <= 40_000
+    assert sum(count_macs(packed.student, 32).values()) <= 3_000_000
+    assert packed.classes == tuple("012345")
+    assert "validation accuracy" in said
+
+
+def test_bytes_that_four_bits_do_not_reach_are_reached_by_pruning(tmp_path, drawn):
+    list(compress(student_file(tmp_path / "w.ckpt"), ["20kB"], tmp_path / "s.kit", drawn, tmp_path / "cache", None, SMALL))
+    assert 19_000 < (tmp_path / "s.kit").stat().st_size <= 20_000
+    list(compress(tmp_path / "s.kit", ["15000params"], tmp_path / "t.kit", drawn, tmp_path / "cache"))  # and again, from the packed one
+    assert unpack(tmp_path / "t.kit").parameters <= 15_000
+
+
+def test_what_can_not_be_done_is_refused_with_what_to_do(tmp_path):
+    source = student_file(tmp_path / "w.ckpt")
+    with pytest.raises(KitError, match=r"must be pruned to fit into 100 parameters: give --data"):
+        list(compress(source, ["100params"], tmp_path / "s.kit", None, tmp_path))
+    with pytest.raises(KitError, match=r"is no 'hw7'. Name it with --student"):
+        list(compress(source, ["4bit"], tmp_path / "s.kit", None, tmp_path, "hw7"))
+    write_foreign(tmp_path / "odd.ckpt", "ckpt", {"a.weight": torch.randn(4, 3)})
+    with pytest.raises(KitError, match="no network that is known"):
+        list(compress(tmp_path / "odd.ckpt", ["4bit"], tmp_path / "s.kit", None, tmp_path))
+
+
+def test_a_network_of_timm_is_packed_under_its_name(tmp_path):
+    source = student_file(tmp_path / "w.ckpt", "timm/mobilenetv3_small_050")
+    list(compress(source, ["4bit"], tmp_path / "s.kit", None, tmp_path, "timm/mobilenetv3_small_050"))
+    assert unpack(tmp_path / "s.kit").config.student.name == "timm/mobilenetv3_small_050"
