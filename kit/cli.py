@@ -194,6 +194,7 @@ def compress(
     out: Annotated[Path, typer.Option(help="The student.kit to write.")],
     data: DataOption = None,
     student: Annotated[str | None, typer.Option(help="Its name, where the file does not tell.", show_default=False)] = None,
+    by: Annotated[str, typer.Option(help="What parameters are lost by: channels, or rank of the layers.")] = "channels",
     assignments: SetOption = None,
     cache: CacheOption = None,
 ) -> None:
@@ -201,7 +202,7 @@ def compress(
     from kit.compression import compress as run_compression
     from kit.data.cache import cache_folder
 
-    for line in run_compression(source, to, out, data, cache_folder(cache), student, assignments):
+    for line in run_compression(source, to, out, data, cache_folder(cache), student, assignments, by):
         console.print(line, markup=False)
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from torch import nn
 
 from kit import predict
+from kit.compress.fold import fold
+from kit.compress.lowrank import Ranks, factorise, ranks_within
 from kit.compress.pack import pack, unpack
 from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import recalibrate
@@ -72,31 +74,44 @@ class Photographs:
 
 
 def compress(
-    source: Path, to: list[str], out: Path, data: Path | None, cache: Path, name: str | None = None, assignments: list[str] | None = None
+    source: Path,
+    to: list[str],
+    out: Path,
+    data: Path | None,
+    cache: Path,
+    name: str | None = None,
+    assignments: list[str] | None = None,
+    by: str = "channels",
 ) -> Iterator[str]:
     """Write a student.kit within the limits and yield what to say.
 
     Args:
         name: the student's, where its tensors alone don't tell (timm's).
+        by: what parameters are lost by: "channels", or "rank" of the folded layers, which needs no photos.
         assignments: of the config, such as prune.criterion=magnitude.
     Raises:
         KitError: no such student, or one that can't be brought under the limits.
     """
+    if by not in ("channels", "rank"):
+        raise KitError(f"--by {by}: choose channels or rank.")
     limits, found = parse_limits(to), find_weights(source)
     student, config = understand(found, name, assignments or [])
     photos = read(data, cache, config, found.classes) if data else None
     classes = found.classes or (photos.classes if photos else tuple(map(str, range(outputs_of(found.weights)))))
     before = count_parameters(student)
     yield f"{found.origin}: {config.student.name}, {before:,} parameters"
-    target = Target(limits.parameters, limits.macs, fill=True)
-    if too_large(student, target, config):
+    target, ranks = Target(limits.parameters, limits.macs, fill=True), None
+    if by == "rank":
+        ranks = ranks_to_fit(student, limits, config)
+    elif too_large(student, target, config):
         student = pruned(student, target, config, classes, photos)
     config = with_bits(config, limits.bits or config.pack.bits)
-    if limits.bytes:
+    if limits.bytes and not ranks:
         student, config = fit_bytes(student, limits, config, classes, photos)
-    size = pack(out, student, config.settled(), widths_of(student), classes, {"recipe": config.recipe})
-    left = count_parameters(student)
-    kept = f"{left:,} of {before:,} parameters, widths {list(widths_of(student))}" if left < before else "all parameters"
+    size = pack(out, student, config.settled(), widths_of(student), classes, {"recipe": config.recipe}, ranks)
+    left = count_parameters(factorise(fold(student), ranks) if ranks else student)
+    shape = f"ranks {ranks}" if ranks else f"widths {list(widths_of(student))}"
+    kept = f"{left:,} of {before:,} parameters, {shape}" if left < before else "all parameters"
     yield f"{out}: {size:,} bytes at {config.pack.bits} bits, {kept}"
     if photos:
         accuracy = predict.accuracy(unpack(out).student, photos.validation, config.data, flip=config.predict.flip)
@@ -123,6 +138,12 @@ def read(data: Path, cache: Path, config: Config, classes: tuple[str, ...] | Non
     dataset = find_dataset(data, classes, config.data.holdout, config.train.seed)
     photos = load_photos(dataset.splits[:2], config.data.cache_side, cache, Log(), skip_bad=config.data.skip_bad)
     return Photographs(photos["training"], photos["validation"], dataset.classes)
+
+
+def ranks_to_fit(student: nn.Module, limits: Limits, config: Config) -> Ranks:
+    if not limits.parameters or limits.macs or limits.bytes or config.pack.method == "course":
+        raise KitError("--by rank meets a number of parameters in folded layers, and nothing else but bits: --to 40000params --to 6bit.")
+    return ranks_within(student, limits.parameters)
 
 
 def too_large(student: nn.Module, target: Target, config: Config) -> bool:

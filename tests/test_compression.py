@@ -69,3 +69,14 @@ def test_a_network_of_timm_is_packed_under_its_name(tmp_path):
     source = student_file(tmp_path / "w.ckpt", "timm/mobilenetv3_small_050")
     list(compress(source, ["4bit"], tmp_path / "s.kit", None, tmp_path, "timm/mobilenetv3_small_050"))
     assert unpack(tmp_path / "s.kit").config.student.name == "timm/mobilenetv3_small_050"
+
+
+def test_parameters_may_be_lost_by_rank_without_photos(tmp_path):
+    source = student_file(tmp_path / "w.ckpt")
+    *_, said = compress(source, ["40000params"], tmp_path / "s.kit", None, tmp_path, by="rank")
+    assert 38_000 < count_parameters(unpack(tmp_path / "s.kit").student) <= 40_000
+    assert "ranks {" in said
+    with pytest.raises(KitError, match="are factorised"):
+        list(compress(tmp_path / "s.kit", ["4bit"], tmp_path / "t.kit", None, tmp_path))
+    with pytest.raises(KitError, match="--by rank meets a number of parameters"):
+        list(compress(source, ["40kB"], tmp_path / "t.kit", None, tmp_path, by="rank"))

@@ -10,6 +10,7 @@ Version 1 kept batch norm's vectors in float32 and put everything under one LZMA
 this one needs 61,350. A float16 offset a channel instead of the one-byte shift made it 62,095, with no smaller error.
 """
 
+import copy
 import hashlib
 import json
 import lzma
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from kit.compress.entropy import decode, encode
 from kit.compress.fold import fold, fold_in_place, fold_shape
+from kit.compress.lowrank import Ranks, factor_shape, factorise
 from kit.compress.quantize import METHODS, Quantized, narrow, restore
 from kit.config.schema import Config
 from kit.errors import KitError
@@ -41,19 +43,33 @@ COUNTER = "num_batches_tracked"  # of batch norm
 @dataclass(frozen=True)
 class Packed:
     """A packed student read back. student: folded. parameters: of the network as it was trained, batch norm's among them, which is never
-    less than the folded one's and what a competition's limit is held against. notes: what its maker wrote beside it."""
+    less than the folded one's and what a competition's limit is held against. notes: what its maker wrote beside it. ranks: of the layers
+    that are factorised."""
 
     student: nn.Module
     config: Config
     classes: tuple[str, ...]
     notes: dict[str, Any]
     parameters: int
+    ranks: Ranks
 
 
-def pack(path: Path, student: nn.Module, config: Config, widths: tuple[int, ...], classes: tuple[str, ...], notes: dict[str, Any]) -> int:
-    """Write a student as `config.pack` says; returns the file's size in bytes. Equal weights and notes give equal bytes."""
+def pack(
+    path: Path,
+    student: nn.Module,
+    config: Config,
+    widths: tuple[int, ...],
+    classes: tuple[str, ...],
+    notes: dict[str, Any],
+    ranks: Ranks | None = None,
+) -> int:
+    """Write a student as `config.pack` says; returns the file's size in bytes. Equal weights and notes give equal bytes.
+
+    Args:
+        ranks: of the layers that are factorised once they are folded (lowrank.py).
+    """
     table, body, vectors = [], [], dict.fromkeys(KINDS, b"")
-    for name, values in stored_tensors(student, config.pack.method == "course"):
+    for name, values in stored_tensors(student, config.pack.method == "course", ranks or {}):
         entry: dict[str, Any] = {"name": name, "shape": list(values.shape)}
         if values.dtype == np.float32 and (values.ndim >= 2 or config.pack.method == "course"):
             stored = METHODS[config.pack.method](values, config.pack.bits)
@@ -74,6 +90,7 @@ def pack(path: Path, student: nn.Module, config: Config, widths: tuple[int, ...]
         "classes": classes,
         "notes": notes,
         "folded": config.pack.method != "course",
+        **({"ranks": ranks} if ranks else {}),
         "tensors": table,
         "vectors": {kind: [coder, len(stream)] for kind, (coder, stream) in coded.items()},
     }
@@ -87,10 +104,10 @@ def kind_of(vector: np.ndarray) -> str:
     return f"{vector.dtype.kind}{vector.itemsize}"
 
 
-def stored_tensors(student: nn.Module, as_trained: bool) -> list[tuple[str, np.ndarray]]:
+def stored_tensors(student: nn.Module, as_trained: bool, ranks: Ranks) -> list[tuple[str, np.ndarray]]:
     """(name, float32, or uint16 for indices) of all that is stored. The course's files hold the network as it was trained; otherwise it is
     folded. Batch norm's counter of batches is left out: nothing reads it."""
-    network = student if as_trained else fold(student)
+    network = student if as_trained else factorise(fold(student), ranks)
     tensors = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items() if not name.endswith(COUNTER)}
     return [(name, (t.float().numpy() if t.is_floating_point() else t.numpy().astype(np.uint16))) for name, t in tensors.items()]
 
@@ -107,12 +124,13 @@ def unpack(path: Path) -> Packed:
         config, classes = Config.model_validate(header["config"]), tuple(header["classes"])
         with torch.device("meta"):  # shapes alone: drawing first weights would take longer than reading the real ones
             student = build_student(config.student.name, header["widths"], len(classes)).eval()
-            parameters = count_parameters(student)
-            student = fold_shape(student) if header["folded"] else student
+            ranks = {name: tuple(its_ranks) for name, its_ranks in header.get("ranks", {}).items()}
+            parameters = count_parameters(factor_shape(copy.deepcopy(student), ranks) if ranks else student)
+            student = factor_shape(fold_shape(student) if header["folded"] else student, ranks)
         counters = {name: torch.zeros_like(t, device="cpu") for name, t in student.state_dict().items() if name.endswith(COUNTER)}
         student.load_state_dict(read_tensors(header, body) | counters, assign=True)
         student = fold_in_place(student).to(memory_format=torch.channels_last)
-        return Packed(student, config, classes, dict(header["notes"]), parameters)
+        return Packed(student, config, classes, dict(header["notes"]), parameters, ranks)
     except (KitError, AttributeError, LookupError, TypeError, ValueError, OverflowError, RuntimeError, zlib.error, lzma.LZMAError) as error:
         reason = " ".join(str(error).split())[:160]
         raise KitError(f"{path} is whole, but no student that this version of the kit can rebuild ({reason}).") from None

@@ -57,6 +57,8 @@ def weights_of_file(file: Path) -> Found:
     if not is_packed(file):
         return Found(read_weights_file(file).weights, str(file))
     packed = unpack(file)
+    if packed.ranks:
+        raise KitError(f"The layers of {file} are factorised: no other program knows them so. Give the run or file that it was made of.")
     with torch.random.fork_rng(devices=[]):
         student = build_student(packed.config.student.name, widths_of(packed.student), len(packed.classes))
     return Found(unfold(packed.student, student).state_dict(), str(file), packed.config, packed.classes)

@@ -1,0 +1,121 @@
+"""Low rank: a layer as two or three thinner ones, for a network whose batch norms are folded.
+
+| layer | becomes | |
+|---|---|---|
+| linear, dense 1×1 | ins → r → outs | truncated SVD |
+| dense k×k | 1×1 ins → r₁, k×k r₁ → r₂, 1×1 r₂ → outs | Tucker-2 by HOSVD (Kim et al. 2016, section 3.1) |
+| depthwise | itself | its matrices are as thin already |
+
+At full rank the answers are the same. A layer is only replaced where that saves parameters; pointwise convolutions of tiny students are
+nearly of full rank, so there is little to be had there without training again.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from kit.compress.fold import fold
+from kit.errors import KitError
+from kit.models.students import count_parameters
+
+HALVINGS = 20  # of the interval of energy shares
+
+Ranks = dict[str, tuple[int, ...]]  # (r,) or (r₁ of the inputs, r₂ of the outputs) by layer
+
+
+def factorise(folded: nn.Module, ranks: Mapping[str, tuple[int, ...]]) -> nn.Module:
+    """A copy with these layers at these ranks; the given one is left as it is."""
+    model = factor_shape(copy.deepcopy(folded), ranks)
+    with torch.no_grad():
+        for name, its_ranks in ranks.items():
+            layer, parts = folded.get_submodule(name), model.get_submodule(name)
+            for part, weight in zip(parts, factors(layer.weight, its_ranks), strict=True):
+                part.weight.copy_(weight)
+            if layer.bias is not None:
+                parts[-1].bias.copy_(layer.bias)
+    return model
+
+
+def factor_shape(model: nn.Module, ranks: Mapping[str, tuple[int, ...]]) -> nn.Module:
+    """The modules that factorising would leave, in place and with no weights computed."""
+    for name, its_ranks in ranks.items():
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, thinner(model.get_submodule(name), its_ranks))
+    return model
+
+
+def thinner(layer: nn.Module, ranks: tuple[int, ...]) -> nn.Sequential:
+    if isinstance(layer, nn.Linear):
+        return nn.Sequential(
+            nn.Linear(layer.in_features, ranks[0], bias=False), nn.Linear(ranks[0], layer.out_features, bias=layer.bias is not None)
+        )
+    middle = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "bias": False}
+    last = nn.Conv2d(ranks[-1], layer.out_channels, 1, bias=layer.bias is not None)
+    if len(ranks) == 1:
+        return nn.Sequential(nn.Conv2d(layer.in_channels, ranks[0], layer.kernel_size, **middle), last)
+    first = nn.Conv2d(layer.in_channels, ranks[0], 1, bias=False)
+    return nn.Sequential(first, nn.Conv2d(ranks[0], ranks[1], layer.kernel_size, **middle), last)
+
+
+def factors(weight: Tensor, ranks: tuple[int, ...]) -> list[Tensor]:
+    """The weights of the thinner layers, first to last, whose product is nearest to `weight` [outs, ins, …]."""
+    if len(ranks) == 1:
+        u, s, v = torch.linalg.svd(weight.flatten(1), full_matrices=False)
+        root, tail = s[: ranks[0]].sqrt(), (1,) * (weight.ndim - 2)
+        return [(root[:, None] * v[: ranks[0]]).reshape(-1, *weight.shape[1:]), (u[:, : ranks[0]] * root).reshape(len(weight), -1, *tail)]
+    inner, outer = basis(weight.transpose(0, 1), ranks[0]), basis(weight, ranks[1])
+    core = torch.einsum("oikl,ir,os->srkl", weight, inner, outer)
+    return [inner.T[:, :, None, None], core, outer[:, :, None, None]]
+
+
+def basis(weight: Tensor, rank: int) -> Tensor:
+    """[n, rank]: the leading left singular vectors of weight [n, …] as a matrix."""
+    return torch.linalg.svd(weight.flatten(1), full_matrices=False).U[:, :rank]
+
+
+def ranks_of_energy(folded: nn.Module, share: float) -> Ranks:
+    """The least ranks that keep this share of Σσ² of every matrix, for the layers where that saves parameters."""
+    ranks: Ranks = {}
+    for name, layer in folded.named_modules():
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
+            weight = layer.weight.detach()
+            both = weight.ndim == 4 and math.prod(weight.shape[2:]) > 1
+            its_ranks = (enough(weight.transpose(0, 1), share), enough(weight, share)) if both else (enough(weight, share),)
+            if saves(weight.shape, its_ranks):
+                ranks[name] = its_ranks
+    return ranks
+
+
+def enough(weight: Tensor, share: float) -> int:
+    energy = torch.linalg.svdvals(weight.flatten(1).double()).square().cumsum(0)
+    return int((energy < share * energy[-1]).sum()) + 1
+
+
+def saves(shape: torch.Size, ranks: tuple[int, ...]) -> bool:
+    outs, ins, kernel = shape[0], shape[1], math.prod(shape[2:])
+    parts = ins * ranks[0] * (kernel if len(ranks) == 1 else 1) + outs * ranks[-1] + (math.prod(ranks) * kernel if len(ranks) == 2 else 0)
+    return parts < outs * ins * kernel
+
+
+def ranks_within(student: nn.Module, parameters: int) -> Ranks:
+    """The ranks of the largest share of energy with which the folded student has at most so many parameters.
+
+    Raises:
+        KitError: even with one of everything it has more.
+    """
+    folded = fold(student)
+
+    def size(share: float) -> int:
+        with torch.device("meta"):
+            return count_parameters(factor_shape(copy.deepcopy(folded), ranks_of_energy(folded, share)))
+
+    if size(0.0) > parameters:
+        raise KitError(f"At rank one {size(0.0):,} parameters are left, more than {parameters:,}. Remove channels instead: --by channels.")
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if size(middle) <= parameters else (low, middle)
+    return ranks_of_energy(folded, low)
