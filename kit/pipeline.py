@@ -1,6 +1,6 @@
 """The story of a run: photos in, a checked submission out.
 
-    photos → teacher → distil → prune → finetune → quantize → submit
+    photos → teacher → distil → prune → finetune → (train quantized) → quantize → submit
 
 A stage is skipped when its result is there and resumed when it is half there. The prediction is made with the network that was read
 back from the packed file, the thing that would be handed in.
@@ -22,7 +22,7 @@ from kit.stages.finish import hand_in_best_so_far, quantize, submit
 from kit.stages.history import sum_up
 from kit.stages.photos import read_photos
 from kit.stages.prune import prune, steps_of
-from kit.stages.student import distil, finetune
+from kit.stages.student import distil, finetune, train_quantized
 from kit.stages.teacher import get_teacher
 from kit.takeover import take_over
 from kit.train.budget import Budget
@@ -68,6 +68,8 @@ def run(
                 student = distil(session, material, teacher)
                 for step in steps_of(config.prune):
                     student = finetune(session, material, prune(session, material, student, step), teacher, step.finetune)
+                if config.quantize.train_epochs:
+                    student = train_quantized(session, material, student, teacher)
                 world.lead(lambda: submit(session, material, quantize(session, material, student), "done", submissions))
             except Suspended as pause:
                 session.suspended = str(pause)

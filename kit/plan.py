@@ -30,9 +30,10 @@ def measure(config: Config, data: Path, cache: Path, teacher: Path | None) -> Me
     """One epoch of every stage and the whole finish, in a folder that is thrown away."""
     budget = Budget(None)
     with tempfile.TemporaryDirectory(prefix="kit-plan-") as folder:
-        run(with_epochs(config, teacher=1, distil=1, finetune=1), data, Path(folder), cache=cache, budget=budget, teacher_file=teacher)
+        shortest = with_epochs(config, teacher=1, distil=1, finetune=1, qat=1)
+        run(shortest, data, Path(folder), cache=cache, budget=budget, teacher_file=teacher)
     # the last of several steps of pruning stands for all
-    seconds = {stage: sum(budget.spent[f"{stage} {kind}"] for kind in KINDS) for stage in ("teacher", "distil", "finetune")}
+    seconds = {stage: sum(budget.spent[f"{stage} {kind}"] for kind in KINDS) for stage in ("teacher", "distil", "finetune", "qat")}
     epoch = {stage: spent for stage, spent in seconds.items() if spent}
     return Measured(epoch, budget.elapsed() + EXIT - sum(epoch.values()))
 
@@ -44,12 +45,15 @@ def with_epochs(config: Config, **epochs: int) -> Config:
     value["teacher"]["train"]["epochs"] = epochs.get("teacher", config.teacher.train.epochs)
     if config.prune:
         value["prune"]["finetune_epochs"] = epochs.get("finetune", config.prune.finetune_epochs) if config.prune.finetune_epochs else 0
+    if config.quantize.train_epochs:
+        value["quantize"]["train_epochs"] = epochs.get("qat", config.quantize.train_epochs)
     return Config.model_validate(value)
 
 
 def epochs_of(config: Config) -> dict[str, int]:
     finetune = config.prune.finetune_epochs * config.prune.steps if config.prune else 0
-    return {"teacher": config.teacher.train.epochs, "distil": config.train.epochs, "finetune": finetune}
+    trained = {"teacher": config.teacher.train.epochs, "distil": config.train.epochs, "finetune": finetune}
+    return trained | {"qat": config.quantize.train_epochs}
 
 
 def training(config: Config, measured: Measured) -> float:

@@ -75,16 +75,19 @@ def test_every_recipe_runs_from_photos_to_a_checked_csv(place, recipe):
 
 
 def test_pruning_in_steps_narrows_the_student_again_and_again_and_is_resumed(place):
+    """And trained at last on the grid of its four bits."""
     words = ["sample", *TINY, "--set", "prune.steps=2", "--set", "prune.criterion=taylor", "--set", "prune.parameters=30000"]
+    words += ["--set", "quantize.train_epochs=1", "--set", "pack.bits=4"]
     run(place, *words, out="straight")
     stages = record_of(place, "straight")["stages"]
-    parameters = [stages[stage]["parameters"] for stage in ("distil", "prune1", "finetune1", "prune", "finetune", "quantize")]
+    parameters = [stages[stage]["parameters"] for stage in ("distil", "prune1", "finetune1", "prune", "finetune", "qat", "quantize")]
     assert parameters == sorted(parameters, reverse=True)
     assert 41_500 < parameters[1] <= (58_846 * 30_000) ** 0.5
     assert 29_500 < parameters[-1] <= 30_000
+    assert (place / "straight" / "student.kit").stat().st_size < 20_000
     shutil.copytree(place / "straight", place / "cut")
     for saved in saved_in(place / "cut"):
-        if saved.stage == "prune" or (saved.stage, saved.done) == ("finetune", True):
+        if saved.stage == "prune" or (saved.stage in ("finetune", "qat") and saved.done):
             saved.path.unlink()
     run(place, *words, out="cut")
     assert results(place, "cut") == results(place, "straight")

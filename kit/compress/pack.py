@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from kit.compress.entropy import decode, encode
 from kit.compress.fold import fold, fold_in_place, fold_shape
 from kit.compress.lowrank import Ranks, factor_shape, factorise
+from kit.compress.lsq import Stepped, trained_codes
 from kit.compress.quantize import METHODS, Quantized, narrow, restore
 from kit.config.schema import Config
 from kit.errors import KitError
@@ -69,10 +70,11 @@ def pack(
         ranks: of the layers that are factorised once they are folded (lowrank.py).
     """
     table, body, vectors = [], [], dict.fromkeys(KINDS, b"")
+    trained = trained_codes(student)
     for name, values in stored_tensors(student, config.pack.method == "course", ranks or {}):
         entry: dict[str, Any] = {"name": name, "shape": list(values.shape)}
         if values.dtype == np.float32 and (values.ndim >= 2 or config.pack.method == "course"):
-            stored = METHODS[config.pack.method](values, config.pack.bits)
+            stored = trained.get(name) or METHODS[config.pack.method](values, config.pack.bits)
             coder, stream = encode(stored.codes.tobytes(), stored.bits)
             entry |= {"stored": stored.method, "bits": stored.bits, "coder": coder, "bytes": len(stream)}
             body.append(stream)
@@ -108,7 +110,8 @@ def stored_tensors(student: nn.Module, as_trained: bool, ranks: Ranks) -> list[t
     """(name, float32, or uint16 for indices) of all that is stored. The course's files hold the network as it was trained; otherwise it is
     folded. Batch norm's counter of batches is left out: nothing reads it."""
     network = student if as_trained else factorise(fold(student), ranks)
-    tensors = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items() if not name.endswith(COUNTER)}
+    grids = {f"{name}.{key}" for name, layer in network.named_modules() if isinstance(layer, Stepped) for key in ("step", "low", "high")}
+    tensors = {n: tensor.detach().cpu() for n, tensor in network.state_dict().items() if not n.endswith(COUNTER) and n not in grids}
     return [(name, (t.float().numpy() if t.is_floating_point() else t.numpy().astype(np.uint16))) for name, t in tensors.items()]
 
 

@@ -162,6 +162,13 @@ class Pack(Section):
         return self
 
 
+class Quantize(Section):
+    """Training with fake quantization at `pack.bits`, under the run's own objective, after all other training (compress/lsq.py)."""
+
+    train_epochs: int = Field(0, ge=0)  # 0: the weights are rounded when they are packed, and no sooner
+    train_lr: float = Field(2e-4, gt=0)
+
+
 class Predict(Section):
     flip: bool = False  # average the logits of the photo and its mirror image
 
@@ -176,8 +183,15 @@ class Config(Section):
     distill: tuple[Term, ...]
     train: Train
     prune: Prune | None = None
+    quantize: Quantize = Quantize()
     pack: Pack = Pack()
     predict: Predict = Predict()
+
+    @model_validator(mode="after")
+    def steps_are_learned_on_even_grids(self) -> Self:
+        if self.quantize.train_epochs and self.pack.method not in ("affine", "symmetric"):
+            raise ValueError(f"quantize.train_epochs learns steps, which pack.method {self.pack.method!r} has none of: choose affine")
+        return self
 
     def tiny(self) -> Self:
         """The same recipe, every stage, for a CPU and a few dozen photos: two epochs of small batches at 32 px."""
@@ -186,6 +200,7 @@ class Config(Section):
         value["data"] |= {"image_size": 32, "cache_size": 32}
         value["train"] |= few
         value["teacher"]["train"] |= few
+        value["quantize"] |= {"train_epochs": min(1, value["quantize"]["train_epochs"])}
         if value["prune"]:
             value["prune"] |= {"finetune_epochs": min(1, value["prune"]["finetune_epochs"])}
         return type(self).model_validate(value)

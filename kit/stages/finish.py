@@ -70,7 +70,7 @@ def report_submission(session: Session, csv: Path, state: str, found: list[str])
 
 def provenance(session: Session, state: str) -> dict[str, Any]:
     """Where a submission came from, enough to make it again."""
-    stages = [*(step.finetune for step in reversed(steps_of(session.config.prune))), "distil"]
+    stages = ["qat", *(step.finetune for step in reversed(steps_of(session.config.prune))), "distil"]
     weights = [saved.path.name for stage in stages for saved in session.checkpoints(stage).files()[-1:]]
     kept = ("recipe", "validation_accuracy", "parameters", "bytes", "commit", "versions", "device", "photos", "teacher", "stages", "config")
     return {
@@ -95,6 +95,7 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         left = (session.out / "submission.csv").is_file()
         session.log("the submission of the session before stays" if left else "no submission yet: there was no time for one")
         return
+    # not those that were trained on a grid: their accuracy is of quantized weights, the others' is of weights that packing will still round
     stages = [stage for step in reversed(steps_of(session.config.prune)) for stage in (step.finetune, step.prune)]
     found = [c for stage in (*stages, "distil") if (c := candidate(session, stage))]
     if not found and (asked or session.checkpoints("teacher").files()):

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from kit.config.schema import Prune, Train
+from kit.compress.lsq import with_steps
+from kit.config.schema import Prune, Quantize, Train
 from kit.distill.objective import Objective
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
 from kit.rng import derive
@@ -34,6 +35,22 @@ def finetune(session: Session, material: Material, student: nn.Module, teacher: 
         with session.stage(stage):
             learn(session, material, stage, student, teacher, finetuning(config.train, config.prune), 0.0)
     return student
+
+
+def train_quantized(session: Session, material: Material, student: nn.Module, teacher: nn.Module) -> nn.Module:
+    """Distil the student a last time with its norms folded and its weights on the grids that they are packed on."""
+    config, parameters = session.config, count_parameters(student)
+    stepped = with_steps(student, config.pack)
+    with session.stage("qat"):
+        learn(session, material, "qat", stepped, teacher, quantizing(config.train, config.quantize), 0.0)
+        session.note("qat", parameters=parameters)  # folding and steps neither take from the count nor add to it
+    return stepped
+
+
+def quantizing(train: Train, quantize: Quantize) -> Train:
+    """The plan of training with fake quantization: the run's own with fewer epochs, a smaller rate and no warm-up."""
+    shorter = {"epochs": quantize.train_epochs, "lr": quantize.train_lr, "warmup_epochs": 0, "patience": None}
+    return Train.model_validate(train.model_dump() | shorter)
 
 
 def finetuning(train: Train, prune: Prune) -> Train:

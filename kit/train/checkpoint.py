@@ -29,7 +29,7 @@ from kit.world import World
 FOLDER = "checkpoints"
 FORMAT = 2  # of what a file holds; one of another format is refused
 GENERATIONS = 2
-STAGES = ("teacher", "distil", "prune", "finetune")  # in the order of a run
+STAGES = ("teacher", "distil", "prune", "finetune", "qat")  # in the order of a run
 REPEATED = ("prune", "finetune")  # may come in several steps, prune1 finetune1 prune2 …, of which the last has no number
 NAME = re.compile(r"(?P<stage>[a-z]+)(?P<number>\d*)-(?P<step>\d{9})(?P<done>-done)?-(?P<digest>[0-9a-f]{16})\.pt")
 
@@ -49,7 +49,7 @@ class Saved:
         """Sorts a run's checkpoints, oldest first."""
         name = self.stage.rstrip("0123456789")
         number = int(self.stage[len(name) :] or 0) or math.inf
-        return name in REPEATED, number, STAGES.index(name), self.step, self.done
+        return 2 * (name == "qat") + (name in REPEATED), number, STAGES.index(name), self.step, self.done
 
 
 class Damaged(Exception):

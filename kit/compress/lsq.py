@@ -1,0 +1,93 @@
+"""Training with fake quantization: every step of the optimiser sees the weights as they will be packed (LSQ, Esser et al. 2020).
+
+Batch norm is folded first and gone: what is trained is the very network that is packed, a step size per output channel among its
+parameters. LSQ as published keeps batch norm in training and learns one step a layer, which folding then splits into steps that were
+never trained. The grid begins as packing would choose it (quantize.py), which is nearer than the paper's 2⟨|w|⟩/√Q; steps are rounded to
+float16 as the file has them, so the codes in the file are those of the last evaluation.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kit.compress.fold import fold
+from kit.compress.quantize import METHODS, Quantized
+from kit.config.schema import Pack
+
+
+class Stepped(nn.Module):
+    """A layer whose weight is a whole multiple of a learned step. step: [C]. low, high: [C, 1, …], ends of the multiples."""
+
+    half: bool  # whether the file has the steps in float16
+
+    def begin(self, pack: Pack) -> None:
+        channels, ndim = len(self.weight), self.weight.ndim
+        self.pack, self.half = pack, True
+        self.step = nn.Parameter(self.weight.new_ones(channels), self.weight.requires_grad)
+        for name in ("low", "high"):
+            self.register_buffer(name, torch.zeros((channels,) + (1,) * (ndim - 1), dtype=torch.int16, device=self.weight.device))
+        self.choose_grid()
+
+    @torch.no_grad()
+    def choose_grid(self) -> None:
+        stored, middle = METHODS[self.pack.method](self.weight.cpu().numpy(), self.pack.bits), 2 ** (self.pack.bits - 1)
+        scale, *shift = stored.vectors
+        first = shift[0].astype(np.int16) - middle if shift else np.full(len(scale), 1 - middle, np.int16)
+        self.half = scale.dtype == np.float16
+        self.step.copy_(torch.from_numpy(np.where(scale == 0, 1, scale).astype(np.float32)))  # of a channel of zeros any step will do
+        self.low.copy_(torch.from_numpy(first).reshape(self.low.shape))
+        self.high.copy_(self.low + (2 * middle - 1 if shift else 2 * (middle - 1)))
+
+    def scale(self) -> Tensor:
+        """The step as the file has it; its gradient is scaled by 1/√(n·Q) (section 2.2), and rounding passes it on."""
+        share = 1 / math.sqrt(self.weight[0].numel() * (2 ** (self.pack.bits - 1) - 1))
+        step = self.step * share + (self.step * (1 - share)).detach()
+        kept = self.step.half().float() if self.half else self.step
+        return (step + (kept - step).detach()).reshape(self.low.shape)
+
+    def quantized(self) -> Tensor:
+        """The weight as it will be packed (equations 1 and 2), differentiable in weight and step (equations 3 and 5)."""
+        scale = self.scale()
+        multiples = torch.clamp(self.weight / scale, self.low, self.high)
+        return (multiples + (multiples.round() - multiples).detach()) * scale
+
+    @torch.no_grad()
+    def codes(self) -> Quantized:
+        scale = self.scale().flatten().cpu().numpy()
+        shift = self.low.flatten().cpu().numpy() + 2 ** (self.pack.bits - 1)
+        multiples = torch.clamp(self.weight / self.scale(), self.low, self.high).round().cpu().numpy()
+        codes = multiples + 2 ** (self.pack.bits - 1)
+        vectors: tuple[np.ndarray, ...] = (scale.astype(np.float16) if self.half else scale,)
+        if self.pack.method == "affine":
+            codes, vectors = codes - shift.reshape(self.low.shape), (*vectors, shift.astype(np.int8))
+        return Quantized(self.pack.method, self.pack.bits, codes.astype(np.uint8), vectors)
+
+
+class SteppedConv2d(Stepped, nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.quantized(), self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class SteppedLinear(Stepped, nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.quantized(), self.bias)
+
+
+STEPPED = {nn.Conv2d: SteppedConv2d, nn.Linear: SteppedLinear}
+
+
+def with_steps(student: nn.Module, pack: Pack) -> nn.Module:
+    """A folded copy on the CPU whose weights are on grids of `pack`; weights, biases and steps are its parameters."""
+    model = fold(student)
+    for layer in list(model.modules()):
+        if type(layer) in STEPPED:
+            layer.__class__ = STEPPED[type(layer)]
+            layer.begin(pack)
+    return model
+
+
+def trained_codes(model: nn.Module) -> dict[str, Quantized]:
+    """{name of a weight: its codes} of the layers that were trained on a grid."""
+    return {f"{name}.weight": layer.codes() for name, layer in model.named_modules() if isinstance(layer, Stepped)}
