@@ -209,13 +209,19 @@ def compress(
 @app.command(epilog="Example: `kit export runs/record --format hw7-8bit --out 8_bit_model.pkl`.")
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run's folder (its trained weights), a student.kit, or weights.")],
-    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="ckpt, hw7-8bit, hw7-16bit or safetensors.")],
+    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="ckpt, hw7-8bit, hw7-16bit, safetensors, onnx or onnx-int8.")],
     out: Annotated[Path, typer.Option(help="The file to write.")],
+    data: DataOption = None,
+    student: Annotated[str | None, typer.Option(help="Its name, where the file does not tell; for onnx.", show_default=False)] = None,
+    assignments: SetOption = None,
+    cache: CacheOption = None,
 ) -> None:
-    """The weights as another program reads them, batch norm in its place."""
+    """The weights as another program reads them, batch norm in its place; or an ONNX graph, folded. onnx-int8 is calibrated on --data."""
+    from kit.data.cache import cache_folder
     from kit.export import export as write
 
-    console.print(write(source, form, out), markup=False)
+    for line in write(source, form, out, data, cache_folder(cache), student, assignments):
+        console.print(line, markup=False)
 
 
 @app.command(epilog="Example: `kit check runs/record/submission.csv --data Food-11`.")

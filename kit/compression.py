@@ -18,7 +18,7 @@ from kit.compress.lowrank import Ranks, factorise, ranks_within
 from kit.compress.pack import pack, unpack
 from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import recalibrate
-from kit.config.schema import CE, Config, Data, Prune, Student, Train, override
+from kit.config.schema import Config, Prune, override
 from kit.console import Log
 from kit.data.cache import Photos, load_photos
 from kit.data.layout import find_dataset
@@ -26,11 +26,11 @@ from kit.data.loader import Order
 from kit.device import choose_device
 from kit.errors import KitError
 from kit.models.counting import count_macs
-from kit.models.recognise import as_network, outputs_of, recognise
+from kit.models.recognise import outputs_of
 from kit.models.students import count_parameters, widths_of
 from kit.stages.photos import cached_batches
 from kit.stages.prune import RECALIBRATION, packed_size
-from kit.stages.weights import Found, find_weights
+from kit.stages.weights import find_weights, understand
 
 UNITS = {"params": 1, "MMACs": 1e6, "kB": 1e3, "MB": 1e6, "bit": 1, "B": 1}
 LIMIT = re.compile(rf"(?P<number>[\d_]+(\.\d+)?)\s*(?P<unit>{'|'.join(UNITS)})")
@@ -116,22 +116,6 @@ def compress(
     if photos:
         accuracy = predict.accuracy(unpack(out).student, photos.validation, config.data, flip=config.predict.flip)
         yield f"validation accuracy {accuracy:.4f}, not trained again"
-
-
-def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[nn.Module, Config]:
-    """(the student, its config): a stranger's has the defaults of a config, 224 px among them."""
-    name = name or (found.config.student.name if found.config else None)
-    if name:
-        model = as_network(found.weights, name)
-    else:
-        name, model = recognise(found.weights) or ("", None)
-    if model is None or not outputs_of(found.weights):
-        named = f"is no {name!r}" if name else "is no network that is known by its tensors"
-        raise KitError(f"{found.origin} {named}. Name it with --student, such as hw7, resnet8x4 or timm/mobilenetv3_small_050.")
-    name = name.replace("torchvision/", "timm/")  # ResNet-18's tensors have the same names in both
-    plain = Config(recipe="compress", competition="any", data=Data(), student=Student(name=name), distill=(CE(),), train=Train(epochs=1))
-    config = override(found.config or plain, assignments)
-    return model, config.model_copy(update={"student": Student(name=name, widths=widths_of(model))})
 
 
 def read(data: Path, cache: Path, config: Config, classes: tuple[str, ...] | None) -> Photographs:

@@ -1,9 +1,12 @@
+import sys
+
 import pytest
 import torch
 
 from kit.compress.foreign import read_foreign, write_foreign
 from kit.compress.pack import pack, unpack
 from kit.config.recipes import recipe
+from kit.config.schema import override
 from kit.console import Log
 from kit.errors import KitError
 from kit.export import export
@@ -18,9 +21,13 @@ def packed_run(out):
     return student
 
 
+def said_by(*words):
+    return "\n".join(export(*words))
+
+
 def test_a_packed_student_is_exported_in_the_shape_that_is_trained(tmp_path):
     packed_run(tmp_path / "run")
-    said = export(tmp_path / "run" / "student.kit", "ckpt", tmp_path / "w.ckpt")
+    said = said_by(tmp_path / "run" / "student.kit", "ckpt", tmp_path / "w.ckpt")
     again, x = build_student("record", (), 11).eval(), torch.randn(4, 3, 64, 64)
     again.load_state_dict(torch.load(tmp_path / "w.ckpt", weights_only=True))
     assert torch.allclose(again(x), unpack(tmp_path / "run" / "student.kit").student(x), atol=1e-4)
@@ -31,7 +38,7 @@ def test_a_run_gives_its_best_trained_weights_and_not_the_packed_ones(tmp_path):
     student = packed_run(tmp_path / "run")
     checkpoints = Checkpoints(tmp_path / "run", "distil", {}, {}, Log(silent=True))
     checkpoints.finish(9, {"best": {"weights": student.state_dict(), "accuracy": 0.5, "epoch": 1}})
-    said = export(tmp_path / "run", "ckpt", tmp_path / "w.ckpt")
+    said = said_by(tmp_path / "run", "ckpt", tmp_path / "w.ckpt")
     assert "of distil-000000009-done-" in said
     read = read_foreign(tmp_path / "w.ckpt").weights
     assert all(torch.equal(read[name], tensor) for name, tensor in student.state_dict().items())
@@ -39,18 +46,38 @@ def test_a_run_gives_its_best_trained_weights_and_not_the_packed_ones(tmp_path):
 
 def test_a_run_without_checkpoints_gives_its_packed_student(tmp_path):
     packed_run(tmp_path / "run")
-    assert "student.kit" in export(tmp_path / "run", "hw7-8bit", tmp_path / "w.pkl")
+    assert "student.kit" in said_by(tmp_path / "run", "hw7-8bit", tmp_path / "w.pkl")
 
 
 def test_a_strangers_file_is_brought_into_another_format(tmp_path):
     write_foreign(tmp_path / "w.pkl", "hw7-16bit", {"a.weight": torch.ones(2, 2)})
-    export(tmp_path / "w.pkl", "ckpt", tmp_path / "w.ckpt")
+    said_by(tmp_path / "w.pkl", "ckpt", tmp_path / "w.ckpt")
     assert read_foreign(tmp_path / "w.ckpt").weights["a.weight"].tolist() == [[1, 1], [1, 1]]
 
 
 def test_an_empty_folder_and_an_unknown_format_are_refused(tmp_path):
     with pytest.raises(KitError, match=r"neither a checkpoint of a student nor a student.kit"):
-        export(tmp_path, "ckpt", tmp_path / "w")
+        said_by(tmp_path, "ckpt", tmp_path / "w")
     packed_run(tmp_path / "run")
-    with pytest.raises(KitError, match="no format 'onnx'"):
-        export(tmp_path / "run", "onnx", tmp_path / "w")
+    with pytest.raises(KitError, match=r"no format 'tflite'.*onnx-int8"):
+        said_by(tmp_path / "run", "tflite", tmp_path / "w")
+
+
+def test_a_graph_needs_onnx_and_int8_needs_photos_and_both_say_so(tmp_path, monkeypatch):
+    packed_run(tmp_path / "run")
+    monkeypatch.setitem(sys.modules, "onnx", None)  # as if it were not installed
+    with pytest.raises(KitError, match="pip install onnx onnxruntime"):
+        said_by(tmp_path / "run", "onnx", tmp_path / "w.onnx")
+
+
+def test_graphs_are_exported_and_int8_is_measured_on_validation(tmp_path, drawn):
+    pytest.importorskip("onnxruntime", reason="onnx and onnxruntime are not installed: int8 of activations is optional")
+    student = build_student("record", (), 6).eval()
+    config = override(recipe("record"), ["data.image_size=32", "data.cache_size=32", "competition=any"])
+    pack(tmp_path / "student.kit", student, config, widths_of(student), tuple("012345"), {})
+    assert "record at 32 px" in said_by(tmp_path / "student.kit", "onnx", tmp_path / "w.onnx")
+    with pytest.raises(KitError, match="give --data"):
+        said_by(tmp_path / "student.kit", "onnx-int8", tmp_path / "w8.onnx")
+    said = said_by(tmp_path / "student.kit", "onnx-int8", tmp_path / "w8.onnx", drawn, tmp_path / "cache")
+    assert "int8: validation accuracy" in said
+    assert (tmp_path / "w8.onnx").stat().st_size < (tmp_path / "w.onnx").stat().st_size

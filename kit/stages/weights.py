@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kit.compress.fold import unfold
 from kit.compress.foreign import Foreign, from_torch, read_foreign
 from kit.compress.pack import is_packed, unpack
-from kit.config.schema import Config
+from kit.config.schema import CE, Config, Data, Student, Train, override
 from kit.console import Log
 from kit.errors import KitError
+from kit.models.recognise import as_network, outputs_of, recognise
 from kit.models.students import build_student, widths_of
 from kit.train.checkpoint import NAME, Damaged, Saved, read, saved_in, whole
 
@@ -62,6 +63,22 @@ def weights_of_file(file: Path) -> Found:
     with torch.random.fork_rng(devices=[]):
         student = build_student(packed.config.student.name, widths_of(packed.student), len(packed.classes))
     return Found(unfold(packed.student, student).state_dict(), str(file), packed.config, packed.classes)
+
+
+def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[nn.Module, Config]:
+    """(the student, its config): a stranger's has the defaults of a config, 224 px among them."""
+    name = name or (found.config.student.name if found.config else None)
+    if name:
+        model = as_network(found.weights, name)
+    else:
+        name, model = recognise(found.weights) or ("", None)
+    if model is None or not outputs_of(found.weights):
+        named = f"is no {name!r}" if name else "is no network that is known by its tensors"
+        raise KitError(f"{found.origin} {named}. Name it with --student, such as hw7, resnet8x4 or timm/mobilenetv3_small_050.")
+    name = name.replace("torchvision/", "timm/")  # ResNet-18's tensors have the same names in both
+    plain = Config(recipe="compress", competition="any", data=Data(), student=Student(name=name), distill=(CE(),), train=Train(epochs=1))
+    config = override(found.config or plain, assignments)
+    return model, config.model_copy(update={"student": Student(name=name, widths=widths_of(model))})
 
 
 def read_weights_file(file: Path) -> Foreign:
