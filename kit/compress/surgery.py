@@ -17,7 +17,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from kit.compress.fold import conv_norm_pairs
+from kit.compress.fold import alike, conv_norm_pairs
 from kit.errors import KitError
 from kit.models.cifar import Select
 from kit.models.students import FrozenStem, build_student, has_width, widths_of
@@ -143,21 +143,37 @@ def positions(groups: list[Group], removed: Removed) -> dict[tuple[str, int], Te
 
 
 def remove(student: nn.Module, name: str, classes: int, groups: list[Group], removed: Removed) -> nn.Module:
-    """The same network without these channels, built anew on the CPU, in evaluation mode.
+    """The same network without these channels, built anew on the CPU, in evaluation mode. Its answers are those of the whole one with the
+    channels' outgoing weights at zero; on noise that is looked at, for a network of timm may do with its channels what no graph tells.
 
     Raises:
-        KitError: a network whose forward pass has sizes written into it.
+        KitError: a network whose forward pass has sizes written into it, or that answers otherwise.
     """
     weights = {key: tensor.detach().cpu() for key, tensor in student.state_dict().items()}
     for (module, side), gone in positions(groups, removed).items():
         for key in [key for key in weights if key.rpartition(".")[0] == module and weights[key].ndim > side]:
-            kept = torch.ones(weights[key].shape[side], dtype=torch.bool)
-            kept[gone] = False
+            kept = ~torch.isin(torch.arange(weights[key].shape[side]), gone)
             weights[key] = weights[key][kept] if side == 0 else weights[key][:, kept]
     with torch.random.fork_rng(devices=[]):
         rebuilt = build_student(name, widths_after(student, groups, removed), classes)
-    rebuilt.load_state_dict(weights)
-    return rebuilt.eval()
+    try:
+        rebuilt.load_state_dict(weights)
+        same = alike(silence(student, groups, removed), rebuilt.eval())
+    except (RuntimeError, IndexError):
+        same = False
+    if not same:
+        raise KitError(f"{name} mixes its channels in a way that can't be followed, so none can be removed. Choose another student.")
+    return rebuilt
+
+
+@torch.no_grad()
+def silence(student: nn.Module, groups: list[Group], removed: Removed) -> nn.Module:
+    """A copy of the whole network in which nothing takes what the removed channels give."""
+    student = copy.deepcopy(student).cpu().eval()
+    for (name, side), gone in positions(groups, removed).items():
+        if side == 1:
+            student.get_submodule(name).weight[:, gone] = 0
+    return student
 
 
 def widths_after(student: nn.Module, groups: list[Group], removed: Removed) -> tuple[int, ...]:

@@ -147,6 +147,12 @@ class Prune(Section):
     finetune_epochs: int = Field(10, ge=0)  # after each step; 0: none
     finetune_lr: float = Field(5e-4, gt=0)
 
+    @model_validator(mode="after")
+    def one_step_has_no_other_beginning(self) -> Self:
+        if self.restart and self.steps == 1:
+            raise ValueError("prune.restart says where later steps begin: set prune.steps as well")
+        return self
+
 
 class Pack(Section):
     """How student.kit stores the weights: codes of `bits` bits with floats per output channel, batch norm folded (compress/quantize.py).

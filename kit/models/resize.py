@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kit.errors import KitError
 
-SIDE = 64  # px of the blank picture
+SIDE = 80  # px of the blank picture; Inception needs 75
 
 
 def build_timm(name: str, widths: Sequence[int], classes: int) -> nn.Module:
@@ -56,7 +56,7 @@ def resize(model: nn.Module, widths: dict[nn.Conv2d, int], name: str) -> nn.Modu
     training, like = model.training, next(model.parameters())
     try:
         model.eval()(torch.zeros(1, 3, SIDE, SIDE, device=like.device))
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         reason = " ".join(str(error).split())[:160]
         raise KitError(f"{name} can't be had with other widths than timm's: its forward pass fixes sizes ({reason}).") from None
     finally:

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -113,3 +114,10 @@ def test_classifier_frozen_stem_and_what_a_norm_over_channels_sees_stay_whole():
 def test_a_network_without_removable_channels_is_refused():
     with pytest.raises(KitError, match="no channels that could be removed"):
         find_groups(build_student("timm/vit_tiny_patch16_224", (), 5), 224)
+
+
+def test_a_network_whose_channels_are_not_followed_to_their_end_is_refused_by_name():
+    student = trained_looking("hw13")
+    groups = [replace(group, places=group.places[:2]) for group in find_groups(student, 64)]  # nothing is known to take them
+    with pytest.raises(KitError, match="hw13 mixes its channels"):
+        remove(student, "hw13", 5, groups, some_of(groups))
