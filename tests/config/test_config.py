@@ -62,6 +62,13 @@ def test_limits_are_gates_on_parameters_and_bytes():
     assert "300,001" in check_limits("hw7-2020", 1, 300_001)[0]
 
 
+def test_options_that_would_do_nothing_are_refused():
+    assert override(recipe("sample"), ["prune.steps=2", "prune.restart=true"]).prune.restart
+    for wrong in (["prune.restart=true"], ["quantize.train_epochs=1", "pack.method=codebook"]):
+        with pytest.raises(KitError, match="--set is refused"):
+            override(recipe("sample"), wrong)
+
+
 def test_how_a_student_is_packed_is_checked():
     assert override(recipe("record"), ["pack.bits=4", "pack.method=symmetric"]).pack.bits == 4
     for wrong in (["pack.bits=9"], ["pack.bits=1"], ["pack.method=zip"], ["pack.method=course", "pack.bits=4"]):
