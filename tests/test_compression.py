@@ -5,9 +5,11 @@ from torch import nn
 from kit.compress.foreign import write_foreign
 from kit.compress.pack import unpack
 from kit.compression import Limits, compress, parse_limits
+from kit.config.schema import Student
 from kit.errors import KitError
 from kit.models.counting import count_macs
-from kit.models.students import build_student, count_parameters
+from kit.models.students import build_student, count_parameters, widths_of
+from kit.stages.weights import Found, understand
 
 SMALL = ["data.image_size=32", "data.cache_size=32", "train.batch_size=16"]
 
@@ -65,10 +67,14 @@ def test_what_can_not_be_done_is_refused_with_what_to_do(tmp_path):
         list(compress(tmp_path / "odd.ckpt", ["4bit"], tmp_path / "s.kit", None, tmp_path))
 
 
-def test_a_network_of_timm_is_packed_under_its_name(tmp_path):
-    source = student_file(tmp_path / "w.ckpt", "timm/mobilenetv3_small_050")
-    list(compress(source, ["4bit"], tmp_path / "s.kit", None, tmp_path, "timm/mobilenetv3_small_050"))
-    assert unpack(tmp_path / "s.kit").config.student.name == "timm/mobilenetv3_small_050"
+def test_a_network_of_timm_is_known_by_its_name_and_its_widths_are_read_from_the_file(tmp_path):
+    name = "timm/mobilenetv3_small_050"
+    whole = build_student(name, (), 6)
+    widths = (*widths_of(whole)[:-1], 800)
+    found = Found(build_student(name, widths, 6).state_dict(), "w.ckpt")
+    assert understand(found, name, [])[1].student == Student(name=name, widths=widths)
+    with pytest.raises(KitError, match="no network that is known"):
+        understand(found, None, [])
 
 
 def test_parameters_may_be_lost_by_rank_without_photos(tmp_path):

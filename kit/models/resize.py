@@ -58,7 +58,10 @@ def resize(model: nn.Module, widths: dict[nn.Conv2d, int], name: str) -> nn.Modu
         model.eval()(torch.zeros(1, 3, SIDE, SIDE, device=like.device))
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise KitError(f"{name} can't be had with other widths than timm's: its forward pass fixes sizes ({reason}).") from None
+        raise KitError(
+            f"{name} can't be had with these widths: its forward pass fixes sizes, or they don't belong together ({reason}). "
+            "Leave student.widths, and where a pruned one was wanted, choose another student."
+        ) from None
     finally:
         for hook in hooks:
             hook.remove()

@@ -61,5 +61,5 @@ def test_timm_networks_that_are_unknown_or_fix_sizes_are_refused_by_name():
     with pytest.raises(KitError, match=r"none above timm's own"):
         build_student("timm/resnet10t", [4], 5)
     whole = build_student("timm/repvgg_a0", (), 5)
-    with pytest.raises(KitError, match=r"timm/repvgg_a0 can't be had with other widths.*fixes sizes"):
+    with pytest.raises(KitError, match=r"timm/repvgg_a0 can't be had with these widths.*fixes sizes"):
         build_student("timm/repvgg_a0", [widths_of(whole)[0] - 8, *widths_of(whole)[1:]], 5)

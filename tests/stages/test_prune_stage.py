@@ -1,0 +1,66 @@
+import pytest
+import torch
+from torch import nn
+
+from kit.config.recipes import recipe
+from kit.config.schema import override
+from kit.models.cifar import Select
+from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
+from kit.session import open_session
+from kit.stages.photos import read_photos
+from kit.stages.prune import Step, prune, steps_of, target_of, with_new_weights
+from kit.train.budget import Budget
+
+WHOLE = count_parameters(build_student("record", (), 6))
+
+
+def begun(drawn, out, log, *prunes):
+    """(session, material, student) of a run whose distillation is over."""
+    config = override(recipe("sample").tiny(), [f"prune.{assignment}" for assignment in prunes])
+    session = open_session(config, out, Budget(None), log)
+    material = read_photos(session, drawn, out / "cache")
+    torch.manual_seed(0)
+    student = build_student("record", (), 6)
+    for norm in [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]:
+        nn.init.uniform_(norm.weight, 0.1, 2)
+    best = {"weights": student.state_dict(), "accuracy": 0.1, "epoch": 1}
+    session.checkpoints("distil").finish(1, {"widths": widths_of(student), "best": best})
+    return session, material, student
+
+
+def test_the_last_of_several_steps_has_the_names_of_the_only_one():
+    assert steps_of(None) == []
+    assert steps_of(recipe("sample").prune) == [Step("prune", "finetune", 1.0)]
+    assert [step.prune for step in steps_of(override(recipe("sample"), ["prune.steps=3"]).prune)] == ["prune1", "prune2", "prune"]
+
+
+@pytest.mark.parametrize("restart", ["false", "true"])
+def test_steps_narrow_what_the_step_before_left_or_the_distilled_student_again(drawn, tmp_path, log, restart):
+    session, material, student = begun(drawn, tmp_path, log, "steps=2", f"restart={restart}", "keep=0.25")
+    first = prune(session, material, student, steps_of(session.config.prune)[0])
+    assert 0.47 * WHOLE < count_parameters(first) <= 0.5 * WHOLE
+    nn.init.constant_(first.fc.bias, 7.0)  # as if fine-tuned
+    second = prune(session, material, first, steps_of(session.config.prune)[1])
+    assert 0.22 * WHOLE < count_parameters(second) <= 0.25 * WHOLE
+    assert bool((second.fc.bias == 7).all()) == (restart == "false")
+
+
+def test_every_target_that_is_given_counts_and_keep_only_without(drawn, tmp_path, log):
+    session, material, student = begun(drawn, tmp_path, log, "parameters=30000", "macs=500000", "bytes=20000", "keep=0.01")
+    target = target_of(session, student, material.dataset.classes)
+    assert (target.parameters, target.macs, target.bytes) == (30_000, 500_000, 20_000)
+    halfway = target_of(session, student, material.dataset.classes, 0.5)
+    assert halfway.parameters == int((WHOLE * 30_000) ** 0.5)
+    assert halfway.macs > 500_000
+    slimmer = prune(session, material, student, Step())
+    assert count_parameters(slimmer) <= 30_000
+
+
+@pytest.mark.parametrize("name", ["boss", "preresnet8x4"])
+def test_the_control_has_new_weights_but_for_what_never_trains(name):
+    slimmer = build_student(name, (), 6)
+    fresh = with_new_weights(slimmer, name, 6, seed=3)
+    for new, old in zip(fresh.modules(), slimmer.modules(), strict=True):
+        if isinstance(new, (FrozenStem, Select)):
+            assert all(torch.equal(a, b) for a, b in zip(new.state_dict().values(), old.state_dict().values(), strict=True))
+    assert not torch.equal(fresh.fc.weight, slimmer.fc.weight)
