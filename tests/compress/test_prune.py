@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from kit.compress.prune import CRITERIA, Cost, Target, slim
+from kit.compress.criteria import CRITERIA
+from kit.compress.prune import Cost, Target, slim
 from kit.compress.surgery import find_groups
 from kit.config.schema import Prune
 from kit.errors import KitError
