@@ -10,7 +10,7 @@ FLOORS = [
     {"data", "augment", "models"},
     {"distill", "compress"},
     {"train"},
-    {"predict", "submission", "session", "takeover"},
+    {"predict", "submission", "ledger", "session", "takeover"},
     {"stages"},
     {"pipeline", "score", "inspection", "export"},
     {"remote", "doctor", "plan"},

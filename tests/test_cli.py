@@ -4,7 +4,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from kit.cli import app
+from kit.cli import main  # noqa: F401  brings the verbs
+from kit.cli.app import app
 from kit.errors import KitError
 
 VERBS = ("run", "sample", "predict", "check", "doctor", "bundle", "inspect", "export")

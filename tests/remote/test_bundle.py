@@ -16,9 +16,6 @@ from kit.errors import KitError
 from kit.remote.bundle import LIMIT, bundle
 
 HEAD = """
-import sys
-from pathlib import Path
-
 import kit
 from kit.config.recipes import recipe
 from kit.config.schema import override
@@ -29,7 +26,7 @@ if __name__ == "__main__":
 
     print(kit.__file__, torch_pruning.__file__, sep="\\n", flush=True)
     config = override(recipe("sample").tiny(), ["teacher.train.epochs=12", "train.epochs=20"])
-    session(config, inputs=Path("input"), working=Path("working"))
+    session(config)
 """
 
 
@@ -72,7 +69,7 @@ def draw_photos(folder: Path) -> None:
 def run_alone(script: Path, folder: Path, stop_after: str | None = None) -> Finished:
     """Run a bundle in `folder`, where input/ is; its home and its temporary disk are there too."""
     shutil.copy(script, folder / "script.py")
-    places = {"HOME": str(folder), "TMPDIR": str(folder), "PATH": os.environ["PATH"]}
+    places = {"HOME": str(folder), "TMPDIR": str(folder), "PATH": os.environ["PATH"], "KIT_KAGGLE": "."}
     places |= {"OMP_NUM_THREADS": "1"}  # so little work is done no sooner by two, and much later where other tests keep the cores busy
     command = [sys.executable, "script.py"]
     with subprocess.Popen(command, cwd=folder, env=places, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
