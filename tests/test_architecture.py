@@ -13,7 +13,8 @@ FLOORS = [
     {"predict", "submission", "ledger", "session", "takeover"},
     {"stages"},
     {"pipeline", "score", "inspection", "export"},
-    {"remote", "doctor", "plan"},
+    {"remote", "plan", "studies"},
+    {"doctor"},
     {"cli"},
     {"__main__"},
 ]

@@ -13,6 +13,7 @@ from kit.config.recipes import RECIPES, recipe
 from kit.config.schema import Config, override
 from kit.console import console
 from kit.errors import KitError
+from kit.studies.catalogue import STUDIES, choose, find_study
 
 
 @app.command(
@@ -132,3 +133,45 @@ def sample(
 
     draw_dataset(folder, seed)
     say(f"{folder}: {', '.join(f'{count} {name}' for name, count in SPLITS.items())} photos")
+
+
+@app.command(rich_help_panel="Runs", epilog="Example: `kit study hw13 --data Food-11 --budget 40m`; the same command goes on from there.")
+def study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(STUDIES)}.")],
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the arms' runs; default: runs/study-NAME.", show_default=False)] = None,
+    docs: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the journal, tables and figures; default: docs/studies in a clone, else --out.", show_default=False),
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="This session's time, such as 40m; default: none.", show_default=False)] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
+    only: Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; may be repeated.")] = None,
+    tiny: Annotated[bool, typer.Option("--tiny", help="The same path in seconds; its figures stay in --out.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="The arms as they are, for a GPU; default: reduced to this machine's size.")] = False,
+    teacher: Annotated[Path | None, typer.Option(help="Teacher's checkpoint; default: the competition's beside the data.")] = None,
+    cache: CacheOption = None,
+) -> None:
+    """Arms × seeds of a question, run or gone on with; its table and figure from the journal."""
+    from kit.data.cache import cache_folder
+    from kit.data.draw import draw_dataset
+    from kit.studies.journal import read
+    from kit.studies.runner import Place, run_study
+    from kit.studies.tables import write
+    from kit.train.budget import Budget, parse_duration
+
+    asked = choose(find_study(name), only or [])
+    out = out or Path("runs") / f"study-{name}"
+    if data is None and not tiny:
+        raise KitError(f"kit study {name} needs --data DIR, the folder that holds training/ and evaluation/. With --tiny it draws its own.")
+    data = data or draw_dataset(out / "photos")
+    clone = submissions_folder() and not tiny
+    folder = docs or (Path("docs/studies") if clone else out)
+    place = Place(folder / f"{name}.jsonl", out / "arms")
+    setting = "tiny" if tiny else "full" if full else "reduced"
+    limit = Budget(parse_duration(budget) if budget else None)
+    first = asked.arms[0].config.train.seed
+    numbers = range(first, first + seeds)
+    run_study(asked, place, data, cache=cache_folder(cache), budget=limit, seeds=numbers, setting=setting, say=say, teacher=teacher)
+    for file in write(find_study(name), read(place.journal, name, say), setting, folder):
+        say(f"{file}")

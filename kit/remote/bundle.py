@@ -33,15 +33,19 @@ def bundle(kernel: Path, least_step: int = 0) -> Path:
     Raises:
         KitError: there is no such head, it holds a credential, or it makes a script that is no Python or over 1 MB.
     """
-    head = read_head(kernel)
-    files = kit_files() | carried_files()
-    refuse_credentials({f"{kernel / 'main.py'}": head.encode()} | files)
-    archive = pack(files)
-    text = script(kernel.name, head, archive, least_step)
-    refuse_broken(text, kernel / "main.py")
+    text = compose(kernel, read_head(kernel), least_step)
     built = make_folder(kernel / "build") / "main.py"
     write_durably(built, text.encode())
     return built
+
+
+def compose(kernel: Path, head: str, least_step: int = 0) -> str:
+    """The script's text. Raises as `bundle`."""
+    files = kit_files() | carried_files()
+    refuse_credentials({f"{kernel / 'main.py'}": head.encode()} | files)
+    text = script(kernel.name, head, pack(files), least_step)
+    refuse_broken(text, kernel / "main.py")
+    return text
 
 
 def notebook(kernel: Path) -> Path:
@@ -51,9 +55,8 @@ def notebook(kernel: Path) -> Path:
     Raises:
         KitError: as `bundle`.
     """
-    script = bundle(kernel).read_text(encoding="utf-8")
     head = read_head(kernel)
-    loader, docstring = script.removesuffix(head).strip(), DOCSTRING.match(head)
+    loader, docstring = compose(kernel, head).removesuffix(head).strip(), DOCSTRING.match(head)
     cells = [("markdown", f"# {kernel.name}\n\n{docstring['text'].strip() if docstring else ''}", {})]
     cells += [("code", loader, {"jupyter": {"source_hidden": True}, "_kg_hide-input": True}), ("code", head.strip(), {})]
     page = {
@@ -66,7 +69,7 @@ def notebook(kernel: Path) -> Path:
         "nbformat": 4,
         "nbformat_minor": 5,
     }
-    built = kernel / "build" / "main.ipynb"
+    built = make_folder(kernel / "build") / "main.ipynb"
     write_durably(built, (json.dumps(page, indent=1, ensure_ascii=False) + "\n").encode())
     return built
 

@@ -13,7 +13,7 @@ import pytest
 
 from kit.data.draw import draw_dataset
 from kit.errors import KitError
-from kit.remote.bundle import LIMIT, bundle
+from kit.remote.bundle import LIMIT, bundle, notebook
 
 HEAD = """
 import kit
@@ -125,6 +125,18 @@ def test_an_earlier_output_is_taken_over_and_gone_on_with(script, first, tmp_pat
     assert second.record["state"] == "done"
     assert len(second.record["sessions"]) == 2
     assert "teacher: 12 epochs" not in second.output
+
+
+def test_a_notebook_holds_the_same_in_cells_that_run(tmp_path, monkeypatch):
+    """The loader's cell and the head's, one after the other, as Jupyter runs them."""
+    head = '"""What it does."""\n\nimport kit.version\n\nfound = kit.version.__file__\n'
+    page = json.loads(notebook(kernel_with(head, tmp_path)).read_text())
+    assert [cell["cell_type"] for cell in page["cells"]] == ["markdown", "code", "code"]
+    assert "What it does." in "".join(page["cells"][0]["source"])
+    places = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PATH": os.environ["PATH"]}
+    cells = "\n".join("".join(cell["source"]) for cell in page["cells"][1:])
+    done = subprocess.run([sys.executable, "-c", f"{cells}\nprint(found)"], env=places, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith(str(tmp_path)), done.stderr
 
 
 @pytest.mark.parametrize("variable", ["KAGGLE_KEY", "KAGGLE_API_TOKEN"])
