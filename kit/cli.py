@@ -124,10 +124,11 @@ def plan(
 
 def print_plan(config: Config) -> None:
     from kit.models.students import build_student, count_parameters
+    from kit.models.widths import widths_for
 
     rules = competition(config.limit or config.competition)
     classes = len(rules.classes) if rules.classes else 6
-    parameters = count_parameters(build_student(config.student.name, config.student.widths, classes))
+    parameters = count_parameters(build_student(config.student.name, widths_for(config.student, classes), classes))
     print(json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False))
     limit = f"{rules.max_parameters:,}" if rules.max_parameters else "none"
     console.print(
@@ -141,6 +142,24 @@ def submissions_folder() -> Path | None:
     """`submissions/` of the clone that the command runs in."""
     place = Path("submissions")
     return place if place.is_dir() and Path("kit").is_dir() else None
+
+
+@app.command(epilog="Example: `kit students --image-size 96`, or widths for a limit: `kit students record deep --parameters 60000`.")
+def students(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="Which; default: all. timm/NAME works too.")] = None,
+    image_size: Annotated[int, typer.Option(min=16, help="Side of the photos, px.")] = 224,
+    classes: Annotated[int, typer.Option(min=2, help="How many classes there are.")] = 11,
+    parameters: Annotated[
+        int | None, typer.Option(min=1, help="Solve each one's widths for this limit (student.parameters).", show_default=False)
+    ] = None,
+    multiple: Annotated[int, typer.Option(min=1, help="Of which every solved width is to be one.")] = 1,
+) -> None:
+    """The students side by side: parameters, multiplications, activations, and the time of a step on this machine."""
+    from kit.gallery import compare
+
+    wide = Console(width=max(console.width, 160))
+    for part in compare(names or (), image_size, classes, parameters, multiple):
+        console.print(part, markup=False) if isinstance(part, str) else wide.print(part)
 
 
 @app.command(epilog="Example: `kit sample photos`, then `kit run boss --data photos --tiny --set competition=any`.")

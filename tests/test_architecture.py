@@ -12,7 +12,7 @@ FLOORS = [
     {"train"},
     {"predict", "submission", "session", "takeover"},
     {"stages"},
-    {"pipeline", "score", "inspection", "export"},
+    {"pipeline", "score", "inspection", "export", "gallery"},
     {"remote", "doctor", "plan"},
     {"cli"},
     {"__main__"},

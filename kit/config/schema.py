@@ -123,8 +123,9 @@ class Teacher(Section):
 
 
 class Student(Section):
-    name: str
+    name: str  # of the table (`kit students`), or timm/NAME
     widths: tuple[Count, ...] = ()  # of its convolutions in order; empty: the table's
+    parameters: Count | None = None  # widen or narrow it, in these proportions, to as many as this; None: as it is
 
 
 class Prune(Section):

@@ -13,6 +13,7 @@ from kit.config.competitions import check_limits, competition
 from kit.errors import KitError, Suspended
 from kit.files import sha256_of
 from kit.models.students import build_student, count_parameters, widths_of
+from kit.models.widths import widths_for
 from kit.session import Session, command
 from kit.stages.photos import Material
 from kit.stages.prune import cut
@@ -93,7 +94,7 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         left = (session.out / "submission.csv").is_file()
         session.log("the submission of the session before stays" if left else "no submission yet: there was no time for one")
         return
-    found = [c for stage in ("finetune", "prune", "distil") if (c := candidate(session, stage))]
+    found = [c for stage in ("finetune", "prune", "distil") if (c := candidate(session, stage, len(material.dataset.classes)))]
     if not found and (asked or session.checkpoints("teacher").files()):
         session.log("no submission yet: no student is trained that could be handed in")
         return
@@ -116,13 +117,13 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         submit(session, material, quantize(session, material, best.eval()), "suspended", submissions)
 
 
-def candidate(session: Session, stage: str) -> tuple[tuple[int, ...], float, dict[str, Tensor]] | None:
+def candidate(session: Session, stage: str, classes: int) -> tuple[tuple[int, ...], float, dict[str, Tensor]] | None:
     """(widths, validation accuracy, weights) of the best epoch of a stage so far, else of its newest weights; None before any."""
     checkpoints = session.checkpoints(stage)
     state = checkpoints.result() or checkpoints.load()
     if state is None or state.get("step") == 0:  # saved before the first step: it knows nothing
         return None
     pruned = session.checkpoints("prune").result() if stage == "finetune" else None
-    widths = state.get("widths") or (pruned["widths"] if pruned else session.config.student.widths)
+    widths = state.get("widths") or (pruned["widths"] if pruned else widths_for(session.config.student, classes))
     best = state["best"]
     return widths, best["accuracy"], best["weights"] or state.get("ema") or state["network"]
