@@ -87,8 +87,9 @@ def run(
         least_step=least_step,
     )
     if "validation_accuracy" in record:
-        accuracy, csv = record["validation_accuracy"], out / "submission.csv"
-        console.print(f"{record['state']}: validation accuracy {accuracy:.4f}, submission {csv}", markup=False)
+        reached = record["validation_accuracy"]
+        accuracy = "no validation accuracy" if reached is None else f"validation accuracy {reached:.4f}"
+        console.print(f"{record['state']}: {accuracy}, submission {out / 'submission.csv'}", markup=False)
     if limit.stop:
         raise typer.Exit(75)  # a signal ended it, not its budget: a script's && should not go on
 

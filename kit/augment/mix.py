@@ -25,7 +25,9 @@ def mix(images: Tensor, labels: Tensor, classes: int, augment: Augment, draw: np
         KitError: a process's share has a photo without a partner.
     """
     if share != slice(None) and len(images) % 2:
-        raise KitError(f"Mixup and CutMix mix pairs, and a process has {len(images)} photos: set train.batch_size to a multiple of two each.")
+        raise KitError(
+            f"Mixup and CutMix mix pairs, and a process has {len(images)} photos: set train.batch_size to a multiple of two each."
+        )
     cut = bool(augment.cutmix) and (not augment.mixup or draw.random() < 0.5)
     alpha = augment.cutmix if cut else augment.mixup
     kept, place = draw.beta(alpha, alpha, (batch + 1) // 2), draw.random((2, (batch + 1) // 2))

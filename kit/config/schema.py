@@ -53,9 +53,6 @@ class Augment(Section):
     def mixes(self) -> bool:
         return bool(self.mixup or self.cutmix)
 
-    def unmixed(self) -> Self:
-        return self.model_copy(update={"mixup": 0.0, "cutmix": 0.0})
-
 
 class Data(Section):
     image_size: int = Field(224, ge=16)  # side of the networks' input, px

@@ -4,10 +4,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from kit import predict, submission
+from kit.compress.adjust import adjust_logits
 from kit.compress.pack import Packed, pack, unpack
 from kit.config.competitions import check_limits, competition
 from kit.errors import KitError, Suspended
@@ -23,25 +23,36 @@ def quantize(session: Session, material: Material, student: nn.Module) -> Packed
     """student.kit, and the student as read back from it: what is measured and predicted with from here on."""
     with session.stage("quantize"):
         file = session.out / "student.kit"
+        if tau := session.config.predict.logit_adjustment:
+            student = adjust_logits(student, material.dataset.training.per_class(len(material.dataset.classes)), tau)
         size = pack(
             file, student, session.config.settled(), widths_of(student), material.dataset.classes, {"recipe": session.config.recipe}
         )
         packed = unpack(file)
         packed.student.to(session.device.device)
-        accuracy = predict.accuracy(packed.student, material.validation, session.config.data, flip=session.config.predict.flip)
+        scores = score(session, material, packed)
         parameters = packed.parameters  # as trained: batch norm was folded away, but no limit is met by that alone
         over = check_limits(session.config.limit or session.config.competition, parameters, size)
-        session.record |= {"validation_accuracy": accuracy, "parameters": parameters, "bytes": size, "over_the_limit": over}
-        session.note("quantize", accuracy=accuracy, parameters=parameters, bytes=size)
-        session.log(f"packed {file}: {parameters:,} parameters, {size:,} bytes, validation accuracy {accuracy:.4f}")
+        session.record |= {"validation_accuracy": scores.get("accuracy"), "validation_macro_f1": scores.get("macro_f1")}
+        session.record |= {"parameters": parameters, "bytes": size, "over_the_limit": over}
+        session.note("quantize", accuracy=scores.get("accuracy"), macro_f1=scores.get("macro_f1"), parameters=parameters, bytes=size)
+        session.log(f"packed {file}: {parameters:,} parameters, {size:,} bytes, {predict.say(scores)}")
     return packed
+
+
+def score(session: Session, material: Material, packed: Packed) -> dict[str, float]:
+    """Of the packed student on validation; none after a final fit, which has trained on those photos."""
+    if session.config.train.final_fit:
+        session.record["no_validation"] = "train.final_fit: the validation photos were trained on, so no figure of them says anything"
+        return {}
+    return predict.scores(packed.student, material.validation, session.config.data, views=session.config.predict)
 
 
 def submit(session: Session, material: Material, packed: Packed, state: str, submissions: Path | None) -> None:
     """submission.csv from the packed student, checked against the evaluation photos and the competition, filed with its making."""
     with session.stage("submit"):
-        answer = predict.logits(packed.student, material.evaluation, session.config.data, flip=session.config.predict.flip)
-        most_frequent = int(np.bincount(material.dataset.training.labels).argmax())
+        answer = predict.logits(packed.student, material.evaluation, session.config.data, views=session.config.predict)
+        most_frequent = int(material.dataset.training.per_class(len(material.dataset.classes)).argmax())
         ids, csv = submission.ids_for(material.evaluation.names, session.rules), session.out / "submission.csv"
         submission.write_csv(csv, ids, predict.classes_of(answer, material.evaluation, most_frequent), session.rules)
         guesses = [ids[row] for row in material.evaluation.bad]
@@ -118,7 +129,8 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
 
 
 def candidate(session: Session, stage: str, classes: int) -> tuple[tuple[int, ...], float, dict[str, Tensor]] | None:
-    """(widths, validation accuracy, weights) of the best epoch of a stage so far, else of its newest weights; None before any."""
+    """(widths, validation accuracy, weights) of the best epoch of a stage so far, else of its newest weights; None before any. After a
+    final fit the accuracy is 0, and of stages that keep the limit the latest counts."""
     checkpoints = session.checkpoints(stage)
     state = checkpoints.result() or checkpoints.load()
     if state is None or state.get("step") == 0:  # saved before the first step: it knows nothing
@@ -126,4 +138,4 @@ def candidate(session: Session, stage: str, classes: int) -> tuple[tuple[int, ..
     pruned = session.checkpoints("prune").result() if stage == "finetune" else None
     widths = state.get("widths") or (pruned["widths"] if pruned else widths_for(session.config.student, classes))
     best = state["best"]
-    return widths, best["accuracy"], best["weights"] or state.get("ema") or state["network"]
+    return widths, best["accuracy"] or 0.0, best["weights"] or state.get("ema") or state["network"]
