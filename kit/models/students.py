@@ -105,8 +105,9 @@ def residual(widths: Sequence[int], classes: int, *, depths: Sequence[int], kern
 
 def record(widths: Sequence[int], classes: int) -> nn.Module:
     """Ours: a stem that strides at once, then pairs of a strided and a residual block."""
+    stem = strided_stem(widths[0], nn.Hardswish())  # first: random weights are drawn in this order
     blocks = [Residual(a, b, 5 if i >= 4 else 3, 1 if i % 2 else 2) for i, (a, b) in enumerate(itertools.pairwise(widths))]
-    return Classifier(strided_stem(widths[0], nn.Hardswish()), blocks, widths[-1], classes)
+    return Classifier(stem, blocks, widths[-1], classes)
 
 
 def inverted(widths: Sequence[int], classes: int, *, depths: Sequence[int], kernels: Sequence[int], squeeze: int) -> nn.Module:

@@ -22,6 +22,15 @@ def test_a_student_is_rebuilt_from_its_widths(name):
     assert student(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
 
 
+@pytest.mark.parametrize("name", ["hw13", "hw7", "record"])
+def test_first_weights_are_drawn_from_the_input_to_the_output(name):
+    """Runs of other versions began with the same ones."""
+    torch.manual_seed(0)
+    first = torch.nn.Conv2d(3, STUDENTS[name].widths[0], 3, bias=name != "record").weight
+    torch.manual_seed(0)
+    assert torch.equal(next(build_student(name, (), 11).parameters()), first)
+
+
 def test_published_counts_are_met():
     counts = {name: spec.parameters for name, spec in STUDENTS.items()}
     assert (counts["hw13"], counts["boss"], counts["hw7"]) == (59_723, 99_891, 256_779)
