@@ -28,6 +28,7 @@ from kit.train.budget import Budget
 from kit.train.checkpoint import Checkpoints
 from kit.train.norm import shared_norms
 from kit.train.optim import make_optimizer, rate_at
+from kit.train.pace import KINDS, Pace
 from kit.train.sam import uphill
 from kit.world import World
 
@@ -35,7 +36,6 @@ Batches = Callable[[int], tuple[Tensor, Tensor]]
 Evaluate = Callable[[nn.Module], dict[str, float]]
 Loss = Callable[[Tensor, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
 
-KINDS = ("step", "evaluate", "save", "wait")  # where a stage's seconds go
 EXPLODED = 10  # times what a loss was at the first step, when the network knew nothing yet
 SMALLER = 0.3  # of the learning rate after a run has diverged
 
@@ -329,24 +329,9 @@ def out_of_patience(state: Training, train: Train, steps_per_epoch: int) -> bool
     return train.patience is not None and bool(state.history) and epoch - state.best["epoch"] >= train.patience
 
 
-class Pace:
-    """Where an epoch's seconds went."""
-
-    def __init__(self, budget: Budget, stage: str):
-        self.budget, self.stage, self.since, self.before = budget, stage, budget.clock(), budget.spent.copy()
-
-    def restart(self, images: int) -> dict[str, float]:
-        """{"seconds", "images_per_second", and seconds by kind} since the last call; then from zero."""
-        now, spent = self.budget.clock(), self.budget.spent.copy()
-        seconds = now - self.since
-        kinds = {kind: round(spent[f"{self.stage} {kind}"] - self.before[f"{self.stage} {kind}"], 3) for kind in KINDS}
-        self.since, self.before = now, spent
-        return {"seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1) if seconds else 0.0, **kinds}
-
-
 def describe(stage: str, state: Training, train: Train, seconds: dict[str, float]) -> str:
     line = state.history[-1]
-    losses = "  ".join(f"{name} {value:.3f}" for name, value in line.items() if name not in ("epoch", "step", "accuracy"))
+    losses = "  ".join(f"{name} {value:.3f}" for name, value in line.items() if name not in ("epoch", "step", "accuracy", "macro_f1"))
     scored = f"val {line['accuracy']:.4f} (best {state.best['accuracy']:.4f})" if "accuracy" in line else "no validation"
     pace = f"{seconds['seconds']:.1f} s  {seconds['images_per_second']:.0f} img/s"
     return f"{stage} {line['epoch']}/{train.epochs}  {losses}  {scored}  {pace}"
