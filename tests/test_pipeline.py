@@ -260,7 +260,6 @@ def test_a_final_fit_on_all_photos_with_every_option_claims_no_validation_figure
 def test_an_unlabelled_split_that_is_not_there_is_named(place):
     words = ["--set", "data.unlabelled=true", "--set", 'distill=[{"loss": "kd"}]']
     assert "no folder unlabelled/" in refusal(place, "simple", *TINY, *words)
-    assert "no term that needs none" in refusal(place, "simple", *TINY, *words[:2])
 
 
 def test_a_bad_evaluation_photo_keeps_its_row_and_is_called_a_guess(place):

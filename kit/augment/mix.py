@@ -13,7 +13,9 @@ from kit.config.schema import Augment
 from kit.errors import KitError
 
 
-def mix(images: Tensor, labels: Tensor, classes: int, augment: Augment, draw: np.random.Generator, batch: int, share: slice):
+def mix(
+    images: Tensor, labels: Tensor, classes: int, augment: Augment, draw: np.random.Generator, batch: int, share: slice
+) -> tuple[Tensor, Tensor]:
     """Pairs of views mixed by mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019, appendix A).
 
     Args:

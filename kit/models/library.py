@@ -6,7 +6,6 @@ carry activations, and a norm need not follow the convolution that is written be
 
 import difflib
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +27,8 @@ class FromLibrary(nn.Module):
         Raises:
             KitError: timm has no such network, with the nearest names.
         """
+        import timm  # here: it takes a second, and most students are the kit's own
+
         super().__init__()
         known = name.removeprefix(PREFIX)
         if not timm.is_model(known):
