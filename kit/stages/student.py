@@ -6,6 +6,7 @@ from torch import nn
 from kit.config.schema import Prune, Train
 from kit.distill.objective import Objective
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
+from kit.models.widths import widths_for
 from kit.rng import derive
 from kit.session import Session
 from kit.stages.photos import Material
@@ -19,7 +20,8 @@ def distil(session: Session, material: Material, teacher: nn.Module) -> nn.Modul
     config = session.config
     with session.stage("distil"):
         torch.manual_seed(derive(config.train.seed, "student"))
-        student = build_student(config.student.name, config.student.widths, len(material.dataset.classes))
+        classes = len(material.dataset.classes)
+        student = build_student(config.student.name, widths_for(config.student, classes), classes)
         for stem in [module for module in student.modules() if isinstance(module, FrozenStem)]:
             stem.copy_from(teacher)
         penalty = config.prune.gamma_penalty if config.prune else 0.0
