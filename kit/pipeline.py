@@ -17,6 +17,7 @@ from kit.config.schema import Config
 from kit.console import Log
 from kit.errors import KitError, Suspended
 from kit.models.students import build_student, count_parameters
+from kit.report.write import report
 from kit.session import alone, open_session
 from kit.stages.finish import hand_in_best_so_far, quantize, submit
 from kit.stages.history import sum_up
@@ -75,6 +76,7 @@ def run(
                 session.log(f"suspended: {pause}; the same command goes on from here")
                 world.lead(partial(hand_in_best_so_far, session, material, pause, submissions))
             world.lead(partial(sum_up, session, material))
+        world.lead(partial(report, session, material))
     return session.record
 
 

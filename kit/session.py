@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -225,4 +226,4 @@ def digest_of(record: dict[str, Any]) -> str:
 
 
 def command() -> str:
-    return " ".join(sys.argv)
+    return shlex.join(sys.argv)

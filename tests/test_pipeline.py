@@ -66,6 +66,8 @@ def test_every_recipe_runs_from_photos_to_a_checked_csv(place, recipe):
         "checkpoints",
         "student.kit",
         "submission.csv",
+        "validation.npz",
+        "report.html",
         "log.txt",
         "teacher.ckpt",
     }

@@ -1,6 +1,7 @@
 """The finish: pack, read back, predict, check; done provisionally when a session's time is over."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from kit import predict, submission
+from kit.answers import FILE, keep_answer
 from kit.compress.pack import Packed, pack, unpack
 from kit.config.competitions import check_limits, competition
 from kit.errors import KitError, Suspended
@@ -27,7 +29,10 @@ def quantize(session: Session, material: Material, student: nn.Module) -> Packed
         )
         packed = unpack(file)
         packed.student.to(session.device.device)
-        accuracy = predict.accuracy(packed.student, material.validation, session.config.data, flip=session.config.predict.flip)
+        answer = predict.logits(packed.student, material.validation, session.config.data, flip=session.config.predict.flip).numpy()
+        accuracy = float((answer.argmax(1) == material.validation.labels).mean())
+        keep = partial(keep_answer, photos=material.validation, classes=packed.classes, stage="quantize", weights=sha256_of(file)[:16])
+        session.attempt(FILE, lambda place: keep(place, logits=answer))
         parameters = packed.parameters  # as trained: batch norm was folded away, but no limit is met by that alone
         over = check_limits(session.config.limit or session.config.competition, parameters, size)
         session.record |= {"validation_accuracy": accuracy, "parameters": parameters, "bytes": size, "over_the_limit": over}

@@ -18,6 +18,7 @@ from kit.stages.prune import cut
 from kit.train.loop import begin, take_step
 
 PHOTOS = 256  # that it predicts
+PAGE = 3  # seconds to write report.html, beside what it looks up
 
 
 def rehearse(session: Session, material: Material, stage: str, student: nn.Module, teacher: nn.Module) -> None:
@@ -39,6 +40,8 @@ def rehearse(session: Session, material: Material, stage: str, student: nn.Modul
         budget.insist("the rehearsal of the hand-in", *owed)
         over = bool(check_limits(config.limit or config.competition, count_parameters(student)))
         hand_in = rehearse_hand_in(session, material, f"{stage} evaluate", final)
+        passes = 3 if config.prune else 1  # of the stages' students over validation
+        budget.longest["report"] = PAGE + passes * budget.longest[f"{stage} evaluate"]
         budget.longest["hand in"] = hand_in + (budget.longest.get("prune", 0) if over else 0)  # an oversized one prunes a copy
 
 

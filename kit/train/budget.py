@@ -20,6 +20,7 @@ IMPORTED = time.time()
 STARTED = "KIT_SESSION_STARTED"  # seconds since 1970, set by whatever began the session: a bundle's first line, a job's script
 OLDEST = 24 * 3600  # seconds; a process that claims to be older runs under a clock that is not ours
 EXIT = 2  # seconds to leave in order
+PAGE, PAGE_SHARE = 20, 0.02  # seconds, or the share of a session, that are kept for report.html at most; one that takes longer is left out
 SLACK = 1.2  # work may take a fifth longer than it ever did
 UNITS = {"h": 3600, "m": 60, "s": 1}
 
@@ -89,8 +90,9 @@ class Budget:
         self.times[kind] += 1
 
     def reserve(self, *kinds: str) -> float:
-        """Seconds to keep free for work that must still happen."""
-        return EXIT + SLACK * sum(self.longest.get(kind, 0) for kind in kinds)
+        """Seconds to keep free for work that must still happen, and for the page that a session ends with."""
+        page = min(self.longest.get("report", 0), max(PAGE, PAGE_SHARE * (self.seconds or 0)))
+        return EXIT + SLACK * (sum(self.longest.get(kind, 0) for kind in kinds) + page)
 
     def fits(self, *kinds: str) -> bool:
         """Whether there is time for all of these, and no signal came; of several processes to all of them."""
