@@ -42,7 +42,7 @@ class Answers:
 def read_answers(file: Path) -> Answers | None:
     """None where there are none, or what is there is not what was written: they can be had again."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with open(file, "rb") as raw, np.load(raw, allow_pickle=False) as arrays:
             meta, labels = json.loads(str(arrays["meta"])), arrays["labels"]
             logits = {name.partition(" ")[2]: arrays[name] for name in arrays.files if name.startswith("logits ")}
             thumbnails = {int(name.partition(" ")[2]): arrays[name].tobytes() for name in arrays.files if name.startswith("thumbnail ")}

@@ -74,9 +74,10 @@ def changes(runs: list[Run]) -> list[tuple[str, list[str]]]:
     return found
 
 
-def classes(runs: list[Run]) -> list[tuple[str, list[float | None]]]:
-    """(class, recall of each run's packed student), where all know the same classes."""
+def classes(runs: list[Run]) -> list[tuple[str, list[float | None], float]]:
+    """(class, recall of each run's packed student, the best), where all know the same classes."""
     if len({run.classes for run in runs}) > 1 or any("quantize" not in run.logits for run in runs):
         return []
     columns = [recalls(run.logits["quantize"], run.answers.labels) for run in runs]
-    return [(name, list(values)) for name, *values in zip(runs[0].classes, *columns, strict=True)]
+    rows = [(name, list(values)) for name, *values in zip(runs[0].classes, *columns, strict=True)]
+    return [(name, values, max((value for value in values if value is not None), default=0)) for name, values in rows]

@@ -67,7 +67,8 @@ def plot(figure: Plot) -> Markup:
     svg += [f'<path class="border" d="M{across(x)} 0V100"/>' for x, _ in figure.borders]
     svg += [f'<path class="level" d="M0 {down(figure.level[0])}H100"/>'] if figure.level else []
     for line in figure.lines:
-        path = "L".join(f"{across(x)} {down(y)}" for x, y in line.points)
+        way = [f"{across(x)} {down(y)}" for x, y in line.points]
+        path = "L".join(way if len(way) > 1 else way * 2)  # of one point a dot
         svg.append(f'<path class="line {line.style}" d="M{path}"/>')
     parts = [Markup('<span class="y" style="top:{}%">{}</span>').format(down(y), figure.write(y)) for y in rows]
     parts += [Markup('<span class="x" style="left:{}%">{:g}</span>').format(across(x), x) for x in columns]
