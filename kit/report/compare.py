@@ -58,7 +58,7 @@ def curves(marked: list[dict[str, Any]]) -> Any:
         if way:
             lines.append(Line(entry["name"], list(enumerate(way, 1)), entry["style"]))
     says = "Validation accuracy over the epochs: " + ", ".join(f"{line.name} ends at {percent(line.points[-1][1])}" for line in lines) + "."
-    return plot(Plot(says, lines, write=whole_percent)) if lines else None
+    return plot(Plot(says, lines, write=whole_percent, least=0.01)) if lines else None
 
 
 def changes(runs: list[Run]) -> list[tuple[str, list[str]]]:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from kit.report.scores import BINS, Calibration
 
 Point = tuple[float, float]
-STEPS = (1, 2, 2.5, 5, 10)  # between ticks, times a power of ten
+STEPS = (1, 2, 5, 10)  # between ticks, times a power of ten
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Line:
 @dataclass(frozen=True)
 class Plot:
     """lines, dots: in data units; a dot is (x, y, style). borders: (x, label) of vertical lines. level: (y, label) of a horizontal one.
-    says: the alternative text."""
+    least: step between the ticks. says: the alternative text."""
 
     says: str
     lines: Sequence[Line]
@@ -37,14 +37,15 @@ class Plot:
     borders: Sequence[tuple[float, str]] = ()
     level: tuple[float, str] | None = None
     write: Callable[[float], str] = field(default=lambda value: f"{value:g}")
+    least: float = 0
     small: bool = False
 
 
-def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers that span the interval; the first and the last are its new ends."""
-    raw = max(high - low, 1e-9) / about
+def ticks(low: float, high: float, about: int, least: float = 0) -> list[float]:
+    """Round numbers that span the interval; the first and the last are its new ends. least: the smallest step."""
+    raw = max(high - low, abs(high) / 50, least, 1e-9) / about  # what hardly changes is drawn flat
     power = 10 ** math.floor(math.log10(raw))
-    step = next(step * power for step in STEPS if step * power >= raw * (1 - 1e-9))
+    step = max(least, next(step * power for step in STEPS if step * power >= raw * (1 - 1e-9)))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 10) for i in range(first, max(last, first + 1) + 1)]
 
@@ -53,7 +54,7 @@ def plot(figure: Plot) -> Markup:
     xs = [x for line in figure.lines for x, _ in line.points] + [x for x, _, _ in figure.dots]
     ys = [y for line in figure.lines for _, y in line.points] + [y for _, y, _ in figure.dots]
     ys += [figure.level[0]] if figure.level else []
-    rows = ticks(min(ys), max(ys), 2 if figure.small else 4)
+    rows = ticks(min(ys), max(ys), 2 if figure.small else 4, figure.least)
     left, right = min(xs), max(max(xs), min(xs) + 1)
 
     def across(x: float) -> str:

@@ -151,7 +151,7 @@ def curves(run: Run) -> dict[str, Any]:
     if lines := run.histories.get("teacher"):
         way = Line("teacher", [(line["epoch"], line["accuracy"]) for line in lines], "c2")
         says = f"The teacher's validation accuracy over {len(lines)} epochs, best {max(y for _, y in way.points):.1%}."
-        found["teacher"] = plot(Plot(says, [way], borders=borders(run, ("teacher",)), write=whole_percent))
+        found["teacher"] = plot(Plot(says, [way], borders=borders(run, ("teacher",)), write=whole_percent, least=0.01))
     return found
 
 
@@ -173,7 +173,7 @@ def accuracy_plot(run: Run, trained: list[str]) -> Plot:
     stories = ", ".join(f"{stage.name} {stage.accuracy:.1%}" for stage in run.stages)
     says = f"Validation accuracy of the student over {end} epochs. {stories}."
     marks = [(start["finetune"] + 0.5, "fine-tuning")] if "finetune" in start else []
-    return Plot(says, lines, dots, borders(run, tuple(trained)) + marks, level, whole_percent)
+    return Plot(says, lines, dots, borders(run, tuple(trained)) + marks, level, whole_percent, least=0.01)
 
 
 def terms(run: Run, trained: list[str]) -> list[str]:
