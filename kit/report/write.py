@@ -14,13 +14,11 @@ from kit.answers import FILE, Answers, answers_to
 from kit.data.cache import Photos
 from kit.files import make_folder, write_durably
 from kit.models.students import build_student
-from kit.report.page import page
 from kit.report.run import Run, read_run
-from kit.report.scores import worst
 from kit.session import Session
 from kit.stages.finish import candidate
 from kit.stages.photos import Material
-from kit.train.budget import say_duration
+from kit.train.budget import EXIT, PAGE, Budget
 
 FILE_NAME = "report.html"
 THUMBNAIL = 112  # px
@@ -31,23 +29,30 @@ def report(session: Session, material: Material | None) -> None:
     budget, place = session.budget, session.out / FILE_NAME
     if material is None or not any(session.histories.values()):
         return
-    if not budget.enough_for("report"):
-        session.log(f"{place} is left out: it takes {say_duration(budget.longest['report'])}. `kit report {session.out}` writes it")
+    if not room_for(budget):
+        session.log(f"{place} is left out, there is no time for it: `kit report {session.out}` writes it")
         return
     try:
-        with budget.timed("report"):
-            look_at_students(session, material)
+        look_at_students(session, material)
+        with budget.timed("page"):
             write_page(read_run(session.out))
     except Exception as error:  # a page can break in any way it likes
         session.log(f"{place} could not be written ({type(error).__name__}: {error}). The submission does not need it")
         return
-    session.record["measured"]["report"] = round(budget.longest["report"], 3)
+    session.record["measured"]["page"] = round(budget.longest["page"], 3)
     session.write()
     session.log(f"{place}: the run on a page")
 
 
+def room_for(budget: Budget, *kinds: str) -> bool:
+    """Whether there is time for these, and for the page after them."""
+    return budget.left() > EXIT + budget.longest.get("page", PAGE) + sum(budget.longest.get(kind, 0) for kind in kinds)
+
+
 def write_page(run: Run, place: Path | None = None) -> Path:
     """A run's page, beside the files that it is made from unless it is wanted elsewhere."""
+    from kit.report.page import page  # here: scikit-learn and jinja2 take a second to import, and a run has better to do first
+
     place = place or run.out / FILE_NAME
     make_folder(place.parent)
     write_durably(place, page(run).encode())
@@ -55,11 +60,15 @@ def write_page(run: Run, place: Path | None = None) -> Path:
 
 
 def look_at_students(session: Session, material: Material) -> None:
-    """Answers of the stages' best students, each asked once, and the worst mistakes' thumbnails."""
+    """Answers of the stages' best students, each asked once and while there is time, and the worst mistakes' thumbnails."""
     photos, classes = material.validation, material.dataset.classes
     answers = answers_to(session.out / FILE, photos, classes)
     for stage in ("distil", "prune", "finetune"):
         files = session.checkpoints(stage).files()
+        evaluation = "finetune evaluate" if stage == "finetune" else "distil evaluate"
+        if not room_for(session.budget, evaluation):
+            session.log(f"no time to ask the student of {stage} for the page")
+            break
         if not files or answers.of.get(stage) == files[-1].digest or (found := candidate(session, stage)) is None:
             continue
         widths, _, weights = found
@@ -74,6 +83,8 @@ def look_at_students(session: Session, material: Material) -> None:
 def thumbnails(answers: Answers, photos: Photos) -> dict[int, bytes]:
     if "quantize" not in answers.logits:
         return {}
+    from kit.report.scores import worst  # here: as above
+
     return {row: thumbnail(photos.pixels[row], *photos.sizes[row]) for row in worst(answers.logits["quantize"], answers.labels)}
 
 

@@ -20,7 +20,8 @@ IMPORTED = time.time()
 STARTED = "KIT_SESSION_STARTED"  # seconds since 1970, set by whatever began the session: a bundle's first line, a job's script
 OLDEST = 24 * 3600  # seconds; a process that claims to be older runs under a clock that is not ours
 EXIT = 2  # seconds to leave in order
-PAGE, PAGE_SHARE = 20, 0.02  # seconds, or the share of a session, that are kept for report.html at most; one that takes longer is left out
+PAGE = 5  # seconds to import what report.html is written with, and to write it, until that is measured
+REPORT, REPORT_SHARE = 20, 0.02  # seconds, and the share of a session, that are kept at most for report.html and what it looks up
 SLACK = 1.2  # work may take a fifth longer than it ever did
 UNITS = {"h": 3600, "m": 60, "s": 1}
 
@@ -91,8 +92,8 @@ class Budget:
 
     def reserve(self, *kinds: str) -> float:
         """Seconds to keep free for work that must still happen, and for the page that a session ends with."""
-        page = min(self.longest.get("report", 0), max(PAGE, PAGE_SHARE * (self.seconds or 0)))
-        return EXIT + SLACK * (sum(self.longest.get(kind, 0) for kind in kinds) + page)
+        report = min(self.longest.get("report", 0), REPORT, REPORT_SHARE * (self.seconds or 0))
+        return EXIT + SLACK * (sum(self.longest.get(kind, 0) for kind in kinds) + report)
 
     def fits(self, *kinds: str) -> bool:
         """Whether there is time for all of these, and no signal came; of several processes to all of them."""

@@ -140,7 +140,7 @@ def test_a_page_that_cannot_be_written_is_said_in_a_line_and_fails_nothing(runs,
 def test_a_session_without_the_time_leaves_the_page_out_and_says_so(tmp_path, log, capsys):
     session = open_session(recipe("record"), tmp_path, Budget(60), log)
     session.histories["distil"] = [{"epoch": 1}]
-    session.budget.longest["report"] = 61
+    session.budget.longest["page"] = 60
     report(session, object())
-    assert "report.html is left out: it takes 1 min 01 s" in capsys.readouterr().out
+    assert "report.html is left out, there is no time for it: `kit report" in capsys.readouterr().out
     assert not (tmp_path / "report.html").exists()
