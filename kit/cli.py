@@ -318,7 +318,7 @@ def pull(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A folder of kernels/.")],
     pattern: Annotated[
         str, typer.Option(help="Regular expression that a file's whole name must fit.")
-    ] = r"submission.csv|student.kit|run.json",
+    ] = r"submission.csv|student.kit|run.json|report.html",
     out: Annotated[Path | None, typer.Option(help="Folder to fetch into; default: runs/NAME-kaggle.", show_default=False)] = None,
 ) -> None:
     """Fetch what a kernel's newest session left on Kaggle."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import kit
 
 FLOORS = [
-    {"errors", "rng", "files", "console", "config", "device", "version", "world"},
+    {"errors", "events", "rng", "files", "console", "config", "device", "version", "world"},
     {"data", "augment", "models"},
     {"distill", "compress"},
     {"train"},
