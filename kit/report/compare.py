@@ -6,7 +6,7 @@ from typing import Any
 from kit.config.schema import differences
 from kit.files import make_folder, write_durably
 from kit.report.figures import Line, Plot, plot
-from kit.report.page import percent, render, whole_percent
+from kit.report.render import percent, render, whole_percent
 from kit.report.run import STUDENT_STAGES, Run
 from kit.report.scores import agreement, recalls
 
