@@ -43,7 +43,7 @@ def test_the_page_has_no_error_and_asks_no_host(runs, tmp_path, which):
 
 
 def test_a_page_that_did_would_be_found(runs, tmp_path):
-    """The two tests above can fail."""
+    """What the test above says can fail."""
     page = tmp_path / "page.html"
     asking = '<img src="http://127.0.0.1:9/a.png"><script>console.error("oh")</script></body>'
     page.write_text((runs.done / "report.html").read_text().replace("</body>", asking))
