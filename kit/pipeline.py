@@ -22,6 +22,7 @@ from kit.models.blocks import Branches
 from kit.models.library import is_library, refuse_unusable
 from kit.models.students import build_student, count_parameters
 from kit.models.widths import widths_for
+from kit.report.write import report
 from kit.session import alone, open_session
 from kit.stages.finish import hand_in_best_so_far, quantize, submit
 from kit.stages.history import sum_up
@@ -80,6 +81,7 @@ def run(
                 session.log(f"suspended: {pause}; the same command goes on from here")
                 world.lead(partial(hand_in_best_so_far, session, material, pause, submissions))
             world.lead(partial(sum_up, session, material))
+        world.lead(partial(report, session, material))
     return session.record
 
 

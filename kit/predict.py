@@ -50,8 +50,11 @@ def logits(
 
 def scores(model: nn.Module, photos: Photos, data: Data, *, views: Predict = PLAIN) -> dict[str, float]:
     """Of labelled photos, 0…1: "accuracy", the share whose largest logit is their label's, and "macro_f1", every class alike."""
-    answer = logits(model, photos, data, views=views).argmax(1).numpy()
-    return {"accuracy": float((answer == photos.labels).mean()), "macro_f1": macro_f1(answer, photos.labels)}
+    return scores_of(logits(model, photos, data, views=views).argmax(1).numpy(), photos.labels)
+
+
+def scores_of(answer: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    return {"accuracy": float((answer == labels).mean()), "macro_f1": macro_f1(answer, labels)}
 
 
 def macro_f1(answer: np.ndarray, labels: np.ndarray) -> float:

@@ -6,13 +6,14 @@ from pathlib import Path
 import kit
 
 FLOORS = [
-    {"errors", "rng", "files", "console", "config", "device", "version", "world"},
+    {"errors", "events", "rng", "files", "console", "config", "device", "version", "world"},
     {"data", "augment", "models"},
     {"distill", "compress"},
     {"train"},
-    {"predict", "submission", "ledger", "session", "takeover"},
+    {"predict", "submission", "ledger", "session", "takeover", "answers", "inspection"},
     {"stages"},
-    {"pipeline", "score", "inspection", "export", "gallery"},
+    {"report"},
+    {"pipeline", "score", "export", "gallery"},
     {"remote", "plan", "studies"},
     {"doctor"},
     {"cli"},

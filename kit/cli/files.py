@@ -49,6 +49,26 @@ def inspect(
         console.print(part, markup=False) if isinstance(part, str) else wide.print(part)
 
 
+@app.command(
+    rich_help_panel="Files and checks",
+    epilog="Example: `kit report runs/record`, or several side by side: `kit report runs/boss runs/record`.",
+)
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, finished or not.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page; default: RUN/report.html, of several comparison.html.", show_default=False)
+    ] = None,
+) -> None:
+    """A run on one page, report.html, from its own files; several runs side by side."""
+    from kit.report.compare import compare
+    from kit.report.run import read_run
+    from kit.report.write import write_page
+
+    read = [read_run(folder) for folder in runs]
+    place = write_page(read[0], out) if len(read) == 1 else compare(read, out or Path("comparison.html"))
+    say(f"{place}: {place.stat().st_size:,} bytes")
+
+
 @app.command(rich_help_panel="Files and checks", epilog="Example: `kit export runs/record --format hw7-8bit --out 8_bit_model.pkl`.")
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run's folder (its trained weights), a student.kit, or weights.")],

@@ -85,9 +85,10 @@ def read_head(kernel: Path) -> str:
 
 
 def kit_files() -> dict[str, bytes]:
-    """This package's modules, and the commit they are of, by their place in the zip."""
+    """This package's modules and the page's templates, and the commit they are of, by their place in the zip."""
     package = Path(__file__).parents[1]
-    files = {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in package.rglob("*.py")}
+    paths = [path for path in package.rglob("*") if path.suffix in (".py", ".html", ".css")]
+    files = {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in paths}
     return files | {f"{package.name}/{STAMP}": commit().encode()}
 
 

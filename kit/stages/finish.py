@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kit import predict, submission
+from kit.answers import FILE, keep_answer
 from kit.compress.adjust import adjust_logits
 from kit.compress.pack import Packed, pack, unpack
 from kit.config.competitions import check_limits, competition
@@ -34,7 +35,7 @@ def quantize(session: Session, material: Material, student: nn.Module) -> Packed
         )
         packed = unpack(file)
         packed.student.to(session.device.device)
-        scores = score(session, material, packed)
+        scores = score(session, material, packed, sha256_of(file)[:16])
         parameters = packed.parameters  # as trained: batch norm was folded away, but no limit is met by that alone
         over = check_limits(session.config.limit or session.config.competition, parameters, size)
         session.record |= {"validation_accuracy": scores.get("accuracy"), "validation_macro_f1": scores.get("macro_f1")}
@@ -44,12 +45,15 @@ def quantize(session: Session, material: Material, student: nn.Module) -> Packed
     return packed
 
 
-def score(session: Session, material: Material, packed: Packed) -> dict[str, float]:
-    """Of the packed student on validation; none after a final fit, which has trained on those photos."""
+def score(session: Session, material: Material, packed: Packed, digest: str) -> dict[str, float]:
+    """Of the packed student on validation, whose answers are kept; none after a final fit, which has trained on those photos."""
     if session.config.train.final_fit:
         session.record["no_validation"] = "train.final_fit: the validation photos were trained on, so no figure of them says anything"
         return {}
-    return predict.scores(packed.student, material.validation, session.config.data, views=session.config.predict)
+    photos = material.validation
+    answer = predict.logits(packed.student, photos, session.config.data, views=session.config.predict).numpy()
+    session.attempt(FILE, lambda file: keep_answer(file, photos, packed.classes, "quantize", digest, answer))
+    return predict.scores_of(answer.argmax(1), photos.labels)
 
 
 def submit(session: Session, material: Material, packed: Packed, state: str, submissions: Path | None) -> None:

@@ -14,6 +14,7 @@ from kit.models.students import count_parameters, widths_of
 from kit.session import Session
 from kit.stages.photos import Material, make_order, make_views, mixing
 from kit.stages.prune import cut
+from kit.train.budget import PAGE
 from kit.train.loop import begin, take_step
 
 PHOTOS = 256  # that it predicts
@@ -38,6 +39,8 @@ def rehearse(session: Session, material: Material, stage: str, student: nn.Modul
         budget.insist("the rehearsal of the hand-in", *owed)
         over = bool(check_limits(config.limit or config.competition, count_parameters(student)))
         hand_in = rehearse_hand_in(session, material, f"{stage} evaluate", final)
+        page = budget.longest.setdefault("page", PAGE)  # an earlier session has measured it
+        budget.longest["report"] = page + (3 if config.prune else 1) * budget.longest[f"{stage} evaluate"]  # it asks each stage's student
         budget.longest["hand in"] = hand_in + (budget.longest.get("prune", 0) if over else 0)  # an oversized one prunes a copy
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kit import predict
+from kit.answers import FILE, has_answer, keep_answer
 from kit.distill import losses
 from kit.errors import KitError
 from kit.files import sha256_of, write_durably
@@ -29,13 +30,14 @@ def get_teacher(session: Session, material: Material, data: Path, given: Path | 
         teacher = load_teacher(file, config.arch, len(classes))
         digest, entry = sha256_of(file)[:16], session.record["stages"]["teacher"]
         session.remember("teacher", digest, f"the weights in {file}")
-        if entry.get("evaluated") != digest:
+        looked = lambda: has_answer(session.out / FILE, material.validation, "teacher", digest)  # noqa: E731
+        if entry.get("evaluated") != digest or not session.world.lead(looked):
             owed = ["hand in"] if session.begun_with else []
             look, tick = on_device(teacher, session), lambda: session.budget.insist("the teacher was evaluated", *owed)
             with session.budget.timed("teacher"):
-                answer = session.world.lead(
-                    lambda: predict.logits(look, material.validation, session.config.data, tick=tick).argmax(1).numpy()
-                )
+                logits = session.world.lead(lambda: predict.logits(look, material.validation, session.config.data, tick=tick))
+            session.attempt(FILE, lambda file: keep_answer(file, material.validation, classes, "teacher", digest, logits.numpy()))
+            answer = logits.argmax(1).numpy()
             accuracy = float((answer == material.validation.labels).mean())
             if file.parent != session.out:  # a bad one of this run's own has had too little training and no other fault
                 refuse_order(file, answer, material.validation.labels, classes)

@@ -142,7 +142,7 @@ def fit(
 
     step, evaluation, saving, waiting = (f"{stage} {kind}" for kind in KINDS)
     begun_at, saved_at, pace = state.step, budget.clock(), Pace(budget, stage)
-    with progress(stage, steps, shown=world.first) as moved, shared_norms(network, world):
+    with progress(stage, steps, shown=world.first, done=state.step) as moved, shared_norms(network, world):
         while state.step < steps and not out_of_patience(state, train, steps_per_epoch):
             ends_epoch = (state.step + 1) % steps_per_epoch == 0
             if not budget.fits(step, saving, "hand in", *([evaluation] if ends_epoch else [])):

@@ -106,6 +106,7 @@ def test_a_session_that_is_ended_leaves_a_submission(first):
     assert first.record["state"] == "suspended", first.output
     rows = (first.folder / "working" / "submission.csv").read_text().splitlines()
     assert len(rows) == 1 + 12
+    assert "<section" in (first.folder / "working" / "report.html").read_text()
 
 
 def test_workers_leave_one_unpacked_package_and_nothing_half_done(first):
