@@ -29,6 +29,15 @@ CacheOption = Annotated[
     Path | None,
     typer.Option(help="Where decoded photos are kept; default: the user's cache, temporary disk on Kaggle.", show_default=False),
 ]
+TeacherOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--teacher",
+        metavar="FILE|RUN",
+        help="A teacher: weights, a student.kit, or a run's folder; several teach together. Default: the competition's beside the data.",
+        show_default=False,
+    ),
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change a field of the recipe; may be repeated.")
 ]
@@ -43,7 +52,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder for all that the run leaves; default: runs/RECIPE.", show_default=False)] = None,
     budget: Annotated[str | None, typer.Option(help="This session's time, such as 9h or 30m; default: none.", show_default=False)] = None,
     subset: Annotated[float, typer.Option(help="Stratified share of every split, for a smoke test on real photos.")] = 1.0,
-    teacher: Annotated[Path | None, typer.Option(help="Teacher's checkpoint; default: the competition's beside the data.")] = None,
+    teachers: TeacherOption = None,
     assignments: SetOption = None,
     attached: Annotated[
         list[Path] | None,
@@ -81,7 +90,7 @@ def run(
         out,
         cache=cache_folder(cache),
         budget=limit,
-        teacher_file=teacher,
+        teacher_files=teachers or (),
         submissions=submissions_folder(),
         attached=attached or (),
         least_step=least_step,
@@ -100,7 +109,7 @@ def plan(
     budget: Annotated[str, typer.Option(help="A session's time, such as 9h.")] = "9h",
     quota: Annotated[str, typer.Option(help="The time of all sessions, such as 30h a week.")] = "30h",
     epochs: Annotated[str | None, typer.Option(help="A number, or auto: as many as the quota holds.", show_default=False)] = None,
-    teacher: Annotated[Path | None, typer.Option(help="Teacher's checkpoint; default: the competition's beside the data.")] = None,
+    teachers: TeacherOption = None,
     assignments: SetOption = None,
     cache: CacheOption = None,
 ) -> None:
@@ -111,12 +120,14 @@ def plan(
 
     number = [f"train.epochs={epochs}"] if epochs and epochs != "auto" else []
     config, length, all_hours = override(recipe(name), (assignments or []) + number), parse_duration(budget), parse_duration(quota)
-    measured = planning.measure(config, data, cache_folder(cache), teacher)
+    measured = planning.measure(config, data, cache_folder(cache), teachers or ())
     if epochs == "auto":
         config = planning.fit_epochs(config, measured, length, all_hours)
     for part in planning.describe(config, measured, length, all_hours):
         console.print(part)
-    words = ["kit", "run", name, "--data", str(data), "--budget", budget, *(["--teacher", str(teacher)] if teacher else [])]
+    words = ["kit", "run", name, "--data", str(data), "--budget", budget]
+    for file in teachers or ():
+        words += ["--teacher", str(file)]
     for assignment in [*(assignments or []), f"train.epochs={config.train.epochs}"]:
         words += ["--set", assignment]
     console.print(shlex.join(words), markup=False)

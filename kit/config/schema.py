@@ -9,8 +9,9 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from kit.config import ramps
 from kit.errors import KitError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -18,7 +19,15 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Ramp = Literal["constant", "p^2(1-p^2)", "p^4"]  # what a term's weight is multiplied by; p = epoch / epochs
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def sound_ramp(value: str | ramps.Points) -> str | ramps.Points:
+    ramps.check(value)
+    return value
+
+
+Ramp = Annotated[str | ramps.Points, AfterValidator(sound_ramp)]  # what a term's weight is multiplied by; p = epoch / epochs
 
 
 class Section(BaseModel):
@@ -60,36 +69,131 @@ class Data(Section):
         return self.cache_size or self.resize_side
 
 
-class CE(Section):
+class Weighted(Section):
+    """A term of the objective. docs/methods.md has them all, with their papers."""
+
+    weight: Weight = 1.0
+    ramp: Ramp = "constant"
+
+
+class CE(Weighted):
     """Cross entropy with the labels."""
 
     loss: Literal["ce"] = "ce"
-    weight: Weight = 1.0
-    ramp: Ramp = "constant"
     smoothing: Share = 0.0
 
 
-class KD(Section):
+class KD(Weighted):
     """T² · KL(teacher ‖ student), both softened by T (Hinton et al. 2015)."""
 
     loss: Literal["kd"] = "kd"
-    weight: Weight = 1.0
-    ramp: Ramp = "constant"
-    temperature: float = Field(1.0, gt=0)
+    temperature: Positive = 1.0
+    standardise: bool = False  # both networks' logits first (Sun et al. 2024)
 
 
-class Hint(Section):
+class DKD(Weighted):
+    """KD in two parts of their own weights: the target class against the rest, and the rest among themselves (Zhao et al. 2022)."""
+
+    loss: Literal["dkd"] = "dkd"
+    temperature: Positive = 4.0
+    alpha: Weight = 1.0
+    beta: Weight = 8.0
+    standardise: bool = False
+
+
+class DIST(Weighted):
+    """Correlation instead of divergence, by rows and by columns (Huang et al. 2022)."""
+
+    loss: Literal["dist"] = "dist"
+    temperature: Positive = 4.0
+    beta: Weight = 1.0  # of the relation between classes, in each photo
+    gamma: Weight = 1.0  # of the relation between photos, in each class
+
+
+class MLKD(Weighted):
+    """Predictions aligned at several temperatures, photo by photo, within the batch and between classes (Jin et al. 2023)."""
+
+    loss: Literal["mlkd"] = "mlkd"
+    temperatures: Annotated[tuple[Positive, ...], Field(min_length=1)] = (2.0, 3.0, 4.0, 5.0, 6.0)
+    standardise: bool = False
+
+
+class OfMaps(Weighted):
+    """A term that sees feature maps, of the modules that are named: `blocks.0` of the student, `layer1` of the teacher."""
+
+    student: str
+    teacher: str
+
+
+class Hint(OfMaps):
     """A student's feature map pulled to a teacher's (FitNets, Romero et al. 2015)."""
 
     loss: Literal["hint"] = "hint"
-    weight: Weight = 1.0
-    ramp: Ramp = "constant"
-    student: str  # a module's name, `blocks.0`
-    teacher: str
     distance: Literal["smooth_l1", "mse"] = "smooth_l1"
 
 
-Term = Annotated[CE | KD | Hint, Field(discriminator="loss")]
+class AT(OfMaps):
+    """Where each network looks (attention transfer, Zagoruyko and Komodakis 2017)."""
+
+    loss: Literal["at"] = "at"
+
+
+class SP(OfMaps):
+    """Which photos of a batch are alike (similarity-preserving, Tung and Mori 2019)."""
+
+    loss: Literal["sp"] = "sp"
+
+
+class RKD(OfMaps):
+    """Distances and angles between the photos of a batch (relational, Park et al. 2019)."""
+
+    loss: Literal["rkd"] = "rkd"
+    distance: Weight = 25.0
+    angle: Weight = 50.0
+
+
+class CRD(OfMaps):
+    """One photo's two embeddings told from those of the batch's other photos (contrastive, Tian et al. 2020)."""
+
+    loss: Literal["crd"] = "crd"
+    temperature: Positive = 0.07
+    width: Count = 128  # of the embeddings
+
+
+class SimKD(OfMaps):
+    """The student's last map pulled to the teacher's, whose classifier the student keeps, frozen (Chen et al. 2022)."""
+
+    loss: Literal["simkd"] = "simkd"
+
+
+class OfStages(Weighted):
+    """A term over several maps of each network, from the shallowest to the deepest."""
+
+    student: Annotated[tuple[str, ...], Field(min_length=1)]
+    teacher: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class Review(OfStages):
+    """Each stage of the teacher from the student's stages up to it, fused (ReviewKD, Chen et al. 2021)."""
+
+    loss: Literal["review"] = "review"
+    width: Count = 64  # of the fusion
+
+    @model_validator(mode="after")
+    def stages_pair_up(self) -> Self:
+        if len(self.student) != len(self.teacher):
+            raise ValueError(f"review pairs stages: {len(self.student)} of the student and {len(self.teacher)} of the teacher are named")
+        return self
+
+
+class AFD(OfStages):
+    """Which stage of the student follows which of the teacher's is learnt, by attention (Ji et al. 2021)."""
+
+    loss: Literal["afd"] = "afd"
+    width: Count = 64  # of queries and keys
+
+
+Term = Annotated[CE | KD | DKD | DIST | MLKD | Hint | AT | SP | RKD | CRD | SimKD | Review | AFD, Field(discriminator="loss")]
 
 
 class Train(Section):
@@ -118,6 +222,8 @@ class Train(Section):
 class Teacher(Section):
     arch: Literal["torchvision/resnet18", "timm/resnet18"] = "torchvision/resnet18"
     expected_accuracy: Share | None = None  # on validation; a teacher a point below it stops the run
+    flip: bool = False  # logits are the mean of the view's and its mirror image's
+    store: Literal["float16", "float32"] | None = None  # keep each step's logits beside the decoded photos, so rounded, for the next run
     augment: Augment = Augment(crop_scale=(0.35, 1.0))
     train: Train = Train(epochs=30, lr=1e-3, warmup_epochs=1)  # used only when no teacher file is found
 
@@ -161,11 +267,26 @@ class Config(Section):
     data: Data = Data()
     teacher: Teacher = Teacher()
     student: Student
-    distill: tuple[Term, ...]
+    distill: Annotated[tuple[Term, ...], Field(min_length=1)]
     train: Train
     prune: Prune | None = None
     pack: Pack = Pack()
     predict: Predict = Predict()
+
+    @model_validator(mode="after")
+    def what_is_stored_is_used(self) -> Self:
+        maps = [term.loss for term in self.distill if isinstance(term, (OfMaps, OfStages))]
+        if self.teacher.store and maps:
+            raise ValueError(f"teacher.store keeps logits, and {maps[0]!r} needs the teacher's maps at every step: leave one of them out")
+        if self.teacher.store and all(term.loss == "ce" for term in self.distill):
+            raise ValueError("teacher.store keeps a teacher's logits, and no term of distill looks at a teacher: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def a_kept_classifier_keeps_its_inputs(self) -> Self:
+        if self.prune and any(term.loss == "simkd" for term in self.distill):
+            raise ValueError("simkd keeps the teacher's classifier, and pruning would take inputs from it: leave out simkd or prune")
+        return self
 
     def tiny(self) -> Self:
         """The same recipe, every stage, for a CPU and a few dozen photos: two epochs of small batches at 32 px."""

@@ -18,12 +18,13 @@ from kit.train.loop import Batches
 
 @dataclass(frozen=True)
 class Material:
-    """What a run works on. training: the decoded photos, or None when JPEGs are decoded anew each epoch."""
+    """What a run works on. training: the decoded photos, or None when JPEGs are decoded anew each epoch. cache: where they are kept."""
 
     dataset: Dataset
     training: Photos | None
     validation: Photos
     evaluation: Photos
+    cache: Path
 
     @property
     def photos(self) -> int:
@@ -54,7 +55,7 @@ def find_and_decode(session: Session, data: Path, cache: Path) -> Material:
             digest = photos["training"].digest
         digests = [digest, photos["validation"].digest, photos["evaluation"].digest]
         session.remember("photos", "-".join(d[:8] for d in digests), f"the photos below {data}")
-    return Material(dataset, photos.get("training"), photos["validation"], photos["evaluation"])
+    return Material(dataset, photos.get("training"), photos["validation"], photos["evaluation"], cache)
 
 
 def make_batches(session: Session, material: Material, order: Order, augment: Augment) -> Batches:

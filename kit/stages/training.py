@@ -1,5 +1,7 @@
 """A plan of epochs over the run's photos, for whichever network and loss a stage brings."""
 
+from collections.abc import Callable
+
 from torch import nn
 
 from kit import predict
@@ -7,7 +9,7 @@ from kit.config.schema import Augment, Train
 from kit.data.loader import Order
 from kit.session import Session
 from kit.stages.photos import Material, make_batches
-from kit.train.loop import Loss, Training, fit
+from kit.train.loop import Batches, Loss, Training, fit
 
 
 def train(
@@ -19,8 +21,9 @@ def train(
     plan: Train,
     augment: Augment,
     adapters: nn.Module | None = None,
+    wrap: Callable[[Batches], Batches] = lambda batches: batches,
 ) -> Training:
-    """A stage's plan, carried through or on."""
+    """A stage's plan, carried through or on. wrap: put around the batches, for a loss that must know which step's they are."""
     config = session.config
     order = Order(material.photos, plan.batch_size, plan.seed, session.world)
     left_out = material.photos - order.steps_per_epoch * order.batch_size
@@ -30,7 +33,7 @@ def train(
     return fit(
         network,
         loss,
-        make_batches(session, material, order, augment),
+        wrap(make_batches(session, material, order, augment)),
         lambda model: predict.accuracy(model, material.validation, config.data),
         steps_per_epoch=order.steps_per_epoch,
         train=plan,
