@@ -10,7 +10,8 @@ from PIL import Image
 
 from kit.compress.pack import unpack
 from kit.config.recipes import recipe
-from kit.config.schema import AFD, CE, CRD, KD, Hint, Review, SimKD, override
+from kit.config.schema import override
+from kit.config.terms import AFD, CE, CRD, KD, Hint, Review, SimKD
 from kit.distill.replay import Replay
 from kit.errors import KitError
 from kit.pipeline import run

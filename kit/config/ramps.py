@@ -37,8 +37,9 @@ def between(points: Points, p: float) -> float:
     return u + (v - u) * (p - a) / (b - a)
 
 
-def check(ramp: str | Points) -> None:
-    """
+def check(ramp: str | Points) -> str | Points:
+    """The ramp, if it is one.
+
     Raises:
         ValueError: there is no such ramp, its points are in no order, or somewhere it gives no weight.
     """
@@ -57,3 +58,4 @@ def check(ramp: str | Points) -> None:
             raise ValueError(
                 f"the ramp {ramp!r} is {value} at p = {p:g}, and a weight is a number from 0 up: choose another, or give points"
             )
+    return ramp

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kit.config.ramps import factor
-from kit.config.schema import CE, Term
+from kit.config.terms import CE, Term
 from kit.distill.align import LOGITS, look, shapes
 from kit.distill.panel import Panel
 from kit.distill.terms import OF_LOGITS, OF_MAPS, names_of, taps

@@ -1,5 +1,6 @@
 """One teacher or several, frozen, looked through as one."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -37,4 +38,4 @@ class Panel(nn.Module):
 def mean_of_probabilities(answers: Sequence[Tensor]) -> Tensor:
     """log of the mean of the softmaxes, [N, K]; finite where a probability is not representable."""
     logs = torch.stack([F.log_softmax(answer, dim=1) for answer in answers])
-    return logs.logsumexp(0) - torch.tensor(float(len(answers))).log().to(logs.device)
+    return logs.logsumexp(0) - math.log(len(answers))

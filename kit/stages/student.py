@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from kit.config.schema import Config, Prune, SimKD, Train
+from kit.config.schema import Config, Prune, Train
+from kit.config.terms import SimKD
 from kit.data.loader import Order
 from kit.distill.align import classifier, take_classifier
 from kit.distill.objective import Objective

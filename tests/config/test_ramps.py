@@ -2,7 +2,8 @@ import pytest
 
 from kit.config.ramps import RAMPS, factor
 from kit.config.recipes import recipe
-from kit.config.schema import KD, override
+from kit.config.schema import override
+from kit.config.terms import KD
 from kit.errors import KitError
 
 

@@ -3,7 +3,7 @@ import torch
 import torchvision
 
 from kit.config.recipes import recipe
-from kit.config.schema import AFD, AT, CE, CRD, DIST, DKD, KD, MLKD, RKD, SP, Hint, Review, SimKD
+from kit.config.terms import AFD, AT, CE, CRD, DIST, DKD, KD, MLKD, RKD, SP, Hint, Review, SimKD
 from kit.distill import features, losses
 from kit.distill.align import classifier, look, same_size, take_classifier
 from kit.distill.objective import Objective

@@ -3,7 +3,7 @@ import torch
 import torchvision
 from torch import nn
 
-from kit.config.schema import KD, Hint
+from kit.config.terms import KD, Hint
 from kit.distill.objective import Objective
 from kit.distill.panel import Panel
 from kit.models.students import build_student

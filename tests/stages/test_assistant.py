@@ -6,7 +6,8 @@ import torchvision
 
 from kit.compress.pack import pack
 from kit.config.recipes import recipe
-from kit.config.schema import Hint, SimKD, override
+from kit.config.schema import override
+from kit.config.terms import Hint, SimKD
 from kit.errors import KitError
 from kit.models.students import build_student, widths_of
 from kit.models.teacher import build_teacher
