@@ -34,21 +34,15 @@ OF_LOGITS: dict[type, Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
-def distance(kind: str, ours: Tensor, theirs: Tensor) -> Tensor:
-    """Seen as [N, H, W, C]: torch's element-wise losses give their gradient in the plain order of the view, and batch norm's backward
-    takes twelve times as long on a CPU when that is not channels last."""
-    return DISTANCES[kind](ours.permute(0, 2, 3, 1), theirs.permute(0, 2, 3, 1))
-
-
 class Pulled(nn.Module):
     """Two maps at the smaller one's size, the student's brought to the teacher's width by a 1×1 convolution."""
 
     def __init__(self, term: Hint, ours: Sequence[Shape], theirs: Sequence[Shape]):
         super().__init__()
-        self.kind, self.adapt = term.distance, adapter(ours[0][0], theirs[0][0])
+        self.loss, self.adapt = DISTANCES[term.distance], adapter(ours[0][0], theirs[0][0])
 
     def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-        return distance(self.kind, *same_size(self.adapt(ours[0]), theirs[0]))
+        return features.channels_last(self.loss, *same_size(self.adapt(ours[0]), theirs[0]))
 
 
 class Compared(nn.Module):
@@ -93,6 +87,7 @@ class Fusion(nn.Module):
         self.enter = nn.Sequential(nn.Conv2d(ours, width, 1, bias=False), nn.BatchNorm2d(width))
         self.weigh = None if deepest else nn.Conv2d(2 * width, 2, 1)
         self.leave = nn.Sequential(nn.Conv2d(width, theirs, 3, 1, 1, bias=False), nn.BatchNorm2d(theirs))
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
         """(what is compared with the teacher's map, what goes on to the stage above)."""
@@ -152,7 +147,7 @@ OF_MAPS: dict[type, Callable[[Any, Sequence[Shape], Sequence[Shape]], nn.Module]
     SP: lambda term, ours, theirs: Compared(features.sp),
     RKD: lambda term, ours, theirs: Compared(relations(term)),
     CRD: Embedded,
-    SimKD: lambda term, ours, theirs: Compared(lambda a, b: distance("mse", *same_size(a, b))),
+    SimKD: lambda term, ours, theirs: Compared(lambda a, b: features.channels_last(features.mse, *same_size(a, b))),
     Review: Reviewed,
     AFD: Attended,
 }

@@ -7,7 +7,7 @@ from kit.config.terms import AFD, AT, CE, CRD, DIST, DKD, KD, MLKD, RKD, SP, Hin
 from kit.distill import features, losses
 from kit.distill.align import classifier, look, same_size, take_classifier
 from kit.distill.objective import Objective
-from kit.distill.terms import OF_LOGITS, OF_MAPS, distance
+from kit.distill.terms import OF_LOGITS, OF_MAPS
 from kit.errors import KitError
 from kit.models.students import FrozenStem, build_student
 
@@ -65,7 +65,7 @@ def test_a_frozen_stem_stays_in_evaluation_mode_under_the_objective(teacher):
 def test_the_hints_gradient_is_channels_last():
     """Otherwise batch norm's backward takes twelve times as long on a CPU."""
     feature = torch.randn(2, 64, 16, 16).to(memory_format=torch.channels_last).requires_grad_()
-    (gradient,) = torch.autograd.grad(distance("smooth_l1", feature, torch.zeros_like(feature)), feature)
+    (gradient,) = torch.autograd.grad(features.channels_last(features.smooth_l1, feature, torch.zeros_like(feature)), feature)
     assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
