@@ -22,11 +22,16 @@ RAMPS: dict[str, Callable[[float], float]] = {
     "second half": lambda p: float(p >= 0.5),
     "warmup": lambda p: min(1.0, 10 * p),  # over the first tenth
 }
-TRIED = 1000  # shares of a plan at which a ramp is looked at when the recipe is built
+PLACES = tuple(i / 1000 for i in range(1000))  # at which a ramp is looked at when the recipe is built
 
 
 def factor(ramp: str | Points, p: float) -> float:
     return RAMPS[ramp](p) if isinstance(ramp, str) else between(ramp, p)
+
+
+def is_off(ramp: str | Points, p: float) -> bool:
+    """Whether it is zero from p on for a while, not in p alone."""
+    return factor(ramp, p) == factor(ramp, p + 1e-6) == 0
 
 
 def between(points: Points, p: float) -> float:
@@ -49,7 +54,7 @@ def check(ramp: str | Points) -> str | Points:
     places = [] if isinstance(ramp, str) else [x for x, _ in ramp]
     if not isinstance(ramp, str) and (not places or places != sorted(places) or not all(0 <= x <= 1 for x in places)):
         raise ValueError(f"the ramp's points are {ramp}: give at least one [p, factor], p from 0 to 1 and rising")
-    for p in [i / TRIED for i in range(TRIED)]:
+    for p in PLACES:
         try:
             value = factor(ramp, p)
         except (ArithmeticError, ValueError) as error:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from kit.config import ramps
 from kit.config.fields import Count, Section, Share, Weight
 from kit.config.terms import OfMaps, OfStages, Term
 from kit.errors import KitError
@@ -137,6 +138,13 @@ class Config(Section):
             raise ValueError(f"teacher.store keeps logits, and {maps[0]!r} needs the teacher's maps at every step: leave one of them out")
         if self.teacher.store and all(term.loss == "ce" for term in self.distill):
             raise ValueError("teacher.store keeps a teacher's logits, and no term of distill looks at a teacher: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def some_term_always_counts(self) -> Self:
+        for p in ramps.PLACES:
+            if all(ramps.is_off(term.ramp, p) for term in self.distill):
+                raise ValueError(f"the ramps of all terms of distill are zero at p = {p:g}, and nothing is learnt there: change one")
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from kit.config.ramps import factor
+from kit.config.ramps import factor, is_off
 from kit.config.terms import CE, Term
 from kit.distill.align import LOGITS, look, shapes
 from kit.distill.panel import Panel
@@ -13,12 +13,13 @@ from kit.distill.terms import OF_LOGITS, OF_MAPS, names_of, taps
 
 # (images, the teacher) → its logits of them, which may be known without asking
 Recall = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+Seen = dict[str, Tensor]  # logits, and maps by their module's name
 
 
 class Objective:
     """What a student is trained on: `objective(images, labels, progress) -> (total, {term: value})`.
 
-    The teacher is evaluated, frozen, and sees the student's view; where no term asks it does not look. Losses are in float32, under
+    The teacher is evaluated, frozen, and sees the student's view; it is not asked where no term wants it. Losses are in float32, under
     autocast too. `adapters` is all that is trained along.
 
     Raises:
@@ -36,32 +37,31 @@ class Objective:
     ):
         self.student, self.terms, self.gamma_penalty, self.recall = student, terms, gamma_penalty, recall
         self.teacher = teacher if isinstance(teacher, Panel) else Panel([teacher])
-        self.names = names_of(terms)
         of_maps = [term for term in terms if type(term) in OF_MAPS]
         self.ours, self.theirs = (
             list(dict.fromkeys(name for term in of_maps for name in taps(getattr(term, side)))) for side in ("student", "teacher")
         )
-        self.teacher_looks = any(not isinstance(term, CE) for term in terms)
         ours, theirs = shapes(student, self.ours, image_size), shapes(self.teacher.first, self.theirs, image_size)
         self.adapters = nn.ModuleList(
             OF_MAPS[type(term)](term, [ours[name] for name in taps(term.student)], [theirs[name] for name in taps(term.teacher)])
             for term in of_maps
         ).to(next(student.parameters()).device)
+        modules = iter(self.adapters)
+        losses = [loss_of_maps(term, next(modules)) if type(term) in OF_MAPS else loss_of_logits(term) for term in terms]
+        self.parts = list(zip(names_of(terms), terms, losses, strict=True))
 
     def __call__(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """images: normalised [N, 3, H, W]. progress: share of the plan's epochs that is over, for the ramps."""
-        theirs = self.ask(images)
+        """images: normalised [N, 3, H, W]. progress: share of the plan's epochs that is over, for the ramps.
+
+        A term whose ramp stays at zero is not computed, and logged as 0: before it starts it has nothing to be judged by.
+        """
+        theirs = self.ask(images) if any(not (isinstance(term, CE) or is_off(term.ramp, progress)) for term in self.terms) else {}
         ours = {name: value.float() for name, value in look(self.student, self.ours, images).items()}
         values: dict[str, Tensor] = {}
         total = images.new_zeros(())
         with torch.autocast(images.device.type, enabled=False):
-            modules = iter(self.adapters)
-            for name, term in zip(self.names, self.terms, strict=True):
-                if type(term) in OF_MAPS:
-                    maps = [ours[tap] for tap in taps(term.student)], [theirs[tap] for tap in taps(term.teacher)]
-                    values[name] = next(modules)(*maps)
-                else:
-                    values[name] = OF_LOGITS[type(term)](term, ours[LOGITS], theirs.get(LOGITS), labels)
+            for name, term, loss in self.parts:
+                values[name] = images.new_zeros(()) if is_off(term.ramp, progress) else loss(ours, theirs, labels)
                 total = total + term.weight * factor(term.ramp, progress) * values[name]
             if self.gamma_penalty:
                 values["gamma"] = gammas(self.student)
@@ -69,13 +69,19 @@ class Objective:
         return total, values
 
     @torch.no_grad()
-    def ask(self, images: Tensor) -> dict[str, Tensor]:
+    def ask(self, images: Tensor) -> Seen:
         """What the teacher says of a view: logits, and the maps that the terms want."""
-        if not self.teacher_looks:
-            return {}
         if self.recall:
             return {LOGITS: self.recall(images, self.teacher)}
         return {name: value.float() for name, value in look(self.teacher, self.theirs, images, self.teacher.first).items()}
+
+
+def loss_of_logits(term: Term) -> Callable[[Seen, Seen, Tensor], Tensor]:
+    return lambda ours, theirs, labels: OF_LOGITS[type(term)](term, ours[LOGITS], theirs.get(LOGITS), labels)
+
+
+def loss_of_maps(term: Term, module: nn.Module) -> Callable[[Seen, Seen, Tensor], Tensor]:
+    return lambda ours, theirs, labels: module([ours[name] for name in taps(term.student)], [theirs[name] for name in taps(term.teacher)])
 
 
 def gammas(model: nn.Module) -> Tensor:

@@ -1,6 +1,6 @@
 import pytest
 
-from kit.config.ramps import RAMPS, factor
+from kit.config.ramps import RAMPS, factor, is_off
 from kit.config.recipes import recipe
 from kit.config.schema import override
 from kit.config.terms import KD
@@ -23,6 +23,12 @@ def test_points_are_joined_by_lines_and_two_at_one_place_are_a_jump():
     ramp = ((0.2, 1.0), (0.6, 3.0), (0.6, 0.0), (0.9, 0.5))
     assert [factor(ramp, p) for p in (0, 0.2, 0.4, 0.6, 0.75, 0.95)] == pytest.approx([1, 1, 2, 0, 0.25, 0.5])
     assert override(recipe("boss"), ["distill.0.ramp=[[0, 1], [1, 0]]"]).distill[0].ramp == ((0, 1), (1, 0))
+
+
+def test_a_ramp_is_off_where_it_stays_at_zero():
+    off = lambda p: {name for name in RAMPS if is_off(name, p)}  # noqa: E731
+    assert (off(0), off(0.5)) == ({"second half"}, {"first half"})
+    assert [is_off(((0.2, 0), (0.4, 1)), p) for p in (0, 0.1, 0.2, 0.3)] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(

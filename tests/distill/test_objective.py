@@ -129,6 +129,27 @@ def test_a_teacher_is_not_asked_where_no_term_wants_it(teacher):
         hook.remove()
 
 
+def test_a_term_that_has_not_begun_or_is_over_costs_nothing_and_is_judged_by_nothing(teacher):
+    asked = []
+    hook = teacher.register_forward_pre_hook(lambda *_: asked.append(1))
+    terms = (CE(), Hint(student="blocks.1", teacher="layer1", ramp="second half"), KD(ramp=((0.6, 1), (0.7, 0))))
+    objective = Objective(build_student("record", (), 11), teacher, terms, 64)
+    asked.clear()  # the look at a blank picture
+    try:
+        found = {p: objective(*batch(), p)[1] for p in (0.0, 0.5, 0.8)}
+    finally:
+        hook.remove()
+    assert len(asked) == 3
+    assert [values["hint layer1"].item() > 0 for values in found.values()] == [False, True, True]
+    assert [values["kd"].item() > 0 for values in found.values()] == [True, True, False]
+
+
+def test_a_weight_that_is_zero_for_a_moment_is_still_computed_and_logged(teacher):
+    _, values = Objective(build_student("boss", (), 11), teacher, recipe("boss").distill, 64)(*batch(), 0.0)
+    assert values["kd"] > 0
+    assert values["ce"] > 0
+
+
 def test_taps_leave_no_hook_behind_and_see_the_mode_that_the_network_is_in(teacher):
     student, (x, y) = build_student("record", (), 11).train(), batch()
     Objective(student, teacher, recipe("record").distill, 64)(x, y, 0.5)

@@ -121,6 +121,7 @@ def test_a_recipe_is_held_against_its_networks_before_anything_is_done(packed):
         (['distill=[{"loss":"simkd","student":"blocks.5","teacher":"layer4"}]'], "leave out simkd or prune"),
         (['distill=[{"loss":"review","student":["blocks.1"],"teacher":["layer1","layer2"]}]'], "review pairs stages"),
         (["distill=[]"], "distill"),
+        (['distill=[{"loss":"ce","ramp":[[0.2,1],[0.7,0]]},{"loss":"kd","ramp":"first half"}]'], "zero at p = 0.7"),
     ],
 )
 def test_what_can_not_work_together_is_refused_when_the_recipe_is_built(assignments, words):
