@@ -10,6 +10,8 @@ import pytest
 from kit.console import Log
 from kit.data.draw import draw_dataset
 
+# No test reaches another machine, whatever credentials its user has: all that would go out ends here.
+os.environ |= dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
 REAL = Path(os.environ.get("KIT_PROVING_GROUND") or Path(__file__).parents[2] / "shared")
 
 

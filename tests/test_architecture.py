@@ -10,10 +10,11 @@ FLOORS = [
     {"data", "augment", "models"},
     {"distill", "compress"},
     {"train"},
-    {"predict", "submission", "session", "takeover"},
+    {"predict", "submission", "ledger", "session", "takeover"},
     {"stages"},
     {"pipeline", "score", "inspection", "export"},
-    {"remote", "doctor", "plan"},
+    {"remote", "plan", "studies"},
+    {"doctor"},
     {"cli"},
     {"__main__"},
 ]

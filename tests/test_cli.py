@@ -4,7 +4,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from kit.cli import app
+from kit.cli import main  # noqa: F401  brings the verbs
+from kit.cli.app import app
 from kit.errors import KitError
 
 VERBS = ("run", "sample", "predict", "check", "doctor", "bundle", "inspect", "export")
@@ -47,14 +48,6 @@ def test_doctor_finds_this_machine_fit_and_shows_the_data(drawn, tmp_path):
 
 def test_doctor_fails_for_a_folder_without_photos(tmp_path):
     assert invoke("doctor", "--data", str(tmp_path), "--cache", str(tmp_path)).exit_code == 1
-
-
-def test_doctor_never_prints_a_credential(drawn, monkeypatch):
-    monkeypatch.setenv("KAGGLE_USERNAME", "someone")
-    monkeypatch.setenv("KAGGLE_KEY", "0123456789secret")
-    result = invoke("doctor")
-    assert "in the environment" in result.output
-    assert "0123456789secret" not in result.output
 
 
 def test_a_strangers_weights_are_brought_into_hw7s_format_and_inspected(tmp_path):

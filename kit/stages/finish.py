@@ -11,17 +11,21 @@ from kit import predict, submission
 from kit.compress.pack import Packed, pack, unpack
 from kit.config.competitions import check_limits, competition
 from kit.errors import KitError, Suspended
-from kit.files import sha256_of
+from kit.files import sha256_of, write_json
+from kit.ledger import file_away
 from kit.models.students import build_student, count_parameters, widths_of
 from kit.session import Session, command
 from kit.stages.photos import Material
 from kit.stages.prune import cut
+
+PROVENANCE = "provenance.json"
 
 
 def quantize(session: Session, material: Material, student: nn.Module) -> Packed:
     """student.kit, and the student as read back from it: what is measured and predicted with from here on."""
     with session.stage("quantize"):
         file = session.out / "student.kit"
+        session.attempt(PROVENANCE, lambda stale: stale.unlink(missing_ok=True))  # it would tell of files that are about to change
         size = pack(
             file, student, session.config.settled(), widths_of(student), material.dataset.classes, {"recipe": session.config.recipe}
         )
@@ -52,9 +56,11 @@ def submit(session: Session, material: Material, packed: Packed, state: str, sub
         )
         session.record["submission"] = {"problems": found, "guessed_ids": guesses, "sha256": sha256_of(csv), "rows": len(ids)}
         report_submission(session, csv, state, found)
+        made = provenance(session, state)
+        session.attempt(PROVENANCE, lambda file: write_json(file, made))
         if submissions and not session.record["partial"] and session.config.competition != "any":
             name = f"{session.config.recipe}-{session.config.digest()}"
-            session.log(f"filed under {submission.file_away(submissions, name, csv, provenance(session, state))}")
+            session.log(f"filed under {file_away(submissions, name, csv, made)}")
 
 
 def report_submission(session: Session, csv: Path, state: str, found: list[str]) -> None:
@@ -79,7 +85,8 @@ def provenance(session: Session, state: str) -> dict[str, Any]:
         "checkpoint": weights[0] if weights else None,
         "student_sha256": sha256_of(session.out / "student.kit"),
         "csv_sha256": session.record["submission"]["sha256"],
-        "problems": session.record["submission"]["problems"],
+        "problems": session.record["submission"]["problems"] + (["it was made with --subset"] if session.record["partial"] else []),
+        "partial": session.record["partial"],
         **{key: session.record[key] for key in kept},
     }
 

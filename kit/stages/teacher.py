@@ -70,8 +70,20 @@ def accuracy_of(answer: Tensor, labels: np.ndarray) -> float:
 
 
 def find_teacher(session: Session, material: Material, data: Path) -> Path | None:
-    places = (material.dataset.root, material.dataset.root.parent, data)
-    return next((place / session.rules.teacher_file for place in places if (place / session.rules.teacher_file).is_file()), None)
+    """The competition's file beside the photos, or anywhere below `data`: on Kaggle it may be attached by itself.
+
+    Raises:
+        KitError: there are several that differ, none of them beside the photos.
+    """
+    name = session.rules.teacher_file
+    for place in (material.dataset.root, material.dataset.root.parent, data):
+        if (place / name).is_file():
+            return place / name
+    found = {sha256_of(file): file for file in sorted(data.rglob(name), reverse=True)}
+    if len(found) > 1:
+        several = ", ".join(map(str, found.values()))
+        raise KitError(f"There are several teachers {name}: {several}. Name one with --teacher, or detach the others.")
+    return next(iter(found.values()), None)
 
 
 def refuse_weak(file: Path, accuracy: float, expected: float | None) -> None:

@@ -119,12 +119,17 @@ class Checkpoints:
 
 
 def saved_in(out: Path) -> list[Saved]:
-    """All checkpoints that a run has in its folder, oldest first."""
-    found, folder = [], out / FOLDER
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if (m := NAME.fullmatch(path.name)) and m["stage"] in STAGES:
-            found.append(Saved(path, m["stage"], int(m["step"]), bool(m["done"]), m["digest"]))
+    """All checkpoints that a run has in its folder, oldest first. Those of a copy without folders lie beside its other files."""
+    folder = out / FOLDER if (out / FOLDER).is_dir() else out
+    found = [saved for path in (folder.iterdir() if folder.is_dir() else ()) if (saved := described(path))]
     return sorted(found, key=lambda saved: (saved.age, saved.digest))
+
+
+def described(path: Path) -> Saved | None:
+    """What a file's name says of it; None where it is no checkpoint's."""
+    if (m := NAME.fullmatch(path.name)) and m["stage"] in STAGES:
+        return Saved(path, m["stage"], int(m["step"]), bool(m["done"]), m["digest"])
+    return None
 
 
 def steps_done(out: Path, log: Log) -> int:
