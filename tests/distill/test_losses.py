@@ -86,6 +86,14 @@ def test_dkds_target_of_a_mixed_photo_is_its_larger_share():
     assert given[0] == given[1]
 
 
+def test_dkds_target_of_a_photo_without_a_label_is_what_the_teacher_says():
+    said = torch.tensor(TEACHER).argmax(1)
+    for missing in (torch.tensor([-1, 2]), torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.2, 0.7]])):
+        known = torch.tensor([said[0], 2])
+        found = [losses.dkd(tensor(STUDENT), tensor(TEACHER), labels, 4.0, 1.0, 8.0).item() for labels in (missing, known)]
+        assert found[0] == found[1]
+
+
 def test_dist_is_one_minus_the_correlation_of_rows_and_of_columns():
     temperature, beta, gamma = 2.0, 1.5, 0.5
     ours, theirs = ([softmax(row, temperature) for row in rows] for rows in (STUDENT, TEACHER))
