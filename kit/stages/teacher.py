@@ -33,22 +33,29 @@ def get_teachers(session: Session, material: Material, data: Path, given: Sequen
         files = [file_of(source) for source in given] or [find_teacher(session, material, data) or train_teacher(session, material)]
         teachers = [read_teacher(file, config, classes) for file in files]
         digest, entry = digest_of(files), session.record["stages"]["teacher"]
-        names, means = " and ".join(file.name for file in files), ", ".join(map(str, files))
-        session.remember("teacher", digest, f"the weights in {means}")
+        session.remember("teacher", digest, f"the weights in {', '.join(map(str, files))}")
         if entry.get("evaluated") != digest:
-            labels, answers = material.validation.labels, [answer_of(session, material, teacher) for teacher in teachers]
-            for file, answer in zip(files, answers, strict=True):
-                if file.parent != session.out:  # a bad one of this run's own has had too little training and no other fault
-                    refuse_order(file, answer.argmax(1).numpy(), labels, classes)
-            accuracies = [accuracy_of(answer, labels) for answer in answers]
-            together = accuracy_of(mean_of_probabilities(answers), labels)
-            session.note("teacher", file=names, accuracy=together, accuracies=accuracies, evaluated=digest)
+            session.note("teacher", **examine(session, material, files, teachers), evaluated=digest)
         for file, accuracy in zip(files, entry["accuracies"], strict=True):
             session.log(f"teacher {file}: validation accuracy {accuracy:.4f}")
             refuse_weak(file, accuracy, config.teacher.expected_accuracy)
         if len(files) > 1:
             session.log(f"{len(files)} teachers together: validation accuracy {entry['accuracy']:.4f}")
     return teachers
+
+
+def examine(session: Session, material: Material, files: Sequence[Path], teachers: Sequence[nn.Module]) -> dict[str, Any]:
+    """Names and accuracies on validation, of each and of all together.
+
+    Raises:
+        KitError: a teacher's classes are in another order, or it knows nothing.
+    """
+    labels, answers = material.validation.labels, [answer_of(session, material, teacher) for teacher in teachers]
+    for file, answer in zip(files, answers, strict=True):
+        if file.parent != session.out:  # a bad one of this run's own has had too little training and no other fault
+            refuse_order(file, answer.argmax(1).numpy(), labels, material.dataset.classes)
+    accuracies, together = [accuracy_of(answer, labels) for answer in answers], accuracy_of(mean_of_probabilities(answers), labels)
+    return {"file": " and ".join(file.name for file in files), "accuracy": together, "accuracies": accuracies}
 
 
 def digest_of(files: Sequence[Path]) -> str:
