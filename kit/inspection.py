@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +10,8 @@ from torch import Tensor, nn
 
 from kit.compress.foreign import read_foreign
 from kit.compress.pack import is_packed, read_checked, split, unpack
+from kit.models.blocks import has_width
+from kit.models.cost import count_macs
 from kit.models.students import STUDENTS, build_student, count_parameters
 from kit.models.teacher import build_teacher
 
@@ -106,26 +107,8 @@ def widths_in(weights: dict[str, Tensor], name: str) -> tuple[int, ...]:
     """The widths that a student's weights tell; the table's where these are another network's."""
     with torch.device("meta"):
         modules = build_student(name, (), 2).named_modules()
-    dense = [f"{path}.weight" for path, module in modules if isinstance(module, nn.Conv2d) and module.groups == 1]
+    dense = [f"{path}.weight" for path, module in modules if has_width(module)]
     return tuple(len(weights[path]) for path in dense) if all(path in weights and weights[path].ndim for path in dense) else ()
-
-
-@torch.no_grad()
-def count_macs(model: nn.Module, image_size: int) -> dict[str, int]:
-    """Multiplications of every convolution and linear layer for one photo, counted while it answers to an empty one."""
-    found: dict[str, int] = {}
-
-    def count(name: str, module: nn.Module, _: tuple, answer: Tensor) -> None:
-        found[name] = answer.numel() * module.weight[0].numel()
-
-    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    hooks = [module.register_forward_hook(partial(count, name)) for name, module in layers]
-    try:
-        model(torch.zeros(1, 3, image_size, image_size))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
 
 
 def as_table(layers: list[Layer]) -> Table:

@@ -12,12 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from kit.config.competitions import check_limits, competition
 from kit.config.schema import Config
 from kit.console import Log
 from kit.errors import KitError, Suspended
+from kit.models.blocks import Branches
+from kit.models.library import is_library, refuse_unusable
 from kit.models.students import build_student, count_parameters
 from kit.models.teacher import build_teacher
+from kit.models.widths import widths_for
 from kit.session import alone, open_session
 from kit.stages.assistant import file_of, read_teacher
 from kit.stages.finish import hand_in_best_so_far, quantize, submit
@@ -83,15 +88,31 @@ def run(
 
 
 def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = ()) -> None:
-    """What can't be handed in, or can't be trained by these teachers, is refused before anything is spent on it."""
-    rules = competition(config.competition)
+    """What can't be handed in, built, packed, or trained by these teachers is refused before anything is spent on it."""
+    rules, name = competition(config.competition), config.student.name
     classes = len(rules.classes) if rules.classes else 2  # an "any" folder has no limit that could be broken
-    parameters = count_parameters(build_student(config.student.name, config.student.widths, classes))
+    student = build_student(name, widths_for(config.student, classes), classes)
+    refuse_unfit(config, student)
+    parameters = count_parameters(student)
     if not config.prune and (broken := check_limits(config.limit or config.competition, parameters)):
-        raise KitError(
-            f"The student {config.student.name!r} can't be handed in: {'; '.join(broken)}. Set smaller student.widths, or prune."
-        )
+        remedy = "Choose a smaller one" if is_library(name) else "Set student.parameters, smaller student.widths, or prune"
+        raise KitError(f"The student {name!r} can't be handed in: {'; '.join(broken)}. {remedy}.")
     for mark in check_limits(config.competition, parameters) if config.limit else []:
         log(f"note: {mark} (kept as published; its own limit is {config.limit}'s)")
     teachers = [read_teacher(file_of(source), config, rules.classes) for source in teacher_files]
     check_terms(config, teachers[0] if teachers else build_teacher(config.teacher.arch, classes))
+
+
+def refuse_unfit(config: Config, student: nn.Module) -> None:
+    """What a later stage could not do with this student."""
+    name = config.student.name
+    if config.pack.method == "course" and any(isinstance(m, Branches) for m in student.modules()):
+        raise KitError(
+            f"pack.method 'course' stores a student as it is trained, and {name!r} is deployed without its branches: use 'affine'."
+        )
+    if is_library(name) and config.prune:
+        raise KitError(
+            f"The student {name!r} is rebuilt from its name alone and can't be pruned: set prune=null, or choose one of the kit's."
+        )
+    if is_library(name):
+        refuse_unusable(name, student, config.data.image_size)

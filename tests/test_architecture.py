@@ -12,7 +12,7 @@ FLOORS = [
     {"train"},
     {"predict", "submission", "ledger", "session", "takeover"},
     {"stages"},
-    {"pipeline", "score", "inspection", "export"},
+    {"pipeline", "score", "inspection", "export", "gallery"},
     {"remote", "plan", "studies"},
     {"doctor"},
     {"cli"},

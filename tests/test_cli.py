@@ -8,7 +8,7 @@ from kit.cli import main  # noqa: F401  brings the verbs
 from kit.cli.app import app
 from kit.errors import KitError
 
-VERBS = ("run", "sample", "predict", "check", "doctor", "bundle", "inspect", "export")
+VERBS = ("run", "sample", "predict", "check", "doctor", "bundle", "inspect", "export", "students")
 
 
 def invoke(*words):
@@ -31,6 +31,14 @@ def test_a_dry_run_prints_the_config_and_the_students_size():
     assert '"epochs": 30' in printed
     assert "99,891 parameters" in printed
     assert "limit 100,000" in printed
+
+
+def test_the_students_are_compared_and_solved_for_a_limit():
+    printed = invoke("students", "boss", "bottleneck/4", "--image-size", "32", "--parameters", "60000").output
+    assert "59,910" in printed
+    assert printed.count("64 46 93 186 101") == 1
+    assert "bottleneck/4" in printed
+    assert "on the CPU with" in printed.replace("\n", " ")
 
 
 def test_unknown_names_are_refused_with_the_nearest():

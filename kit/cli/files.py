@@ -93,3 +93,24 @@ def doctor(
 
     if not examine(data, cache_folder(cache)):
         raise typer.Exit(1)
+
+
+@app.command(
+    rich_help_panel="Files and checks",
+    epilog="Example: `kit students --image-size 96`, or widths for a limit: `kit students record deep --parameters 60000`.",
+)
+def students(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="Which; default: all. timm/NAME works too.")] = None,
+    image_size: Annotated[int, typer.Option(min=16, help="Side of the photos, px.")] = 224,
+    classes: Annotated[int, typer.Option(min=2, help="How many classes there are.")] = 11,
+    parameters: Annotated[
+        int | None, typer.Option(min=1, help="Solve each one's widths for this limit (student.parameters).", show_default=False)
+    ] = None,
+    multiple: Annotated[int, typer.Option(min=1, help="Of which every solved width is to be one.")] = 1,
+) -> None:
+    """The students side by side: parameters, multiplications, activations, and the time of a step on this machine."""
+    from kit.gallery import compare
+
+    wide = Console(width=max(console.width, 160))
+    for part in compare(names or (), image_size, classes, parameters, multiple):
+        say(part) if isinstance(part, str) else wide.print(part)

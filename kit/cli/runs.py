@@ -70,8 +70,9 @@ def run(
         least_step=least_step,
     )
     if "validation_accuracy" in record:
-        accuracy, csv = record["validation_accuracy"], out / "submission.csv"
-        say(f"{record['state']}: validation accuracy {accuracy:.4f}, submission {csv}")
+        reached = record["validation_accuracy"]
+        accuracy = "no validation accuracy" if reached is None else f"validation accuracy {reached:.4f}"
+        say(f"{record['state']}: {accuracy}, submission {out / 'submission.csv'}")
     if limit.stop:
         raise typer.Exit(75)  # a signal ended it, not its budget: a script's && should not go on
 
@@ -112,10 +113,11 @@ def plan(
 
 def print_plan(config: Config) -> None:
     from kit.models.students import build_student, count_parameters
+    from kit.models.widths import widths_for
 
     rules = competition(config.limit or config.competition)
     classes = len(rules.classes) if rules.classes else 6
-    parameters = count_parameters(build_student(config.student.name, config.student.widths, classes))
+    parameters = count_parameters(build_student(config.student.name, widths_for(config.student, classes), classes))
     print(json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False))
     limit = f"{rules.max_parameters:,}" if rules.max_parameters else "none"
     console.print(

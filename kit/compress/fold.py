@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from kit.errors import KitError
+from kit.models.blocks import Branches, plain
+from kit.models.library import FromLibrary
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -31,12 +33,14 @@ def fold_in_place(model: nn.Module) -> nn.Module:
     for parent, first, second in conv_norm_pairs(model):
         setattr(parent, first, fuse_conv_bn_eval(getattr(parent, first), getattr(parent, second)))
         setattr(parent, second, nn.Identity())
+    for branches in [m for m in model.modules() if isinstance(m, Branches)]:
+        branches.merge()
     return model
 
 
 def fold_shape(model: nn.Module) -> nn.Module:
     """The modules that folding would leave, in place and with no weights computed: something to load folded weights into."""
-    for parent, first, second in conv_norm_pairs(model):
+    for parent, first, second in conv_norm_pairs(plain(model)):
         conv = getattr(parent, first)
         if conv.bias is None:
             conv.bias = nn.Parameter(conv.weight.new_empty(conv.out_channels))
@@ -45,7 +49,10 @@ def fold_shape(model: nn.Module) -> nn.Module:
 
 
 def conv_norm_pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
-    """(parent, convolution's name, norm's name) for every convolution that is followed by its batch norm."""
+    """(parent, convolution's name, norm's name) for every convolution that is followed by its batch norm; none in a library's network,
+    whose norms may hold activations."""
+    if isinstance(model, FromLibrary):
+        return
     for path, parent in list(model.named_modules()):
         for (first, conv), (second, norm) in itertools.pairwise(list(parent.named_children())):
             if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
@@ -66,7 +73,7 @@ def unfold(folded: nn.Module, student: nn.Module) -> nn.Module:
     Args:
         student: unfolded, of the same name and widths.
     """
-    norms = {id(getattr(parent, second)): getattr(parent, second) for parent, _, second in conv_norm_pairs(student)}
+    norms = {id(getattr(parent, second)): getattr(parent, second) for parent, _, second in conv_norm_pairs(plain(student))}
     weights = folded.state_dict()
     fresh = {name: tensor for name, tensor in student.state_dict().items() if name not in weights}
     biases = {}

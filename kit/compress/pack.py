@@ -30,6 +30,7 @@ from kit.compress.quantize import METHODS, Quantized, narrow, restore
 from kit.config.schema import Config
 from kit.errors import KitError
 from kit.files import write_durably
+from kit.models.library import is_library
 from kit.models.students import build_student, count_parameters
 
 MAGIC = b"KITPACK2"
@@ -104,11 +105,13 @@ def unpack(path: Path) -> Packed:
     try:
         header, body = split(content)
         config, classes = Config.model_validate(header["config"]), tuple(header["classes"])
-        with torch.device("meta"):  # shapes alone: drawing first weights would take longer than reading the real ones
+        # Shapes alone: drawing first weights would take longer than reading the real ones. A library's network may hold tables of its own.
+        with torch.device("cpu" if is_library(config.student.name) else "meta"):
             student = build_student(config.student.name, header["widths"], len(classes)).eval()
             parameters = count_parameters(student)
             student = fold_shape(student) if header["folded"] else student
-        counters = {name: torch.zeros_like(t, device="cpu") for name, t in student.state_dict().items() if not t.is_floating_point()}
+        whole = {name: t for name, t in student.state_dict().items() if not t.is_floating_point()}
+        counters = {name: torch.zeros_like(t, device="cpu") if t.is_meta else t for name, t in whole.items()}
         student.load_state_dict(read_tensors(header, body) | counters, assign=True)
         student = fold_in_place(student).to(memory_format=torch.channels_last)
         return Packed(student, config, classes, dict(header["notes"]), parameters)

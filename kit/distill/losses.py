@@ -11,8 +11,16 @@ from torch import Tensor
 
 
 def ce(student: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Cross entropy with the labels, smoothed (Szegedy et al. 2016, section 7)."""
-    return F.cross_entropy(student, labels, label_smoothing=smoothing)
+    """Cross entropy with the labels, smoothed (Szegedy et al. 2016, section 7): the mean over what is labelled, 0 where nothing is.
+
+    labels: int64 [N], -1 for none; or shares of the classes [N, K], whose rows sum to 1, or to less where an unlabelled photo is mixed in.
+    """
+    if labels.is_floating_point():
+        known = labels.sum(1, keepdim=True)
+        targets = (1 - smoothing) * labels + smoothing / labels.shape[1] * known
+        return -(targets * F.log_softmax(student, 1)).sum() / known.sum().clamp(min=1e-6)
+    total = F.cross_entropy(student, labels, label_smoothing=smoothing, ignore_index=-1, reduction="sum")
+    return total / (labels >= 0).sum().clamp(min=1)
 
 
 def kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -14,6 +14,7 @@ from kit.config.schema import Config
 from kit.errors import KitError
 from kit.models.students import build_student
 from kit.models.teacher import build_teacher, load_teacher
+from kit.models.widths import widths_for
 from kit.train.checkpoint import Damaged, Saved, read, saved_in
 
 SEEN = ("image_size", "mean", "std")  # what a network's input must have in common with the one that it was trained on
@@ -87,7 +88,7 @@ def from_checkpoint(saved: Saved, classes: tuple[str, ...] | None) -> tuple[nn.M
     if saved.stage == "teacher":
         network = build_teacher(config.teacher.arch, outputs)
     else:
-        network = build_student(config.student.name, state.get("widths", config.student.widths), outputs)
+        network = build_student(config.student.name, state.get("widths") or widths_for(config.student, outputs), outputs)
     try:
         network.load_state_dict(weights)
     except RuntimeError:

@@ -4,16 +4,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from kit import predict, submission
+from kit.compress.adjust import adjust_logits
 from kit.compress.pack import Packed, pack, unpack
 from kit.config.competitions import check_limits, competition
 from kit.errors import KitError, Suspended
 from kit.files import sha256_of, write_json
 from kit.ledger import file_away
 from kit.models.students import build_student, count_parameters, widths_of
+from kit.models.widths import widths_for
 from kit.session import Session, command
 from kit.stages.photos import Material
 from kit.stages.prune import cut
@@ -26,25 +27,36 @@ def quantize(session: Session, material: Material, student: nn.Module) -> Packed
     with session.stage("quantize"):
         file = session.out / "student.kit"
         session.attempt(PROVENANCE, lambda stale: stale.unlink(missing_ok=True))  # it would tell of files that are about to change
+        if tau := session.config.predict.logit_adjustment:
+            student = adjust_logits(student, material.dataset.training.per_class(len(material.dataset.classes)), tau)
         size = pack(
             file, student, session.config.settled(), widths_of(student), material.dataset.classes, {"recipe": session.config.recipe}
         )
         packed = unpack(file)
         packed.student.to(session.device.device)
-        accuracy = predict.accuracy(packed.student, material.validation, session.config.data, flip=session.config.predict.flip)
+        scores = score(session, material, packed)
         parameters = packed.parameters  # as trained: batch norm was folded away, but no limit is met by that alone
         over = check_limits(session.config.limit or session.config.competition, parameters, size)
-        session.record |= {"validation_accuracy": accuracy, "parameters": parameters, "bytes": size, "over_the_limit": over}
-        session.note("quantize", accuracy=accuracy, parameters=parameters, bytes=size)
-        session.log(f"packed {file}: {parameters:,} parameters, {size:,} bytes, validation accuracy {accuracy:.4f}")
+        session.record |= {"validation_accuracy": scores.get("accuracy"), "validation_macro_f1": scores.get("macro_f1")}
+        session.record |= {"parameters": parameters, "bytes": size, "over_the_limit": over}
+        session.note("quantize", accuracy=scores.get("accuracy"), macro_f1=scores.get("macro_f1"), parameters=parameters, bytes=size)
+        session.log(f"packed {file}: {parameters:,} parameters, {size:,} bytes, {predict.say(scores)}")
     return packed
+
+
+def score(session: Session, material: Material, packed: Packed) -> dict[str, float]:
+    """Of the packed student on validation; none after a final fit, which has trained on those photos."""
+    if session.config.train.final_fit:
+        session.record["no_validation"] = "train.final_fit: the validation photos were trained on, so no figure of them says anything"
+        return {}
+    return predict.scores(packed.student, material.validation, session.config.data, views=session.config.predict)
 
 
 def submit(session: Session, material: Material, packed: Packed, state: str, submissions: Path | None) -> None:
     """submission.csv from the packed student, checked against the evaluation photos and the competition, filed with its making."""
     with session.stage("submit"):
-        answer = predict.logits(packed.student, material.evaluation, session.config.data, flip=session.config.predict.flip)
-        most_frequent = int(np.bincount(material.dataset.training.labels).argmax())
+        answer = predict.logits(packed.student, material.evaluation, session.config.data, views=session.config.predict)
+        most_frequent = int(material.dataset.training.per_class(len(material.dataset.classes)).argmax())
         ids, csv = submission.ids_for(material.evaluation.names, session.rules), session.out / "submission.csv"
         submission.write_csv(csv, ids, predict.classes_of(answer, material.evaluation, most_frequent), session.rules)
         guesses = [ids[row] for row in material.evaluation.bad]
@@ -100,7 +112,7 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         left = (session.out / "submission.csv").is_file()
         session.log("the submission of the session before stays" if left else "no submission yet: there was no time for one")
         return
-    found = [c for stage in ("finetune", "prune", "distil") if (c := candidate(session, stage))]
+    found = [c for stage in ("finetune", "prune", "distil") if (c := candidate(session, stage, len(material.dataset.classes)))]
     if not found and (asked or session.checkpoints("teacher").files()):
         session.log("no submission yet: no student is trained that could be handed in")
         return
@@ -123,13 +135,14 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         submit(session, material, quantize(session, material, best.eval()), "suspended", submissions)
 
 
-def candidate(session: Session, stage: str) -> tuple[tuple[int, ...], float, dict[str, Tensor]] | None:
-    """(widths, validation accuracy, weights) of the best epoch of a stage so far, else of its newest weights; None before any."""
+def candidate(session: Session, stage: str, classes: int) -> tuple[tuple[int, ...], float, dict[str, Tensor]] | None:
+    """(widths, validation accuracy, weights) of the best epoch of a stage so far, else of its newest weights; None before any. After a
+    final fit the accuracy is 0, and of stages that keep the limit the latest counts."""
     checkpoints = session.checkpoints(stage)
     state = checkpoints.result() or checkpoints.load()
     if state is None or state.get("step") == 0:  # saved before the first step: it knows nothing
         return None
     pruned = session.checkpoints("prune").result() if stage == "finetune" else None
-    widths = state.get("widths") or (pruned["widths"] if pruned else session.config.student.widths)
+    widths = state.get("widths") or (pruned["widths"] if pruned else widths_for(session.config.student, classes))
     best = state["best"]
-    return widths, best["accuracy"], best["weights"] or state.get("ema") or state["network"]
+    return widths, best["accuracy"] or 0.0, best["weights"] or state.get("ema") or state["network"]

@@ -8,10 +8,9 @@ from kit import predict
 from kit.compress.prune import slim
 from kit.compress.recalibrate import recalibrate
 from kit.config.competitions import competition
-from kit.data.loader import Order
 from kit.models.students import build_student, count_parameters
 from kit.session import Session
-from kit.stages.photos import Material, make_batches
+from kit.stages.photos import Material, make_order, make_views
 
 RECALIBRATION = 20  # batches; at 128 photos each the averages are within a percent of an epoch's
 
@@ -36,9 +35,10 @@ def choose(session: Session, material: Material, student: nn.Module) -> dict[str
     with session.budget.timed("prune"):
         keep = int(before * config.prune.keep)
         slimmer, widths = cut(session, material, student, min(keep, limit or keep))
-        accuracy = predict.accuracy(slimmer, material.validation, config.data)
+        scores = {} if config.train.final_fit else predict.scores(slimmer, material.validation, config.data)
+        accuracy = scores.get("accuracy")
     after = count_parameters(slimmer)
-    session.log(f"prune: {before:,} → {after:,} parameters, widths {list(widths)}, validation accuracy {accuracy:.4f}")
+    session.log(f"prune: {before:,} → {after:,} parameters, widths {list(widths)}, {predict.say(scores)}")
     session.note("prune", accuracy=accuracy, parameters=after, widths=widths)
     return {"widths": widths, "best": {"accuracy": accuracy, "epoch": 0, "weights": slimmer.state_dict()}}
 
@@ -47,7 +47,7 @@ def cut(session: Session, material: Material, student: nn.Module, limit: int) ->
     """A copy of at most `limit` parameters, in evaluation mode on the device, and its widths."""
     config = session.config
     slimmer, widths = slim(student, config.student.name, len(material.dataset.classes), config.data.image_size, limit)
-    order = Order(material.photos, config.train.batch_size, config.train.seed, session.world)
-    batches = make_batches(session, material, order, config.data.augment)
+    order = make_order(session, material, config.train)
+    batches = make_views(session, material, order, config.data.augment)
     recalibrate(slimmer.to(session.device.device), batches, min(RECALIBRATION, order.steps_per_epoch))
     return slimmer, widths

@@ -11,15 +11,15 @@ from torch import nn
 
 from kit.config.schema import Config, Prune, Train
 from kit.config.terms import SimKD
-from kit.data.loader import Order
 from kit.distill.align import classifier, take_classifier
 from kit.distill.objective import Objective
 from kit.distill.replay import Replay
 from kit.errors import KitError
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
+from kit.models.widths import widths_for
 from kit.rng import derive
 from kit.session import Session
-from kit.stages.photos import Material
+from kit.stages.photos import Material, make_order
 from kit.stages.rehearsal import rehearse
 from kit.stages.teacher import on_device
 from kit.stages.training import train
@@ -32,7 +32,8 @@ def check_terms(config: Config, teacher: nn.Module) -> None:
         KitError: with the name of what does not fit, and what would.
     """
     with torch.device("meta"):  # shapes alone
-        student = build_student(config.student.name, config.student.widths, classifier(teacher).out_features)
+        classes = classifier(teacher).out_features
+        student = build_student(config.student.name, widths_for(config.student, classes), classes)
         teacher = copy.deepcopy(teacher).to("meta")
         prepare(student, teacher, config)
         Objective(student, teacher, config.distill, config.data.image_size)
@@ -56,7 +57,8 @@ def distil(session: Session, material: Material, teachers: Sequence[nn.Module]) 
     config = session.config
     with session.stage("distil"):
         torch.manual_seed(derive(config.train.seed, "student"))
-        student = build_student(config.student.name, config.student.widths, len(material.dataset.classes))
+        classes = len(material.dataset.classes)
+        student = build_student(config.student.name, widths_for(config.student, classes), classes)
         prepare(student, teachers[0], config)
         penalty = config.prune.gamma_penalty if config.prune else 0.0
         learn(session, material, "distil", student, teachers, config.train, penalty)
@@ -105,7 +107,7 @@ def replayed(session: Session, material: Material, stage: str, plan: Train) -> I
 
     Bits depend on the device, its precision and threads, and on how a batch is shared by processes, so these are in the name too.
     """
-    config, order = session.config, Order(material.photos, plan.batch_size, plan.seed, session.world)
+    config, order = session.config, make_order(session, material, plan)
     if not config.teacher.store:
         yield None
         return
@@ -115,7 +117,7 @@ def replayed(session: Session, material: Material, stage: str, plan: Train) -> I
         "photos": session.identity["photos"],
         "flip": config.teacher.flip,
         "data": config.data.model_dump(mode="json", exclude={"workers"}),
-        "order": [order.seed, order.batch_size, mine.start, mine.stop],
+        "order": [order.seed, order.batch_size, mine.start, mine.stop, plan.balanced, plan.final_fit],
         "device": session.device.choices(),
     }
     name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]

@@ -146,7 +146,8 @@ def train_teacher(session: Session, material: Material) -> Path:
     def loss(images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         return losses.ce(teacher(images), labels), {}
 
-    state = train(session, material, "teacher", teacher, loss, config.train, config.augment)
+    plan = config.train.model_copy(update={"final_fit": True, "patience": None}) if session.config.train.final_fit else config.train
+    state = train(session, material, "teacher", teacher, loss, plan, config.augment)
     weights = state.best["weights"]
     session.world.lead(lambda: write_durably(file, to_bytes(weights)))
     checkpoints.finish(state.step, {"weights": weights, "sha256": sha256_of(file), "history": state.history})

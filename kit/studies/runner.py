@@ -112,7 +112,8 @@ def run_arm(
     entry |= {"epochs": config.train.epochs, "image_size": config.data.image_size, "commit": commit(), "command": command()}
     session = Budget(budget.seconds, budget.started)  # a run's times are its own
     try:
-        record = run_pipeline(config, data, place.runs / f"{arm.name}-{seed}", cache=cache, budget=session, teacher_files=teachers)
+        out = place.runs / f"{arm.name}-{seed}-{config.digest()[:6]}"  # an arm that was mended begins anew
+        record = run_pipeline(config, data, out, cache=cache, budget=session, teacher_files=teachers)
     except KitError as error:
         if session.left() < LEAST:
             return None
