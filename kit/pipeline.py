@@ -21,15 +21,17 @@ from kit.errors import KitError, Suspended
 from kit.models.blocks import Branches
 from kit.models.library import is_library, refuse_unusable
 from kit.models.students import build_student, count_parameters
+from kit.models.teacher import build_teacher
 from kit.models.widths import widths_for
 from kit.report.write import report
 from kit.session import alone, open_session
+from kit.stages.assistant import file_of, read_teacher
 from kit.stages.finish import hand_in_best_so_far, quantize, submit
 from kit.stages.history import sum_up
 from kit.stages.photos import read_photos
 from kit.stages.prune import prune
-from kit.stages.student import distil, finetune
-from kit.stages.teacher import get_teacher
+from kit.stages.student import check_terms, distil, finetune
+from kit.stages.teacher import get_teachers
 from kit.takeover import take_over
 from kit.train.budget import Budget
 from kit.world import joined
@@ -42,7 +44,7 @@ def run(
     *,
     cache: Path,
     budget: Budget,
-    teacher_file: Path | None = None,
+    teacher_files: Sequence[Path] = (),
     submissions: Path | None = None,
     attached: Sequence[Path] = (),
     least_step: int = 0,
@@ -52,6 +54,8 @@ def run(
     Args:
         data: the data set lies in or below this folder.
         cache: where decoded photos are kept.
+        teacher_files: weights, a student.kit, a run's folder or its checkpoint, each; several teach together. None: what lies beside the
+            photos, or a teacher that the run trains.
         submissions: where a whole submission is filed with its provenance, None for nowhere.
         attached: folders that are searched for an earlier output of this run; the furthest wins, `out` included.
         least_step: refuse to begin from less than this step, counted over all stages.
@@ -63,18 +67,18 @@ def run(
     with budget.catching_signals(), joined() as world, alone(out) if world.first else nullcontext():
         budget.world = world
         log = Log(out / "log.txt", silent=not world.first)
-        check_recipe(config, log)
+        check_recipe(config, log, teacher_files)
         world.lead(lambda: take_over(config, attached, out, log))
         session = world.in_turn(lambda: open_session(config, out, budget, log, least_step, world))
         material = None
         with session.account():
             try:
                 material = read_photos(session, data, cache)
-                teacher = get_teacher(session, material, data, teacher_file)
-                student = distil(session, material, teacher)
+                teachers = get_teachers(session, material, data, teacher_files)
+                student = distil(session, material, teachers)
                 if config.prune:
                     student = prune(session, material, student)
-                    student = finetune(session, material, student, teacher)
+                    student = finetune(session, material, student, teachers)
                 world.lead(lambda: submit(session, material, quantize(session, material, student), "done", submissions))
             except Suspended as pause:
                 session.suspended = str(pause)
@@ -85,8 +89,8 @@ def run(
     return session.record
 
 
-def check_recipe(config: Config, log: Log) -> None:
-    """The limit is a gate: what can't be handed in, or not be built or packed, is refused before anything is spent on it."""
+def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = ()) -> None:
+    """What can't be handed in, built, packed, or trained by these teachers is refused before anything is spent on it."""
     rules, name = competition(config.competition), config.student.name
     classes = len(rules.classes) if rules.classes else 2  # an "any" folder has no limit that could be broken
     student = build_student(name, widths_for(config.student, classes), classes)
@@ -97,6 +101,8 @@ def check_recipe(config: Config, log: Log) -> None:
         raise KitError(f"The student {name!r} can't be handed in: {'; '.join(broken)}. {remedy}.")
     for mark in check_limits(config.competition, parameters) if config.limit else []:
         log(f"note: {mark} (kept as published; its own limit is {config.limit}'s)")
+    teachers = [read_teacher(file_of(source), config, rules.classes) for source in teacher_files]
+    check_terms(config, teachers[0] if teachers else build_teacher(config.teacher.arch, classes))
 
 
 def refuse_unfit(config: Config, student: nn.Module) -> None:

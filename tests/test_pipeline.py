@@ -68,6 +68,7 @@ def test_every_recipe_runs_from_photos_to_a_checked_csv(place, recipe):
         "submission.csv",
         "validation.npz",
         "report.html",
+        "provenance.json",
         "log.txt",
         "teacher.ckpt",
     }

@@ -19,6 +19,15 @@ CacheOption = Annotated[
     Path | None,
     typer.Option(help="Where decoded photos are kept; default: the user's cache, temporary disk on Kaggle.", show_default=False),
 ]
+TeacherOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--teacher",
+        metavar="FILE|RUN",
+        help="A teacher: weights, a student.kit, or a run's folder; several teach together. Default: the competition's beside the data.",
+        show_default=False,
+    ),
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change a field of the recipe; may be repeated.")
 ]

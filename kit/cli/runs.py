@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kit.cli.app import CacheOption, DataOption, SetOption, app, say, submissions_folder
+from kit.cli.app import CacheOption, DataOption, SetOption, TeacherOption, app, say, submissions_folder
 from kit.config.competitions import competition
 from kit.config.recipes import RECIPES, recipe
 from kit.config.schema import Config, override
@@ -26,7 +26,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder for all that the run leaves; default: runs/RECIPE.", show_default=False)] = None,
     budget: Annotated[str | None, typer.Option(help="This session's time, such as 9h or 30m; default: none.", show_default=False)] = None,
     subset: Annotated[float, typer.Option(help="Stratified share of every split, for a smoke test on real photos.")] = 1.0,
-    teacher: Annotated[Path | None, typer.Option(help="Teacher's checkpoint; default: the competition's beside the data.")] = None,
+    teachers: TeacherOption = None,
     assignments: SetOption = None,
     attached: Annotated[
         list[Path] | None,
@@ -64,7 +64,7 @@ def run(
         out,
         cache=cache_folder(cache),
         budget=limit,
-        teacher_file=teacher,
+        teacher_files=teachers or (),
         submissions=submissions_folder(),
         attached=attached or (),
         least_step=least_step,
@@ -87,7 +87,7 @@ def plan(
     budget: Annotated[str, typer.Option(help="A session's time, such as 9h.")] = "9h",
     quota: Annotated[str, typer.Option(help="The time of all sessions, such as 30h a week.")] = "30h",
     epochs: Annotated[str | None, typer.Option(help="A number, or auto: as many as the quota holds.", show_default=False)] = None,
-    teacher: Annotated[Path | None, typer.Option(help="Teacher's checkpoint; default: the competition's beside the data.")] = None,
+    teachers: TeacherOption = None,
     assignments: SetOption = None,
     cache: CacheOption = None,
 ) -> None:
@@ -98,12 +98,14 @@ def plan(
 
     number = [f"train.epochs={epochs}"] if epochs and epochs != "auto" else []
     config, length, all_hours = override(recipe(name), (assignments or []) + number), parse_duration(budget), parse_duration(quota)
-    measured = planning.measure(config, data, cache_folder(cache), teacher)
+    measured = planning.measure(config, data, cache_folder(cache), teachers or ())
     if epochs == "auto":
         config = planning.fit_epochs(config, measured, length, all_hours)
     for part in planning.describe(config, measured, length, all_hours):
         console.print(part)
-    words = ["kit", "run", name, "--data", str(data), "--budget", budget, *(["--teacher", str(teacher)] if teacher else [])]
+    words = ["kit", "run", name, "--data", str(data), "--budget", budget]
+    for file in teachers or ():
+        words += ["--teacher", str(file)]
     for assignment in [*(assignments or []), f"train.epochs={config.train.epochs}"]:
         words += ["--set", assignment]
     console.print(shlex.join(words), markup=False)
@@ -151,7 +153,7 @@ def study(
     only: Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; may be repeated.")] = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="The same path in seconds; its figures stay in --out.")] = False,
     full: Annotated[bool, typer.Option("--full", help="The arms as they are, for a GPU; default: reduced to this machine's size.")] = False,
-    teacher: Annotated[Path | None, typer.Option(help="Teacher's checkpoint; default: the competition's beside the data.")] = None,
+    teachers: TeacherOption = None,
     cache: CacheOption = None,
 ) -> None:
     """Arms × seeds of a question, run or gone on with; its table and figure from the journal."""
@@ -174,6 +176,6 @@ def study(
     limit = Budget(parse_duration(budget) if budget else None)
     first = asked.arms[0].config.train.seed
     numbers = range(first, first + seeds)
-    run_study(asked, place, data, cache=cache_folder(cache), budget=limit, seeds=numbers, setting=setting, say=say, teacher=teacher)
+    run_study(asked, place, data, cache=cache_folder(cache), budget=limit, seeds=numbers, setting=setting, say=say, teachers=teachers or ())
     for file in write(find_study(name), read(place.journal, name, say), setting, folder):
         say(f"{file}")

@@ -7,7 +7,8 @@ of 2020; `sample` is the smoke test on photos that the kit draws itself.
 import difflib
 from collections.abc import Callable
 
-from kit.config.schema import CE, KD, Augment, Config, Data, Hint, Predict, Prune, Student, Teacher, Train
+from kit.config.schema import Augment, Config, Data, Predict, Prune, Student, Teacher, Train
+from kit.config.terms import CE, KD, Hint
 from kit.errors import KitError
 
 BOSS = Augment(crop_scale=(0.7, 1.0), vertical_flip=0.5, rotate=180, affine_rotate=30)

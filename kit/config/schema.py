@@ -9,21 +9,14 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from kit.config import ramps
+from kit.config.fields import Count, Positive, Section, Share, Weight
+from kit.config.terms import OfMaps, OfStages, Term
 from kit.errors import KitError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
-Ramp = Literal["constant", "p^2(1-p^2)", "p^4"]  # what a term's weight is multiplied by; p = epoch / epochs
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Augment(Section):
@@ -78,38 +71,6 @@ class Data(Section):
         return self.cache_size or self.resize_side
 
 
-class CE(Section):
-    """Cross entropy with the labels."""
-
-    loss: Literal["ce"] = "ce"
-    weight: Weight = 1.0
-    ramp: Ramp = "constant"
-    smoothing: Share = 0.0
-
-
-class KD(Section):
-    """T² · KL(teacher ‖ student), both softened by T (Hinton et al. 2015)."""
-
-    loss: Literal["kd"] = "kd"
-    weight: Weight = 1.0
-    ramp: Ramp = "constant"
-    temperature: float = Field(1.0, gt=0)
-
-
-class Hint(Section):
-    """A student's feature map pulled to a teacher's (FitNets, Romero et al. 2015)."""
-
-    loss: Literal["hint"] = "hint"
-    weight: Weight = 1.0
-    ramp: Ramp = "constant"
-    student: str  # a module's name, `blocks.0`
-    teacher: str
-    distance: Literal["smooth_l1", "mse"] = "smooth_l1"
-
-
-Term = Annotated[CE | KD | Hint, Field(discriminator="loss")]
-
-
 class Train(Section):
     epochs: Count
     batch_size: int = Field(128, ge=2)
@@ -148,6 +109,8 @@ class Train(Section):
 class Teacher(Section):
     arch: Literal["torchvision/resnet18", "timm/resnet18"] = "torchvision/resnet18"
     expected_accuracy: Share | None = None  # on validation; a teacher a point below it stops the run
+    flip: bool = False  # logits are the mean of the view's and its mirror image's
+    store: Literal["float16", "float32"] | None = None  # keep each step's logits beside the decoded photos, so rounded, for the next run
     augment: Augment = Augment(crop_scale=(0.35, 1.0))
     train: Train = Train(epochs=30, lr=1e-3, warmup_epochs=1)  # used only when no teacher file is found
 
@@ -194,11 +157,33 @@ class Config(Section):
     data: Data = Data()
     teacher: Teacher = Teacher()
     student: Student
-    distill: tuple[Term, ...]
+    distill: Annotated[tuple[Term, ...], Field(min_length=1)]
     train: Train
     prune: Prune | None = None
     pack: Pack = Pack()
     predict: Predict = Predict()
+
+    @model_validator(mode="after")
+    def what_is_stored_is_used(self) -> Self:
+        maps = [term.loss for term in self.distill if isinstance(term, (OfMaps, OfStages))]
+        if self.teacher.store and maps:
+            raise ValueError(f"teacher.store keeps logits, and {maps[0]!r} needs the teacher's maps at every step: leave one of them out")
+        if self.teacher.store and all(term.loss == "ce" for term in self.distill):
+            raise ValueError("teacher.store keeps a teacher's logits, and no term of distill looks at a teacher: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def some_term_always_counts(self) -> Self:
+        for p in ramps.PLACES:
+            if all(ramps.is_off(term.ramp, p) for term in self.distill):
+                raise ValueError(f"the ramps of all terms of distill are zero at p = {p:g}, and nothing is learnt there: change one")
+        return self
+
+    @model_validator(mode="after")
+    def a_kept_classifier_keeps_its_inputs(self) -> Self:
+        if self.prune and any(term.loss == "simkd" for term in self.distill):
+            raise ValueError("simkd keeps the teacher's classifier, and pruning would take inputs from it: leave out simkd or prune")
+        return self
 
     @model_validator(mode="after")
     def unlabelled_photos_teach_something(self) -> Self:

@@ -2,7 +2,7 @@
 
 `widths` are the output channels of the convolutions that have a width of their own, in the order of the forward pass; a depthwise
 convolution has the width of its input, and where a block adds to what came before it has that one's. Each is plain enough for torch.fx,
-which the taps and the pruning graph rely on. Any network of timm's is a student too, by its name alone (library.py).
+which the pruning graph relies on. Any network of timm's is a student too, by its name alone (library.py).
 """
 
 import difflib

@@ -68,8 +68,9 @@ class Run:
     @cached_property
     def widths(self) -> dict[str, tuple[int, ...]]:
         """Of the stages' students, as far as the run is."""
+        student, classes = self.config.student, len(self.classes)
         with torch.device("meta"):
-            first = widths_of(build_student(self.config.student.name, widths_for(self.config.student, len(self.classes)), len(self.classes)))
+            first = widths_of(build_student(student.name, widths_for(student, classes), classes))
         slim = tuple(self.record["stages"].get("prune", {}).get("widths", ())) or first
         last = widths_of(self.packed.student) if self.packed else slim
         return {"distil": tuple(first), "prune": slim, "finetune": slim, "quantize": last}

@@ -22,12 +22,13 @@ from kit.train.loop import Batches
 
 @dataclass(frozen=True)
 class Material:
-    """What a run works on. training: the decoded photos, or None when JPEGs are decoded anew each epoch."""
+    """What a run works on. training: the decoded photos, or None when JPEGs are decoded anew each epoch. cache: where they are kept."""
 
     dataset: Dataset
     training: Photos | None
     validation: Photos
     evaluation: Photos
+    cache: Path
 
     @property
     def photos(self) -> int:
@@ -63,7 +64,7 @@ def find_and_decode(session: Session, data: Path, cache: Path) -> Material:
             digest = photos["training"].digest
         digests = [digest, photos["validation"].digest, photos["evaluation"].digest]
         session.remember("photos", "-".join(d[:8] for d in digests), f"the photos below {data}")
-    return Material(dataset, photos.get("training"), photos["validation"], photos["evaluation"])
+    return Material(dataset, photos.get("training"), photos["validation"], photos["evaluation"], cache)
 
 
 def with_more_training(dataset: Dataset, unlabelled: bool, final_fit: bool) -> Dataset:

@@ -1,12 +1,14 @@
 """A plan of epochs over the run's photos, for whichever network and loss a stage brings."""
 
+from collections.abc import Callable
+
 from torch import nn
 
 from kit import predict
 from kit.config.schema import Augment, Train
 from kit.session import Session
 from kit.stages.photos import Material, make_order, make_views, mixing
-from kit.train.loop import Loss, Training, fit
+from kit.train.loop import Batches, Loss, Training, fit
 
 
 def train(
@@ -18,8 +20,9 @@ def train(
     plan: Train,
     augment: Augment,
     adapters: nn.Module | None = None,
+    wrap: Callable[[Batches], Batches] = lambda batches: batches,
 ) -> Training:
-    """A stage's plan, carried through or on."""
+    """A stage's plan, carried through or on. wrap: put around the batches, for a loss that must know which step's they are."""
     config = session.config
     order = make_order(session, material, plan)
     views = make_views(session, material, order, augment)
@@ -30,7 +33,7 @@ def train(
     return fit(
         network,
         loss,
-        mixing(views, order, augment, len(material.dataset.classes)),
+        wrap(mixing(views, order, augment, len(material.dataset.classes))),
         lambda model: predict.scores(model, material.validation, config.data),
         steps_per_epoch=order.steps_per_epoch,
         train=plan,

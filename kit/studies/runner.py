@@ -1,7 +1,7 @@
 """One runner for all studies: what is finished is skipped, what is half done goes on, an arm that fails is written down and passed.
 
 An arm is a run like any other, in its own folder, so a study may be stopped or killed at any moment as a run may. Arms share the decoded
-photos and nothing else.
+photos, the teacher's logits where they store them, and nothing else.
 """
 
 import time
@@ -44,7 +44,7 @@ def run_study(
     seeds: Sequence[int],
     setting: Setting,
     say: Say,
-    teacher: Path | None,
+    teachers: Sequence[Path],
 ) -> bool:
     """Every arm with every seed, the first seed of all arms first; whether all of it is done.
 
@@ -62,7 +62,7 @@ def run_study(
                     if budget.stop or budget.left() < LEAST:
                         say(f"the budget is over: {arm.name} with seed {seed} is next; the same command goes on from here")
                         return False
-                    entry = run_arm(study, arm, seed, config, setting, place, data, cache, budget, teacher)
+                    entry = run_arm(study, arm, seed, config, setting, place, data, cache, budget, teachers)
                     if entry is None:
                         say(f"{arm.name} with seed {seed} is half done; the same command goes on from here")
                         return False
@@ -105,7 +105,7 @@ def run_arm(
     data: Path,
     cache: Path,
     budget: Budget,
-    teacher: Path | None,
+    teachers: Sequence[Path],
 ) -> Entry | None:
     """The journal's line of an arm; None when the budget ended before it."""
     entry: Entry = {"study": study.name, "arm": arm.name, "seed": seed, "setting": setting, "digest": config.digest()}
@@ -113,7 +113,7 @@ def run_arm(
     session = Budget(budget.seconds, budget.started)  # a run's times are its own
     try:
         out = place.runs / f"{arm.name}-{seed}-{config.digest()[:6]}"  # an arm that was mended begins anew
-        record = run_pipeline(config, data, out, cache=cache, budget=session, teacher_file=teacher)
+        record = run_pipeline(config, data, out, cache=cache, budget=session, teacher_files=teachers)
     except KitError as error:
         if session.left() < LEAST:
             return None

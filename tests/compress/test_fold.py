@@ -6,6 +6,7 @@ from kit.compress.fold import fold, unfold
 from kit.errors import KitError
 from kit.models.blocks import plain
 from kit.models.students import STUDENTS, build_student, widths_of
+from kit.models.teacher import build_teacher
 
 
 def trained_looking(name):
@@ -26,6 +27,17 @@ def test_a_folded_student_answers_as_before_and_has_no_norm_left(name):
     assert torch.allclose(folded(x), student(x), atol=1e-4, rtol=1e-4)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
     assert widths_of(folded) == widths_of(student)
+
+
+@pytest.mark.parametrize("arch", ["torchvision/resnet18", "timm/resnet18"])
+def test_a_folded_teacher_answers_as_before_and_has_no_norm_left(arch):
+    teacher, x = build_teacher(arch, 11).eval(), torch.randn(2, 3, 64, 64)
+    for norm in [m for m in teacher.modules() if isinstance(m, nn.BatchNorm2d)]:
+        nn.init.normal_(norm.running_mean, std=0.2)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+    folded = fold(teacher)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    assert torch.allclose(folded(x), teacher(x), atol=1e-3, rtol=1e-3)
 
 
 def test_folding_leaves_the_given_student_and_its_mode_alone():

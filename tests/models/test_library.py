@@ -5,7 +5,7 @@ import torch
 from kit.compress.pack import pack, unpack
 from kit.config.recipes import recipe
 from kit.config.schema import Config
-from kit.distill.align import LOGITS, tap
+from kit.distill.align import LOGITS, look
 from kit.errors import KitError
 from kit.models.library import refuse_unusable
 from kit.models.students import build_student, count_parameters, widths_of
@@ -21,7 +21,7 @@ def test_a_network_of_timms_is_a_student_by_its_name_alone():
 
 
 def test_its_stages_can_be_tapped():
-    out = tap(build_student(SMALL, (), 11).eval(), ["body.blocks.2"])(torch.zeros(2, 3, 64, 64))
+    out = look(build_student(SMALL, (), 11).eval(), ["body.blocks.2"], torch.zeros(2, 3, 64, 64))
     assert out[LOGITS].shape == (2, 11)
     assert out["body.blocks.2"].shape[2:] == (8, 8)
 

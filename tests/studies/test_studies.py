@@ -42,7 +42,7 @@ def entry(arm, seed, accuracy=None, **more):
 def run(study, tmp_path, drawn, seeds, said, seconds=None):
     place = Place(tmp_path / "journal.jsonl", tmp_path / "arms")
     budget = Budget(seconds, started=time.time())
-    how = {"cache": tmp_path / "cache", "budget": budget, "seeds": seeds, "setting": "tiny", "say": said.append, "teacher": None}
+    how = {"cache": tmp_path / "cache", "budget": budget, "seeds": seeds, "setting": "tiny", "say": said.append, "teachers": ()}
     return run_study(study, place, drawn, **how)
 
 
