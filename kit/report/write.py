@@ -69,7 +69,7 @@ def look_at_students(session: Session, material: Material) -> None:
         if not room_for(session.budget, evaluation):
             session.log(f"no time to ask the student of {stage} for the page")
             break
-        if not files or answers.of.get(stage) == files[-1].digest or (found := candidate(session, stage)) is None:
+        if not files or answers.of.get(stage) == files[-1].digest or (found := candidate(session, stage, len(classes))) is None:
             continue
         widths, _, weights = found
         student = build_student(session.config.student.name, widths, len(classes))
