@@ -25,7 +25,7 @@ from kit.data.layout import find_dataset
 from kit.data.loader import Order
 from kit.device import choose_device
 from kit.errors import KitError
-from kit.models.counting import count_macs
+from kit.models.cost import count_macs
 from kit.models.recognise import outputs_of
 from kit.models.students import count_parameters, widths_of
 from kit.stages.photos import cached_batches
@@ -114,8 +114,8 @@ def compress(
     kept = f"{left:,} of {before:,} parameters, {shape}" if left < before else "all parameters"
     yield f"{out}: {size:,} bytes at {config.pack.bits} bits, {kept}"
     if photos:
-        accuracy = predict.accuracy(unpack(out).student, photos.validation, config.data, flip=config.predict.flip)
-        yield f"validation accuracy {accuracy:.4f}, not trained again"
+        scores = predict.scores(unpack(out).student, photos.validation, config.data, views=config.predict)
+        yield f"{predict.say(scores)}, not trained again"
 
 
 def read(data: Path, cache: Path, config: Config, classes: tuple[str, ...] | None) -> Photographs:

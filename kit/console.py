@@ -35,12 +35,15 @@ class Log:
 
 
 @contextmanager
-def progress(what: str, total: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """Yields `set(done)`. On a terminal it moves a bar; elsewhere it does nothing, since a log wants lines."""
+def progress(what: str, total: int, shown: bool = True, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Yields `set(done)`. On a terminal it moves a bar and tells the time left; elsewhere it does nothing, since a log wants lines.
+
+    done: where it begins; what an earlier session did says nothing about today's pace.
+    """
     if not (shown and sys.stdout.isatty()):
         yield lambda done: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(what, total=total, completed=done)
         yield lambda done: bar.update(task, completed=done)

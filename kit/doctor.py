@@ -5,6 +5,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -13,11 +14,13 @@ from rich.table import Table
 
 from kit.console import console
 from kit.errors import KitError
+from kit.remote import credentials as secrets
 
 Verdict = Literal["ok", "note", "broken"]
 Finding = tuple[Verdict, str, str]  # verdict, what was found, what to do
 PAIRS = {"2.10": "0.25", "2.11": "0.26"}  # torch and the torchvision that fits it
 GIGABYTE = 1e9
+SECONDS = 10.0  # that Kaggle may be silent here
 
 
 def examine(data: Path | None, cache: Path) -> bool:
@@ -42,6 +45,9 @@ def checks(data: Path | None, cache: Path) -> Iterator[tuple[str, Callable[[], F
     yield "disk for the cache", lambda: disk(cache)
     yield "memory", memory
     yield "Kaggle credentials", credentials
+    yield "Kaggle client and GPU time", kaggle
+    if kernels := sorted(head.parent for head in Path("kernels").glob("*/main.py")):
+        yield "bundles", lambda: bundles(kernels)
     if data is not None:
         yield "data set", lambda: dataset(data)
 
@@ -104,13 +110,39 @@ def memory() -> Finding:
 
 def credentials() -> Finding:
     """Whether there are some; never what they are."""
-    folder = Path(os.environ.get("KAGGLE_CONFIG_DIR") or Path.home() / ".kaggle")
-    if os.environ.get("KAGGLE_API_TOKEN") or (os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY")):
-        return "ok", "in the environment", ""
-    files = [folder / name for name in ("access_token", "kaggle.json") if (folder / name).is_file()]
-    if files:
-        return "ok", str(files[0]), ""
-    return "note", "none", "needed for pushing kernels only: kaggle.com, Settings, Create New Token"
+    if there := secrets.credentials():
+        return "ok", ", ".join(there), ""
+    return "note", "none", "needed for Kaggle only: kaggle.com/settings, Create New Token, saved as ~/.kaggle/access_token"
+
+
+def kaggle() -> Finding:
+    """The client's version and, where there are credentials, what is left of the week's GPU time."""
+    from kit.remote.chain import gpu_time
+    from kit.remote.client import connect
+
+    found = f"kaggle {version('kaggle')}"
+    if not secrets.credentials():
+        return "note", f"{found}, not asked", "without credentials nothing can be asked"
+    try:
+        client = replace(connect(), seconds=SECONDS, sleep=lambda _: None)
+        time = gpu_time(client)
+    except KitError as error:
+        return "note", found, str(error)
+    if time is None:
+        return "ok", f"{found}, as {client.user}", "Kaggle names no GPU time"
+    used, allowed = time
+    spent = "" if used < allowed else "wait for the week's new hours"
+    return ("note" if spent else "ok"), f"{found}, as {client.user}: {used:.1f} of {allowed:.1f} GPU hours used", spent
+
+
+def bundles(kernels: list[Path]) -> Finding:
+    from kit.remote.bundle import LIMIT, compose, read_head
+
+    try:
+        sizes = [f"{kernel.name} {len(compose(kernel, read_head(kernel)).encode()):,}" for kernel in kernels]
+    except KitError as error:
+        return "broken", str(error), ""
+    return "ok", f"{', '.join(sizes)} of {LIMIT:,} bytes", ""
 
 
 def dataset(data: Path) -> Finding:

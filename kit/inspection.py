@@ -9,7 +9,7 @@ from rich.table import Table
 from torch import Tensor
 
 from kit.compress.pack import is_packed, read_checked, split, unpack
-from kit.models.counting import count_macs
+from kit.models.cost import count_macs
 from kit.models.recognise import recognise
 from kit.models.students import count_parameters
 from kit.stages.weights import read_weights_file

@@ -12,18 +12,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from kit.compress.surgery import refuse_unprunable
 from kit.config.competitions import check_limits, competition
 from kit.config.schema import Config
 from kit.console import Log
 from kit.errors import KitError, Suspended
+from kit.models.blocks import Branches
+from kit.models.library import is_library, refuse_unusable
 from kit.models.students import build_student, count_parameters
+from kit.models.teacher import build_teacher
+from kit.models.widths import widths_for
+from kit.report.write import report
 from kit.session import alone, open_session
+from kit.stages.assistant import file_of, read_teacher
 from kit.stages.finish import hand_in_best_so_far, quantize, submit
 from kit.stages.history import sum_up
 from kit.stages.photos import read_photos
 from kit.stages.prune import prune, steps_of
-from kit.stages.student import distil, finetune, train_quantized
-from kit.stages.teacher import get_teacher
+from kit.stages.rehearsal import as_if_trained
+from kit.stages.student import check_terms, distil, finetune, train_quantized
+from kit.stages.teacher import get_teachers
 from kit.takeover import take_over
 from kit.train.budget import Budget
 from kit.world import joined
@@ -36,7 +46,7 @@ def run(
     *,
     cache: Path,
     budget: Budget,
-    teacher_file: Path | None = None,
+    teacher_files: Sequence[Path] = (),
     submissions: Path | None = None,
     attached: Sequence[Path] = (),
     least_step: int = 0,
@@ -46,6 +56,8 @@ def run(
     Args:
         data: the data set lies in or below this folder.
         cache: where decoded photos are kept.
+        teacher_files: weights, a student.kit, a run's folder or its checkpoint, each; several teach together. None: what lies beside the
+            photos, or a teacher that the run trains.
         submissions: where a whole submission is filed with its provenance, None for nowhere.
         attached: folders that are searched for an earlier output of this run; the furthest wins, `out` included.
         least_step: refuse to begin from less than this step, counted over all stages.
@@ -57,36 +69,53 @@ def run(
     with budget.catching_signals(), joined() as world, alone(out) if world.first else nullcontext():
         budget.world = world
         log = Log(out / "log.txt", silent=not world.first)
-        check_recipe(config, log)
+        check_recipe(config, log, teacher_files)
         world.lead(lambda: take_over(config, attached, out, log))
         session = world.in_turn(lambda: open_session(config, out, budget, log, least_step, world))
         material = None
         with session.account():
             try:
                 material = read_photos(session, data, cache)
-                teacher = get_teacher(session, material, data, teacher_file)
-                student = distil(session, material, teacher)
+                teachers = get_teachers(session, material, data, teacher_files)
+                student = distil(session, material, teachers)
                 for step in steps_of(config.prune):
-                    student = finetune(session, material, prune(session, material, student, step), teacher, step.finetune)
+                    student = finetune(session, material, prune(session, material, student, step), teachers, step.finetune)
                 if config.quantize.train_epochs:
-                    student = train_quantized(session, material, student, teacher)
+                    student = train_quantized(session, material, student, teachers)
                 world.lead(lambda: submit(session, material, quantize(session, material, student), "done", submissions))
             except Suspended as pause:
                 session.suspended = str(pause)
                 session.log(f"suspended: {pause}; the same command goes on from here")
                 world.lead(partial(hand_in_best_so_far, session, material, pause, submissions))
             world.lead(partial(sum_up, session, material))
+        world.lead(partial(report, session, material))
     return session.record
 
 
-def check_recipe(config: Config, log: Log) -> None:
-    """The limit is a gate: what can't be handed in is refused before anything is spent on it."""
-    rules = competition(config.competition)
+def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = ()) -> None:
+    """What can't be handed in, built, packed, or trained by these teachers is refused before anything is spent on it."""
+    rules, name = competition(config.competition), config.student.name
     classes = len(rules.classes) if rules.classes else 2  # an "any" folder has no limit that could be broken
-    parameters = count_parameters(build_student(config.student.name, config.student.widths, classes))
+    student = build_student(name, widths_for(config.student, classes), classes)
+    refuse_unfit(config, student)
+    parameters = count_parameters(student)
     if not config.prune and (broken := check_limits(config.limit or config.competition, parameters)):
-        raise KitError(
-            f"The student {config.student.name!r} can't be handed in: {'; '.join(broken)}. Set smaller student.widths, or prune."
-        )
+        remedy = "Choose a smaller one" if is_library(name) else "Set student.parameters, smaller student.widths, or prune"
+        raise KitError(f"The student {name!r} can't be handed in: {'; '.join(broken)}. {remedy}.")
     for mark in check_limits(config.competition, parameters) if config.limit else []:
         log(f"note: {mark} (kept as published; its own limit is {config.limit}'s)")
+    teachers = [read_teacher(file_of(source), config, rules.classes) for source in teacher_files]
+    check_terms(config, teachers[0] if teachers else build_teacher(config.teacher.arch, classes))
+
+
+def refuse_unfit(config: Config, student: nn.Module) -> None:
+    """What a later stage could not do with this student."""
+    name = config.student.name
+    if config.pack.method == "course" and any(isinstance(m, Branches) for m in student.modules()):
+        raise KitError(
+            f"pack.method 'course' stores a student as it is trained, and {name!r} is deployed without its branches: use 'affine'."
+        )
+    if is_library(name):
+        refuse_unusable(name, student, config.data.image_size)
+    if is_library(name) and config.prune:
+        refuse_unprunable(name, as_if_trained(student), config.data.image_size)

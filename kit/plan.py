@@ -5,7 +5,7 @@ The answer is a plan to begin with. A run's schedule is fixed by its epochs and 
 
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +26,12 @@ class Measured:
     overhead: float
 
 
-def measure(config: Config, data: Path, cache: Path, teacher: Path | None) -> Measured:
+def measure(config: Config, data: Path, cache: Path, teachers: Sequence[Path]) -> Measured:
     """One epoch of every stage and the whole finish, in a folder that is thrown away."""
     budget = Budget(None)
     with tempfile.TemporaryDirectory(prefix="kit-plan-") as folder:
         shortest = with_epochs(config, teacher=1, distil=1, finetune=1, qat=1)
-        run(shortest, data, Path(folder), cache=cache, budget=budget, teacher_file=teacher)
+        run(shortest, data, Path(folder), cache=cache, budget=budget, teacher_files=teachers)
     # the last of several steps of pruning stands for all
     seconds = {stage: sum(budget.spent[f"{stage} {kind}"] for kind in KINDS) for stage in ("teacher", "distil", "finetune", "qat")}
     epoch = {stage: spent for stage, spent in seconds.items() if spent}

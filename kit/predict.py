@@ -1,4 +1,4 @@
-"""Logits of a decoded split, in its own order."""
+"""Logits of a decoded split, in its own order, and what they are worth."""
 
 from collections.abc import Callable
 
@@ -7,22 +7,30 @@ import torch
 from torch import Tensor, nn
 
 from kit.augment.views import evaluation_views
-from kit.config.schema import Data
+from kit.config.schema import Data, Predict
 from kit.data.cache import Photos
 from kit.data.loader import as_tensor
 
 BATCH = 256
+PLAIN = Predict()  # the centre crop alone
+CENTRE, CORNERS = (0, 0), ((-1, -1), (1, -1), (-1, 1), (1, 1))  # of the resized photo, as `evaluation_views` takes them
 
 
 @torch.no_grad()
 def logits(
-    model: nn.Module, photos: Photos, data: Data, *, flip: bool = False, limit: int | None = None, tick: Callable[[], None] = lambda: None
+    model: nn.Module,
+    photos: Photos,
+    data: Data,
+    *,
+    views: Predict = PLAIN,
+    limit: int | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """float32 [N, K] on the CPU, on the model's device and in its precision.
 
     Args:
         model: in evaluation mode.
-        flip: average with the logits of the mirrored photos.
+        views: which ones of a photo its logits are averaged over.
         limit: look at this many photos only.
         tick: called before every batch; it may raise to stop (the session's budget).
     """
@@ -32,18 +40,36 @@ def logits(
     for i in range(0, min(len(photos), limit or len(photos)), BATCH):
         tick()
         rows = slice(i, i + BATCH)
-        views = evaluation_views(pixels[rows].to(like.device), sizes[rows], data).to(like.dtype)
-        answer = model(views)
-        if flip:
-            answer = (answer + model(views.flip(-1))) / 2
-        out.append(answer.float().cpu())
+        part = pixels[rows].to(like.device)
+        places = [CENTRE, *(CORNERS if views.crops == 5 else ())]
+        seen = (evaluation_views(part, sizes[rows], data, place).to(like.dtype) for place in places)
+        answers = [model(x) for shown in seen for x in ((shown, shown.flip(-1)) if views.flip else (shown,))]
+        out.append((sum(answers[1:], answers[0]) / len(answers)).float().cpu())
     return torch.cat(out)
 
 
-def accuracy(model: nn.Module, photos: Photos, data: Data, *, flip: bool = False, tick: Callable[[], None] = lambda: None) -> float:
-    """Share of labelled photos whose largest logit is their label's, 0…1."""
-    answer = logits(model, photos, data, flip=flip, tick=tick).argmax(1).numpy()
-    return float((answer == photos.labels).mean())
+def scores(model: nn.Module, photos: Photos, data: Data, *, views: Predict = PLAIN) -> dict[str, float]:
+    """Of labelled photos, 0…1: "accuracy", the share whose largest logit is their label's, and "macro_f1", every class alike."""
+    return scores_of(logits(model, photos, data, views=views).argmax(1).numpy(), photos.labels)
+
+
+def scores_of(answer: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    return {"accuracy": float((answer == labels).mean()), "macro_f1": macro_f1(answer, labels)}
+
+
+def macro_f1(answer: np.ndarray, labels: np.ndarray) -> float:
+    """The mean over classes of 2 · right / (answered + there are), as scikit-learn's, whose import takes a second; a class that is
+    neither answered nor there does not count."""
+    size = int(max(answer.max(), labels.max())) + 1
+    right, answered, there = (np.bincount(x, minlength=size) for x in (labels[answer == labels], answer, labels))
+    met = answered + there > 0
+    return float((2 * right[met] / (answered + there)[met]).mean())
+
+
+def say(scores: dict[str, float]) -> str:
+    if not scores:
+        return "no validation accuracy (train.final_fit)"
+    return f"validation accuracy {scores['accuracy']:.4f}, macro-F1 {scores['macro_f1']:.4f}"
 
 
 def classes_of(answer: Tensor, photos: Photos, most_frequent: int) -> np.ndarray:

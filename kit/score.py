@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from sklearn.metrics import accuracy_score, classification_report
 
 from kit import predict, submission
@@ -26,15 +25,16 @@ def predict_split(file: Path, data: Path, out: Path, split: str, cache: Path) ->
         raise KitError(f"There is no split {split!r}. Choose evaluation, validation or training.")
     photos = load_photos([chosen], config.data.cache_side, cache, Log(), skip_bad=config.data.skip_bad)[split]
     student = packed.student.to(choose_device().device)
-    answer = predict.logits(student, photos, config.data, flip=config.predict.flip)
-    most_frequent = int(np.bincount(dataset.training.labels).argmax())
+    answer = predict.logits(student, photos, config.data, views=config.predict)
+    most_frequent = int(dataset.training.per_class(len(packed.classes)).argmax())
     predicted = predict.classes_of(answer, photos, most_frequent)
     ids = submission.ids_for(photos.names, rules) if split == "evaluation" else list(photos.names)
     submission.write_csv(out, ids, predicted, rules)
     if photos.labels is not None:
         numbers = list(range(len(packed.classes)))
         yield classification_report(photos.labels, predicted, labels=numbers, target_names=list(packed.classes), digits=4, zero_division=0)
-        yield f"accuracy {accuracy_score(photos.labels, predicted):.4f} on {len(predicted):,} {split} photos"
+        f1 = predict.macro_f1(predicted, photos.labels)
+        yield f"accuracy {accuracy_score(photos.labels, predicted):.4f}, macro-F1 {f1:.4f} on {len(predicted):,} {split} photos"
     for row in photos.bad:
         yield f"row {ids[row]} is a guess (class {most_frequent}): its photo does not decode"
     yield f"{out}: {len(predicted):,} rows"

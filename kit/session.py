@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from kit.config.schema import Config
 from kit.console import Log
 from kit.device import Device, choose_device
 from kit.errors import KitError
+from kit.events import Events
 from kit.files import Busy, StorageError, locked, make_folder, write_durably, write_json
 from kit.train.budget import Budget
 from kit.train.checkpoint import Checkpoints, refuse_foreign, saved_in, steps_done, whole
@@ -50,6 +52,10 @@ class Session:
     histories: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     suspended: str | None = None  # why the session ended before the plan did
     world: World = field(default_factory=World)  # the processes that share the work; the first alone writes
+    events: Events = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.events = Events(self.out)
 
     @property
     def rules(self) -> Competition:
@@ -133,6 +139,7 @@ class Session:
         if seconds:
             line = {"session": len(self.record["sessions"]), "stage": stage, "epoch": history[-1]["epoch"], **seconds}
             self.attempt("timing.jsonl", lambda file: append(file, json.dumps(line)))
+            self.attempt("tensorboard", lambda _: self.events.add(stage, history[-1]))
 
 
 def append(file: Path, line: str) -> None:
@@ -225,4 +232,4 @@ def digest_of(record: dict[str, Any]) -> str:
 
 
 def command() -> str:
-    return " ".join(sys.argv)
+    return shlex.join(sys.argv)

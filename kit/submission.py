@@ -1,16 +1,14 @@
-"""The CSV, what Kaggle would refuse about it, and the record of where it came from."""
+"""The CSV, and what Kaggle would refuse about it."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kit.config.competitions import Competition, competition
 from kit.errors import KitError
-from kit.files import locked, write_durably, write_json
+from kit.files import write_durably
 
-LEDGER = ("date", "recipe", "competition", "state", "validation_accuracy", "parameters", "bytes", "commit", "csv_sha256")
 COLLAPSED = 0.9  # a class that takes a larger share of the rows than this is no classifier's answer
 
 
@@ -90,19 +88,3 @@ def check(path: Path, name: str, classes: int | None = None, ids: list[str] | No
     if count is None:
         raise KitError(f"The competition {name!r} names no classes: give --data, whose evaluation folder and classes are then compared.")
     return problems(read_csv(path), rules, count, ids)
-
-
-def file_away(folder: Path, name: str, csv: Path, provenance: dict[str, Any]) -> Path:
-    """Keep a submission under `folder`: its CSV, where it came from, and a line in ledger.csv. A later one of the same name
-    (the final CSV after a provisional one) takes its place."""
-    place = folder / name
-    place.mkdir(parents=True, exist_ok=True)
-    write_durably(place / "submission.csv", csv.read_bytes())
-    write_json(place / "provenance.json", provenance)
-    ledger = folder / "ledger.csv"
-    line = {"submission": name} | {key: str(provenance.get(key, "")) for key in LEDGER}
-    with locked(folder, wait=True):  # two runs may end at once
-        lines = read_csv(ledger).to_dict("records") if ledger.exists() else []
-        table = pd.DataFrame([row for row in lines if row["submission"] != name] + [line])
-        write_durably(ledger, table.to_csv(index=False, lineterminator="\n").encode())
-    return place

@@ -12,7 +12,7 @@ from kit.config.schema import Config, differences
 from kit.console import Log
 from kit.errors import KitError
 from kit.files import StorageError
-from kit.train.checkpoint import FOLDER, saved_in, steps_done, whole
+from kit.train.checkpoint import FOLDER, described, saved_in, steps_done, whole
 
 
 def take_over(config: Config, attached: Sequence[Path], out: Path, log: Log) -> Path | None:
@@ -41,8 +41,12 @@ def take_over(config: Config, attached: Sequence[Path], out: Path, log: Log) -> 
 
 
 def outputs(place: Path) -> list[Path]:
-    """The folders at or below `place` that hold checkpoints, by name."""
-    return sorted(folder.parent for folder in [place / FOLDER, *place.rglob(FOLDER)] if folder.is_dir() and saved_in(folder.parent))
+    """The folders at or below `place` that hold an output, known by the names of its checkpoints.
+
+    They lie in `checkpoints/`, or beside run.json in a Kaggle data set, which is uploaded without folders.
+    """
+    folders = {path.parent for path in place.rglob("*.pt") if described(path)}
+    return sorted(folder.parent if folder.name == FOLDER else folder for folder in folders)
 
 
 def begun_with(folder: Path, log: Log) -> dict | None:
@@ -60,9 +64,9 @@ def copy_output(source: Path, target: Path) -> None:
     Contents alone are copied: an input mount is read-only, and modes that came along would make the copy so. Kaggle's own files
     (`__results__.html`) and left over temporary ones stay behind.
     """
-    files = [file for file in source.iterdir() if file.is_file() and file.name[0] not in "_."]
-    for file in files + [saved.path for saved in saved_in(source)]:
-        place = target / file.relative_to(source)
+    checkpoints = {saved.path: target / FOLDER / saved.path.name for saved in saved_in(source)}
+    others = {file: target / file.name for file in source.iterdir() if file.is_file() and file.name[0] not in "_." and not described(file)}
+    for file, place in (others | checkpoints).items():
         place.parent.mkdir(parents=True, exist_ok=True)
         unfinished = place.with_name(f".{place.name}.tmp")
         try:

@@ -1,15 +1,21 @@
 """Shared places: photos that the kit draws once a session, and the real ones where they are at hand."""
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
+from typing import Any, NamedTuple
 
 import pytest
 
 from kit.console import Log
 from kit.data.draw import draw_dataset
 
+# No test reaches another machine, whatever credentials its user has: all that would go out ends here.
+os.environ |= dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
+NAMES = ("<script>x", "a&b", "c'd", "disc", "e f", "{{ g }}")  # of class folders, to be escaped
 REAL = Path(os.environ.get("KIT_PROVING_GROUND") or Path(__file__).parents[2] / "shared")
 
 
@@ -50,3 +56,44 @@ def safely(belongs: Callable[[Path], bool], entry: Path) -> bool:
 @pytest.fixture
 def log() -> Log:
     return Log()
+
+
+class Runs(NamedTuple):
+    suspended: Path
+    done: Path
+
+
+def as_folders(drawn: Path, place: Path) -> Path:
+    for split in ("training", "validation"):
+        for photo in (drawn / split).iterdir():
+            folder = place / split / NAMES[int(photo.name[0])]
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, folder)
+    shutil.copytree(drawn / "evaluation", place / "evaluation")
+    return place
+
+
+def stop_when_it_learns(budget: Any, out: Path) -> None:
+    """As a signal would, when the student's first epoch is over."""
+    while not (out / "metrics.jsonl").is_file() or "distil" not in (out / "metrics.jsonl").read_text():
+        time.sleep(0.02)
+    budget.stop = "SIGTERM came"
+
+
+@pytest.fixture(scope="session")
+def runs(drawn, tmp_path_factory) -> Runs:
+    """One small run for all tests of its page: class folders with names that are not to be trusted, a session that is stopped and one
+    that goes on to the end."""
+    from kit.config.recipes import recipe  # here: few tests need what a whole run imports
+    from kit.config.schema import override
+    from kit.pipeline import run
+    from kit.train.budget import Budget
+
+    place = tmp_path_factory.mktemp("runs")
+    data, out = as_folders(drawn, place / "photos"), place / "done"
+    config, budget = override(recipe("sample").tiny(), ["train.epochs=4"]), Budget(None)
+    Thread(target=stop_when_it_learns, args=(budget, out), daemon=True).start()
+    run(config, data, out, cache=place / "cache", budget=budget)
+    shutil.copytree(out, place / "suspended")
+    run(config, data, out, cache=place / "cache", budget=Budget(None))
+    return Runs(place / "suspended", out)

@@ -6,14 +6,16 @@ from pathlib import Path
 import kit
 
 FLOORS = [
-    {"errors", "rng", "files", "console", "config", "device", "version", "world"},
+    {"errors", "events", "rng", "files", "console", "config", "device", "version", "world"},
     {"data", "augment", "models"},
     {"distill", "compress"},
     {"train"},
-    {"predict", "submission", "session", "takeover"},
+    {"predict", "submission", "ledger", "session", "takeover", "answers"},
     {"stages"},
-    {"pipeline", "score", "inspection", "export", "compression"},
-    {"remote", "doctor", "plan"},
+    {"report"},
+    {"pipeline", "score", "inspection", "export", "compression", "gallery"},
+    {"remote", "plan", "studies"},
+    {"doctor"},
     {"cli"},
     {"__main__"},
 ]

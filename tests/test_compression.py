@@ -7,7 +7,7 @@ from kit.compress.pack import unpack
 from kit.compression import Limits, compress, parse_limits
 from kit.config.schema import Student
 from kit.errors import KitError
-from kit.models.counting import count_macs
+from kit.models.cost import count_macs
 from kit.models.students import build_student, count_parameters, widths_of
 from kit.stages.weights import Found, understand
 

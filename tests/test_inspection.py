@@ -8,7 +8,6 @@ from kit.config.recipes import recipe
 from kit.console import Log
 from kit.errors import KitError
 from kit.inspection import inspect
-from kit.models.counting import count_macs
 from kit.models.recognise import recognise
 from kit.models.students import STUDENTS, build_student, widths_of
 from kit.models.teacher import build_teacher
@@ -39,16 +38,10 @@ def test_the_parts_of_a_packed_student_add_up_to_its_file(method, tmp_path):
     assert "59,451 parameters as trained, 58,387 folded" in summary
 
 
-def test_macs_are_those_of_the_forward_pass():
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.Conv2d(8, 8, 3, 1, 1, groups=8))
-    assert count_macs(model, 32) == {"0": 16 * 16 * 8 * 27, "1": 16 * 16 * 8 * 9}
-    assert not any(module._forward_hooks for module in model.modules())
-
-
 @pytest.mark.parametrize("name", STUDENTS)
 def test_a_students_checkpoint_is_recognised_whatever_its_widths(name, tmp_path):
     wide = STUDENTS[name].widths
-    widths = tuple(w - 2 for w in wide)
+    widths = tuple(w // 2 for w in wide)
     for chosen in (wide, widths):
         weights = build_student(name, chosen, 7).state_dict()
         write_foreign(tmp_path / "w.ckpt", "ckpt", weights)

@@ -66,12 +66,16 @@ def test_every_recipe_runs_from_photos_to_a_checked_csv(place, recipe):
         "checkpoints",
         "student.kit",
         "submission.csv",
+        "validation.npz",
+        "report.html",
+        "provenance.json",
         "log.txt",
         "teacher.ckpt",
     }
     assert list(read_csv(out / "submission.csv")["Id"]) == [f"{i:04d}" for i in range(24)]
     assert unpack(out / "student.kit").parameters == record["parameters"]
     assert record["stages"]["quantize"]["accuracy"] == record["validation_accuracy"]
+    assert 0 <= record["validation_macro_f1"] <= 1
 
 
 def test_pruning_in_steps_narrows_the_student_again_and_again_and_is_resumed(place):
@@ -257,6 +261,30 @@ def test_the_loader_without_a_cache_runs_too(place):
     assert record_of(place)["state"] == "done"
 
 
+def test_a_final_fit_on_all_photos_with_every_option_claims_no_validation_figure(place):
+    shutil.copytree(place / "photos" / "evaluation", place / "photos" / "unlabelled")
+    settings = ["student.name=branched", "student.parameters=20000", 'distill=[{"loss": "kd"}, {"loss": "ce"}]', "data.unlabelled=true"]
+    settings += ["data.augment.mixup=0.2", "data.augment.cutmix=1", "predict.crops=5", "predict.logit_adjustment=0.5"]
+    settings += [
+        f"train.{s}" for s in ("final_fit=true", "balanced=true", "optimizer=muon", "sam_rho=0.05", "ema_decay=null", "swa_from=0")
+    ]
+    printed = run(place, "record", *TINY, *[word for setting in settings for word in ("--set", setting)])
+    record = record_of(place)
+    assert (record["validation_accuracy"], record["stages"]["distil"]["accuracy"]) == (None, None)
+    assert "final_fit" in record["no_validation"]
+    assert 19_900 < record["parameters"] <= 20_000
+    assert "204 photos" in printed  # 120 + 60 + 24
+    assert "done: no validation accuracy" in printed
+    lines = [json.loads(line) for line in (place / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert not any("accuracy" in line for line in lines)
+    assert "No figure is claimed" in (place / "out" / "report.html").read_text()
+
+
+def test_an_unlabelled_split_that_is_not_there_is_named(place):
+    words = ["--set", "data.unlabelled=true", "--set", 'distill=[{"loss": "kd"}]']
+    assert "no folder unlabelled/" in refusal(place, "simple", *TINY, *words)
+
+
 def test_a_bad_evaluation_photo_keeps_its_row_and_is_called_a_guess(place):
     (place / "photos" / "evaluation" / "0007.jpg").write_bytes(b"\xff\xd8 nothing")
     printed = run(place, "simple", *TINY)
@@ -270,7 +298,7 @@ def test_predict_repeats_the_runs_csv_and_scores_labelled_splits(place):
     kit(place, "predict", "out/student.kit", "--data", "photos", "--out", "again.csv", "--cache", "cache")
     assert (place / "again.csv").read_bytes() == (place / "out" / "submission.csv").read_bytes()
     printed = kit(place, "predict", "out/student.kit", "--data", "photos", "--out", "v.csv", "--split", "validation", "--cache", "cache")
-    assert f"accuracy {record_of(place)['validation_accuracy']:.4f} on 60 validation photos" in printed
+    assert f"accuracy {record_of(place)['validation_accuracy']:.4f}, macro-F1" in printed
     assert "macro avg" in printed
 
 

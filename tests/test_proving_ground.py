@@ -25,4 +25,4 @@ def test_the_teacher_sees_the_photos_as_it_was_trained_to(real, tmp_path, log):
     photos = load_photos([split], data.cache_side, tmp_path, log, workers=2)["validation"]
     teacher = load_teacher(root / "resnet18_teacher.ckpt", "torchvision/resnet18", 11)
     assert photos.pixels.shape[1] == 64
-    assert predict.accuracy(teacher, photos, data) == pytest.approx(0.69, abs=0.04)
+    assert predict.scores(teacher, photos, data)["accuracy"] == pytest.approx(0.69, abs=0.04)

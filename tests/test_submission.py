@@ -3,7 +3,7 @@ import pytest
 
 from kit.config.competitions import competition
 from kit.errors import KitError
-from kit.submission import check, file_away, ids_for, problems, read_csv, write_csv
+from kit.submission import check, ids_for, problems, read_csv, write_csv
 
 HW13 = competition("hw13-2023")
 
@@ -58,12 +58,3 @@ def test_what_is_no_csv_is_refused(tmp_path):
     for name in ("none.csv", "empty.csv"):
         with pytest.raises(KitError, match=name):
             check(tmp_path / name, "hw13-2023")
-
-
-def test_a_filed_submission_has_its_making_and_one_line_in_the_ledger(good, tmp_path):
-    for state in ("suspended", "done"):
-        place = file_away(tmp_path / "submissions", "record-1", good, {"recipe": "record", "state": state, "validation_accuracy": 0.5})
-    file_away(tmp_path / "submissions", "boss-2", good, {"recipe": "boss", "state": "done"})
-    assert (place / "submission.csv").read_bytes() == good.read_bytes()
-    ledger = read_csv(tmp_path / "submissions" / "ledger.csv")
-    assert ledger[["submission", "state"]].to_numpy().tolist() == [["record-1", "done"], ["boss-2", "done"]]

@@ -24,8 +24,9 @@ def training_pipeline(data: Data, augment: Augment) -> A.Compose:
     turns = [
         A.Affine(rotate=(-degrees, degrees), fill=0, p=1, interpolation=0) for degrees in (augment.rotate, augment.affine_rotate) if degrees
     ]
-    light = augment.brightness
-    colour = [A.ColorJitter((1 - light, 1 + light), (1, 1), (1, 1), (0, 0), p=1)] if light else []
+    limits = (augment.brightness, augment.contrast, augment.saturation)  # one after the other; a single ColorJitter shuffles them
+    ranges = [[(1 - limit, 1 + limit) if i == j else (1, 1) for j in range(3)] for i, limit in enumerate(limits) if limit]
+    colour = [A.ColorJitter(*each, (0, 0), p=1) for each in ranges]
     return A.Compose([*crop, A.HorizontalFlip(p=augment.horizontal_flip), A.VerticalFlip(p=augment.vertical_flip), *turns, *colour])
 
 

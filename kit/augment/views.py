@@ -36,14 +36,34 @@ def training_views(
     views = warp(pixels, stored, crop, flips, tuple(turns), data.image_size)
     if augment.brightness:
         views = (views * light).clamp_(max=255)
+    for limit, grey_of in ((augment.contrast, mean_grey), (augment.saturation, grey)):
+        if limit:
+            kept = (1 + limit * (2 * torch.rand(n, 1, 1, 1, generator=generator) - 1))[share].to(device)
+            views = torch.lerp(grey_of(views), views, kept).clamp_(0, 255)
     return normalise(views, data.mean, data.std)
 
 
-def evaluation_views(pixels: Tensor, sizes: Tensor, data: Data) -> Tensor:
-    """The course's validation view: short side to image_size / crop_pct, centre crop, normalise. Shapes as in `training_views`."""
+def grey(views: Tensor) -> Tensor:
+    """[N, 1, H, W] by ITU-R BT.601's weights, as torchvision's and Pillow's."""
+    return (views * torch.tensor([0.299, 0.587, 0.114], device=views.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
+def mean_grey(views: Tensor) -> Tensor:
+    return grey(views).mean((1, 2, 3), keepdim=True)
+
+
+def evaluation_views(pixels: Tensor, sizes: Tensor, data: Data, place: tuple[int, int] = (0, 0)) -> Tensor:
+    """The course's validation view: short side to image_size / crop_pct, centre crop, normalise. Shapes as in `training_views`.
+
+    place: of the crop instead, across and down: -1, 0 or 1; (1, -1) is the upper right corner.
+    """
     n, device = len(pixels), pixels.device
     stored = stored_sizes(sizes, pixels.shape[1]).to(device)
-    crop = centre_crop(sizes, data.resize_side, data.image_size).to(device)
+    crop = centre_crop(sizes, data.resize_side, data.image_size)
+    if place != (0, 0):
+        half = crop[:, 2:]
+        crop = torch.cat(((1 - half) * torch.tensor(place), half), dim=1)
+    crop = crop.to(device)
     return normalise(warp(pixels, stored, crop, torch.ones(n, 2, device=device), (), data.image_size), data.mean, data.std)
 
 

@@ -2,8 +2,8 @@
 
 A norm follows its convolution directly, as the child after it in the same parent; every student is written so, and the tests compare
 outputs for each. torch.fx was left out: it would find the same pairs through a traced graph and give back a GraphModule, whose modules
-can no longer be walked by the names that a state dict has. A network of timm may list its layers in another order than it runs them;
-so the answers are compared.
+can no longer be walked by the names that a state dict has. A network of timm may list its layers in another order than it runs them; there
+a look at a blank photo tells which norms follow, the others stay, and the answers are compared.
 """
 
 import copy
@@ -11,13 +11,13 @@ import itertools
 from collections.abc import Iterator
 
 import torch
-from timm.layers import BatchNormAct2d
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from kit.errors import KitError
+from kit.models.blocks import Branches, plain
+from kit.models.library import SIDE, FromLibrary
 
-SIDE = 80  # px of the noise that both must answer alike; Inception needs 75
 TOLERANCE = 1e-2  # of the largest answer; rounding gives 1e-5, a norm in the wrong place changes all
 
 
@@ -26,37 +26,39 @@ def fold(model: nn.Module) -> nn.Module:
     as it is.
 
     Raises:
-        KitError: a norm has another number of channels than the convolution that it follows, or is not run after it.
+        KitError: a norm has another number of channels than the convolution that it follows, or a network of timm answers otherwise.
     """
     whole = copy.deepcopy(model).cpu().eval()
+    if not isinstance(model, FromLibrary):
+        return fold_in_place(whole)
     folded = fold_in_place(copy.deepcopy(whole))
     if not alike(whole, folded):
-        raise KitError(
-            f"{type(model).__name__} runs its layers in another order than it lists them: with its batch norms folded it would answer "
-            "otherwise. Choose another student."
-        )
+        raise KitError("This network of timm would answer otherwise with its batch norms folded. Choose another student.")
     return folded
 
 
 @torch.no_grad()
 def alike(one: nn.Module, other: nn.Module) -> bool:
     """Whether two networks on the CPU, in evaluation mode, answer alike to noise."""
-    noise = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    side = one.side if isinstance(one, FromLibrary) else SIDE
+    noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     before, after = one(noise), other(noise)
     return bool((before - after).abs().max() <= TOLERANCE * before.abs().max() + TOLERANCE)
 
 
 def fold_in_place(model: nn.Module) -> nn.Module:
     """`model` must be in evaluation mode. A norm that follows no convolution (a pre-activation network's) stays."""
-    for parent, first, second in conv_norm_pairs(model):
+    for parent, first, second in list(conv_norm_pairs(model)):
         setattr(parent, first, fuse_conv_bn_eval(getattr(parent, first), getattr(parent, second)))
         setattr(parent, second, left_of(getattr(parent, second)))
+    for branches in [m for m in model.modules() if isinstance(m, Branches)]:
+        branches.merge()
     return model
 
 
 def fold_shape(model: nn.Module) -> nn.Module:
     """The modules that folding would leave, in place and with no weights computed: something to load folded weights into."""
-    for parent, first, second in conv_norm_pairs(model):
+    for parent, first, second in list(conv_norm_pairs(plain(model))):
         conv = getattr(parent, first)
         if conv.bias is None:
             conv.bias = nn.Parameter(conv.weight.new_empty(conv.out_channels))
@@ -66,14 +68,17 @@ def fold_shape(model: nn.Module) -> nn.Module:
 
 def left_of(norm: nn.BatchNorm2d) -> nn.Module:
     """What stays of a norm that was folded: timm's have the activation inside."""
-    return nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+    return nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()
 
 
 def conv_norm_pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     """(parent, convolution's name, norm's name) for every convolution that is followed by its batch norm."""
+    ran = norms_after(model) if isinstance(model, FromLibrary) else None
     for path, parent in list(model.named_modules()):
         for (first, conv), (second, norm) in itertools.pairwise(list(parent.named_children())):
             if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
+                continue
+            if ran is not None and ran.get(norm) is not conv:
                 continue
             if conv.out_channels != norm.num_features:
                 raise KitError(
@@ -84,6 +89,31 @@ def conv_norm_pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
 
 
 @torch.no_grad()
+def norms_after(model: FromLibrary) -> dict[nn.Module, nn.Module]:
+    """{norm: the convolution whose output it is given}, by a look at a blank photo."""
+    gave: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensors too: an address that is freed may be given to the next map
+    found, was = {}, {module: module.training for module in model.modules()}
+
+    def keep(module: nn.Module, given: tuple, output: Tensor) -> None:
+        gave[id(output)] = module, output
+
+    def ask(norm: nn.Module, given: tuple) -> None:
+        if id(given[0]) in gave:
+            found[norm] = gave[id(given[0])][0]
+
+    hooks = [m.register_forward_hook(keep) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    hooks += [m.register_forward_pre_hook(ask) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    try:
+        model.eval()(torch.zeros(1, 3, model.side, model.side, device=model.fc.weight.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in was.items():
+            module.training = training
+    return found
+
+
+@torch.no_grad()
 def unfold(folded: nn.Module, student: nn.Module) -> nn.Module:
     """A folded network's weights in the shape that is trained, for programs that know only that: a norm that changes nothing but adds the
     bias. In place of `student`'s own weights; outputs agree to rounding.
@@ -91,7 +121,7 @@ def unfold(folded: nn.Module, student: nn.Module) -> nn.Module:
     Args:
         student: unfolded, of the same name and widths.
     """
-    norms = {id(getattr(parent, second)): getattr(parent, second) for parent, _, second in conv_norm_pairs(student)}
+    norms = {id(getattr(parent, second)): getattr(parent, second) for parent, _, second in conv_norm_pairs(plain(student))}
     weights = folded.state_dict()
     fresh = {name: tensor for name, tensor in student.state_dict().items() if name not in weights}
     biases = {}

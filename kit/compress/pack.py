@@ -33,6 +33,7 @@ from kit.compress.quantize import METHODS, Quantized, narrow, restore
 from kit.config.schema import Config
 from kit.errors import KitError
 from kit.files import write_durably
+from kit.models.library import FromLibrary, shapes_on
 from kit.models.students import build_student, count_parameters
 
 MAGIC = b"KITPACK2"
@@ -108,10 +109,12 @@ def kind_of(vector: np.ndarray) -> str:
 
 def stored_tensors(student: nn.Module, as_trained: bool, ranks: Ranks) -> list[tuple[str, np.ndarray]]:
     """(name, float32, or uint16 for indices) of all that is stored. The course's files hold the network as it was trained; otherwise it is
-    folded. Batch norm's counter of batches is left out: nothing reads it."""
+    folded. Left out: batch norm's counter of batches, which nothing reads, and a library's tables of whole numbers, built by its name."""
     network = student if as_trained else factorise(fold(student), ranks)
     grids = {f"{name}.{key}" for name, layer in network.named_modules() if isinstance(layer, Stepped) for key in ("step", "low", "high")}
-    tensors = {n: tensor.detach().cpu() for n, tensor in network.state_dict().items() if not n.endswith(COUNTER) and n not in grids}
+    tables = {n for n, t in network.state_dict().items() if isinstance(network, FromLibrary) and not t.is_floating_point()}
+    left_out = grids | tables
+    tensors = {n: tensor.detach().cpu() for n, tensor in network.state_dict().items() if not n.endswith(COUNTER) and n not in left_out}
     return [(name, (t.float().numpy() if t.is_floating_point() else t.numpy().astype(np.uint16))) for name, t in tensors.items()]
 
 
@@ -125,12 +128,14 @@ def unpack(path: Path) -> Packed:
     try:
         header, body = split(content)
         config, classes = Config.model_validate(header["config"]), tuple(header["classes"])
-        with torch.device("meta"):  # shapes alone: drawing first weights would take longer than reading the real ones
+        with torch.device(shapes_on(config.student.name)):  # drawing first weights would take longer than reading the real ones
             student = build_student(config.student.name, header["widths"], len(classes)).eval()
             ranks = {name: tuple(its_ranks) for name, its_ranks in header.get("ranks", {}).items()}
             parameters = count_parameters(factor_shape(copy.deepcopy(student), ranks) if ranks else student)
             student = factor_shape(fold_shape(student) if header["folded"] else student, ranks)
-        counters = {name: torch.zeros_like(t, device="cpu") for name, t in student.state_dict().items() if name.endswith(COUNTER)}
+        stored = {entry["name"] for entry in header["tensors"]}
+        whole = {name: t for name, t in student.state_dict().items() if name not in stored and not t.is_floating_point()}
+        counters = {name: torch.zeros_like(t, device="cpu") if t.is_meta else t for name, t in whole.items()}
         student.load_state_dict(read_tensors(header, body) | counters, assign=True)
         student = fold_in_place(student).to(memory_format=torch.channels_last)
         return Packed(student, config, classes, dict(header["notes"]), parameters, ranks)

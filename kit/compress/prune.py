@@ -15,7 +15,8 @@ from kit.compress.criteria import CRITERIA, Batches, Scores
 from kit.compress.surgery import Group, Removed, absorb, find_groups, remove, widths_after
 from kit.config.schema import Prune
 from kit.errors import KitError
-from kit.models.counting import count_macs
+from kit.models.blocks import training_only
+from kit.models.cost import count_macs
 
 LEAST = 10  # a layer keeps a tenth of its channels, whatever is asked for
 
@@ -146,7 +147,9 @@ class Cost:
 
     def __init__(self, student: nn.Module, groups: list[Group], image_size: int | None):
         layers = dict(student.named_modules())
-        self.shapes = {name: [tuple(p.shape) for p in layer.parameters(recurse=False)] for name, layer in layers.items()}
+        beside = training_only(student)
+        own = {name: layer.parameters(recurse=False) for name, layer in layers.items() if layer not in beside}
+        self.shapes = {name: [tuple(p.shape) for p in parameters] for name, parameters in own.items()}
         macs = count_macs(student, image_size) if image_size else {}
         self.pixels = {name: count // layers[name].weight.numel() for name, count in macs.items()}
         self.takers: dict[tuple[str, int], list[tuple[int, int]]] = {}

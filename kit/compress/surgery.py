@@ -4,8 +4,8 @@ torch-pruning's dependency graph says which tensors share their channels, throug
 concatenations and gates. Only its groups are used. Surgery itself is done on the state dict, and the network that goes on is built anew
 from its widths, so nothing hangs on a pickle or on a graph.
 
-Some channels stay: those of the classifier, of a frozen stem, of grouped convolutions that are not depthwise, and whatever a norm over
-channels sees: without one of them the others would answer otherwise.
+Some channels stay: those of the classifier, of a frozen stem, of grouped convolutions that are not depthwise, whatever a norm over channels
+sees (without one of them the others would answer otherwise), and widths that a network has no say in, as inside a squeeze-excite.
 """
 
 import copy
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from kit.compress.fold import alike, conv_norm_pairs
 from kit.errors import KitError
-from kit.models.cifar import Select
-from kit.models.students import FrozenStem, build_student, has_width, widths_of
+from kit.models.blocks import Select, has_width
+from kit.models.students import FrozenStem, build_student, widths_of
 
 SIZED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, Select)
 PASSING = {getattr(tp.ops.OPTYPE, kind) for kind in ("ELEMENTWISE", "CONCAT", "SPLIT", "RESHAPE")}  # what hands channels on
@@ -103,23 +103,27 @@ def fixed_modules(model: nn.Module) -> set[nn.Module]:
     """Modules whose outputs keep their channels. Where nothing is linear, the last convolution gives the classes."""
     convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     stay = {m for m in model.modules() if isinstance(m, nn.Linear)} or {convs[-1]}
-    stay |= {model.get_classifier()} if hasattr(model, "get_classifier") else set()
     stay |= {child for m in model.modules() if isinstance(m, FrozenStem) for child in m.modules()}
-    return stay | {conv for conv in convs if 1 < conv.groups != conv.in_channels}
+    return stay | {conv for conv in convs if in_groups(conv)}
+
+
+def in_groups(module: nn.Module) -> bool:
+    """Whether it is a convolution in groups that isn't depthwise by its nature; one with a width of its own only happens to be."""
+    return isinstance(module, nn.Conv2d) and module.groups > 1 and (module.groups != module.in_channels or has_width(module))
 
 
 def keeps(group: tp.Group, graph: tp.DependencyGraph, stay: set[nn.Module]) -> bool:
     """Whether a group must stay whole: it holds what is no plain channel of a known layer, such as a norm over channels or a bare
-    parameter, or the stream that selections choose from."""
+    parameter, the stream that selections choose from, or none of the network's widths."""
     for i, (dep, _) in enumerate(group):
         module, gives = dep.target.module, graph.is_out_channel_pruning_fn(dep.handler)
         if dep.target.type in PASSING and None not in group[i].root_idxs:
             continue
         if not isinstance(module, SIZED) or (gives and module in stay) or None in group[i].root_idxs:
             return True
-        if not gives and (isinstance(module, Select) or (isinstance(module, nn.Conv2d) and 1 < module.groups != module.in_channels)):
+        if not gives and (isinstance(module, Select) or in_groups(module)):
             return True
-    return False
+    return not any(has_width(dep.target.module) and graph.is_out_channel_pruning_fn(dep.handler) for dep, _ in group)
 
 
 def as_group(group: tp.Group, graph: tp.DependencyGraph, names: dict[nn.Module, str]) -> Group:
@@ -164,6 +168,16 @@ def remove(student: nn.Module, name: str, classes: int, groups: list[Group], rem
     if not same:
         raise KitError(f"{name} mixes its channels in a way that can't be followed, so none can be removed. Choose another student.")
     return rebuilt
+
+
+def refuse_unprunable(name: str, student: nn.Module, image_size: int) -> None:
+    """Surgery tried on a student whose channels differ in weight.
+
+    Raises:
+        KitError: it has no channels that could be removed, or can't be rebuilt without some.
+    """
+    groups = find_groups(student, image_size)
+    remove(student, name, student.fc.out_features, groups, {group.name: torch.arange(group.count // 4) for group in groups})
 
 
 @torch.no_grad()

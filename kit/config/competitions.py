@@ -35,7 +35,13 @@ COMPETITIONS = {
         "NTU ML2021 HW13 (Food-11)", FOOD11, max_parameters=100_000, rows=3_347, padded_ids=False, teacher_file="teacher_net.ckpt"
     ),
     "hw7-2020": Competition(
-        "NTU ML2020 HW7 (Food-11)", FOOD11, max_bytes=300_000, rows=3_347, padded_ids=False, teacher_file="teacher_resnet18.bin"
+        "NTU ML2020 HW7 (Food-11)",
+        FOOD11,
+        max_bytes=300_000,
+        rows=3_347,
+        padded_ids=False,
+        slug="ml2020spring-hw7",
+        teacher_file="teacher_resnet18.bin",
     ),
     "any": Competition("any folder of photos, no limit"),
 }

@@ -1,13 +1,14 @@
 """The recipes: a run is a named function that returns a whole config.
 
-`simple`, `medium` and `boss` are NTU ML2023 HW13's published solutions as their author ran them; `record` is ours; `sample` is the
-smoke test on photos that the kit draws itself.
+`simple`, `medium` and `boss` are NTU ML2023 HW13's published solutions as their author ran them; `record` is ours; `hw7` is the course's
+of 2020; `sample` is the smoke test on photos that the kit draws itself.
 """
 
 import difflib
 from collections.abc import Callable
 
-from kit.config.schema import CE, KD, Augment, Config, Data, Hint, Predict, Prune, Student, Teacher, Train
+from kit.config.schema import Augment, Config, Data, Predict, Prune, Student, Teacher, Train
+from kit.config.terms import CE, KD, Hint
 from kit.errors import KitError
 
 BOSS = Augment(crop_scale=(0.7, 1.0), vertical_flip=0.5, rotate=180, affine_rotate=30)
@@ -78,6 +79,24 @@ def record() -> Config:
     )
 
 
+def hw7() -> Config:
+    """HW7 2020: the course's student distilled, its file at most 300,000 bytes. Photos are cropped at their own size and not normalised."""
+    return Config(
+        recipe="hw7",
+        competition="hw7-2020",
+        data=Data(
+            image_size=256,
+            crop_pct=0.5,
+            mean=(0, 0, 0),
+            std=(1, 1, 1),
+            augment=Augment(crop_scale=(0.25, 0.25), crop_ratio=(1, 1), rotate=15),
+        ),
+        student=Student(name="hw7"),
+        distill=(KD(weight=0.5, temperature=20), CE(weight=0.5)),
+        train=Train(epochs=200, batch_size=32, lr=1e-3, weight_decay=0.01, decay_everything=True, schedule="step", drops=(0.65, 0.9)),
+    )
+
+
 def sample() -> Config:
     """Six kinds of drawn shapes, every stage: a teacher trained here, a student distilled, slimmed and packed."""
     views = Augment(crop_scale=(0.6, 1.0), vertical_flip=0.5)
@@ -94,7 +113,14 @@ def sample() -> Config:
     )
 
 
-RECIPES: dict[str, Callable[[], Config]] = {"sample": sample, "simple": simple, "medium": medium, "boss": boss, "record": record}
+RECIPES: dict[str, Callable[[], Config]] = {
+    "sample": sample,
+    "simple": simple,
+    "medium": medium,
+    "boss": boss,
+    "record": record,
+    "hw7": hw7,
+}
 
 
 def recipe(name: str) -> Config:

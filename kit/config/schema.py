@@ -9,32 +9,42 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from kit.config import ramps
+from kit.config.fields import Count, Positive, Section, Share, Weight
+from kit.config.terms import OfMaps, OfStages, Term
 from kit.errors import KitError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Ramp = Literal["constant", "p^2(1-p^2)", "p^4"]  # what a term's weight is multiplied by; p = epoch / epochs
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
 
 class Augment(Section):
-    """How a training view is drawn. Geometry composes in this order: crop, flips, rotation, second rotation, brightness."""
+    """How a training view is drawn, in this order: crop, flips, rotation, second rotation, brightness, contrast, saturation; then, over
+    pairs of views, mixup or CutMix, which mix the labels too."""
 
     crop_scale: tuple[Share, Share] | None = None  # area share of a random resized crop; None: resize and centre crop
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
+    crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)  # width / height
     horizontal_flip: Share = 0.5
     vertical_flip: Share = 0.0
     rotate: float = Field(0.0, ge=0, le=180)  # degrees either way, corners black (RandomRotation)
     affine_rotate: float = Field(0.0, ge=0, le=180)  # a second rotation with its own corners (RandomAffine)
     brightness: Share = 0.0  # factor drawn from 1 ± brightness
+    contrast: Share = 0.0
+    saturation: Share = 0.0
+    mixup: Weight = 0.0  # α of Beta(α, α), from which the share of the other photo is drawn; 0: off
+    cutmix: Weight = 0.0  # the same for a rectangle of it; with both, each step takes one of them, by a coin
+
+    @model_validator(mode="after")
+    def ranges_begin_below(self) -> Self:
+        for name in ("crop_scale", "crop_ratio"):
+            if (pair := getattr(self, name)) and (pair[0] > pair[1] or not pair[0]):
+                raise ValueError(f"{name} {pair} is no range: the lower end must be above zero and come first")
+        return self
+
+    @property
+    def mixes(self) -> bool:
+        return bool(self.mixup or self.cutmix)
 
 
 class Data(Section):
@@ -45,10 +55,11 @@ class Data(Section):
     augment: Augment = Augment()
     subset: float = Field(1.0, gt=0, le=1)  # stratified share of every split
     holdout: float = Field(0.2, gt=0, lt=1)  # of training, where there is no validation split
+    unlabelled: bool = False  # train on the unlabelled/ split too: every term but the labels' own sees it
     skip_bad: bool = False  # leave photos that do not decode out of training and validation
     workers: int = Field(0, ge=0)  # decoding processes; 0: one per core
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
 
     @property
     def resize_side(self) -> int:
@@ -60,71 +71,54 @@ class Data(Section):
         return self.cache_size or self.resize_side
 
 
-class CE(Section):
-    """Cross entropy with the labels."""
-
-    loss: Literal["ce"] = "ce"
-    weight: Weight = 1.0
-    ramp: Ramp = "constant"
-    smoothing: Share = 0.0
-
-
-class KD(Section):
-    """T² · KL(teacher ‖ student), both softened by T (Hinton et al. 2015)."""
-
-    loss: Literal["kd"] = "kd"
-    weight: Weight = 1.0
-    ramp: Ramp = "constant"
-    temperature: float = Field(1.0, gt=0)
-
-
-class Hint(Section):
-    """A student's feature map pulled to a teacher's (FitNets, Romero et al. 2015)."""
-
-    loss: Literal["hint"] = "hint"
-    weight: Weight = 1.0
-    ramp: Ramp = "constant"
-    student: str  # a module's name, `blocks.0`
-    teacher: str
-    distance: Literal["smooth_l1", "mse"] = "smooth_l1"
-
-
-Term = Annotated[CE | KD | Hint, Field(discriminator="loss")]
-
-
 class Train(Section):
     epochs: Count
     batch_size: int = Field(128, ge=2)
-    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
+    optimizer: Literal["adam", "adamw", "sgd", "muon"] = "adamw"
+    lr: Positive = 1e-3
+    weight_decay: Weight = 0.05
     decay_everything: bool = False  # also biases and BN, as torch's optimisers do by default
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
-    warmup_epochs: float = Field(0, ge=0)
-    drops: tuple[float, ...] = ()  # shares of the plan after which the rate is multiplied by 0.1 ("step")
-    clip_norm: float | None = Field(None, gt=0)
+    schedule: Literal["constant", "cosine", "linear", "wsd", "one_cycle", "step"] = "cosine"
+    warmup_epochs: Weight = 0
+    cooldown: Share = 0.2  # last share of the plan, in which the rate of "wsd" falls to zero
+    drops: tuple[Share, ...] = ()  # shares of the plan after which the rate is multiplied by 0.1 ("step")
+    clip_norm: Positive | None = None
+    sam_rho: Positive | None = None  # sharpness-aware: the gradient is taken this far uphill; a step costs two
     ema_decay: float | None = Field(None, gt=0, lt=1)
+    swa_from: Share | None = None  # share of the plan after which the weights of every epoch's end are averaged
+    recalibrate: int = Field(0, ge=0)  # batches that batch norm of the best weights is measured on anew, at the plan's end
+    balanced: bool = False  # every class as often as any other
+    final_fit: bool = False  # on training and validation photos, nothing selected: the last weights are deployed
     patience: int | None = Field(None, ge=1)  # epochs without a better validation accuracy before the plan ends
     seed: int = 20220013
-    save_seconds: float = Field(60, ge=0)  # between checkpoints
+    save_seconds: Weight = 60  # between checkpoints
 
     @model_validator(mode="after")
-    def steps_need_drops(self) -> Self:
+    def fields_fit_together(self) -> Self:
         if (self.schedule == "step") != bool(self.drops):
             raise ValueError("schedule 'step' and train.drops belong together: set both or neither")
+        if self.schedule == "one_cycle" and self.warmup_epochs:
+            raise ValueError("schedule 'one_cycle' warms up for three tenths of the plan itself: leave train.warmup_epochs at 0")
+        if self.final_fit and self.patience:
+            raise ValueError("train.final_fit looks at no validation accuracy, train.patience waits for one: set train.patience=null")
+        if self.ema_decay and self.swa_from is not None:
+            raise ValueError("train.ema_decay and train.swa_from are two averages of the weights: set one of them to null")
         return self
 
 
 class Teacher(Section):
     arch: Literal["torchvision/resnet18", "timm/resnet18"] = "torchvision/resnet18"
     expected_accuracy: Share | None = None  # on validation; a teacher a point below it stops the run
+    flip: bool = False  # logits are the mean of the view's and its mirror image's
+    store: Literal["float16", "float32"] | None = None  # keep each step's logits beside the decoded photos, so rounded, for the next run
     augment: Augment = Augment(crop_scale=(0.35, 1.0))
     train: Train = Train(epochs=30, lr=1e-3, warmup_epochs=1)  # used only when no teacher file is found
 
 
 class Student(Section):
-    name: str
+    name: str  # of the table (`kit students`), or timm/NAME
     widths: tuple[Count, ...] = ()  # of its convolutions in order; empty: the table's
+    parameters: Count | None = None  # widen or narrow it, in these proportions, to as many as this; None: as it is
 
 
 class Prune(Section):
@@ -177,6 +171,8 @@ class Quantize(Section):
 
 class Predict(Section):
     flip: bool = False  # average the logits of the photo and its mirror image
+    crops: Literal[1, 5] = 1  # 5: average the logits of the centre and the four corners
+    logit_adjustment: Weight = 0.0  # τ of log prior taken from the logits: in favour of the rare classes
 
 
 class Config(Section):
@@ -186,7 +182,7 @@ class Config(Section):
     data: Data = Data()
     teacher: Teacher = Teacher()
     student: Student
-    distill: tuple[Term, ...]
+    distill: Annotated[tuple[Term, ...], Field(min_length=1)]
     train: Train
     prune: Prune | None = None
     quantize: Quantize = Quantize()
@@ -197,6 +193,34 @@ class Config(Section):
     def steps_are_learned_on_even_grids(self) -> Self:
         if self.quantize.train_epochs and self.pack.method not in ("affine", "symmetric"):
             raise ValueError(f"quantize.train_epochs learns steps, which pack.method {self.pack.method!r} has none of: choose affine")
+        return self
+
+    @model_validator(mode="after")
+    def what_is_stored_is_used(self) -> Self:
+        maps = [term.loss for term in self.distill if isinstance(term, (OfMaps, OfStages))]
+        if self.teacher.store and maps:
+            raise ValueError(f"teacher.store keeps logits, and {maps[0]!r} needs the teacher's maps at every step: leave one of them out")
+        if self.teacher.store and all(term.loss == "ce" for term in self.distill):
+            raise ValueError("teacher.store keeps a teacher's logits, and no term of distill looks at a teacher: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def some_term_always_counts(self) -> Self:
+        for p in ramps.PLACES:
+            if all(ramps.is_off(term.ramp, p) for term in self.distill):
+                raise ValueError(f"the ramps of all terms of distill are zero at p = {p:g}, and nothing is learnt there: change one")
+        return self
+
+    @model_validator(mode="after")
+    def a_kept_classifier_keeps_its_inputs(self) -> Self:
+        if self.prune and any(term.loss == "simkd" for term in self.distill):
+            raise ValueError("simkd keeps the teacher's classifier, and pruning would take inputs from it: leave out simkd or prune")
+        return self
+
+    @model_validator(mode="after")
+    def unlabelled_photos_teach_something(self) -> Self:
+        if self.data.unlabelled and all(term.loss == "ce" for term in self.distill):
+            raise ValueError("data.unlabelled brings photos without labels, and distill has no term that needs none: add one, such as kd")
         return self
 
     def tiny(self) -> Self:

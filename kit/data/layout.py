@@ -1,7 +1,8 @@
 """Find a data set below a folder by its shape, and refuse what would waste a night.
 
 Two shapes are known, at any depth: the course's flat one (`training/3_17.jpg`, the label before the underscore) and class folders
-(`train/<class>/*.jpg`). Evaluation photos may be unlabelled; where there is no validation split, a stratified one is held out.
+(`train/<class>/*.jpg`). Evaluation photos may be unlabelled; where there is no validation split, a stratified one is held out. More
+training photos without labels may lie in `unlabelled/`, or in `training/unlabeled/` as in 2021; their label is -1.
 """
 
 import os
@@ -19,13 +20,14 @@ SPLITS = {
     "validation": ("validation", "valid", "val"),
     "evaluation": ("evaluation", "testing", "test"),
 }
+UNLABELLED = ("unlabelled", "unlabeled")
 PHOTO = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 FLAT_NAME = re.compile(r"(\d+)_.+")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Photos in the order of their file names. labels: int64 [N], or None where the photos carry none."""
+    """Photos in the order of their file names. labels: int64 [N], -1 for a training photo without one; None where no photo has one."""
 
     name: str
     paths: tuple[Path, ...]
@@ -38,6 +40,15 @@ class Split:
         labels = None if self.labels is None else self.labels[rows]
         return Split(name or self.name, tuple(self.paths[i] for i in rows), labels)
 
+    def joined(self, other: "Split") -> "Split":
+        """Both, under this one's name; photos of a split without labels get -1."""
+        labels = [np.full(len(part), -1) if part.labels is None else part.labels for part in (self, other)]
+        return Split(self.name, self.paths + other.paths, np.concatenate(labels))
+
+    def per_class(self, classes: int) -> np.ndarray:
+        """How many photos each class has, int64 [classes]."""
+        return np.bincount(self.labels[self.labels >= 0], minlength=classes)
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -47,6 +58,7 @@ class Dataset:
     validation: Split
     evaluation: Split
     held_out: bool = False  # validation was taken from training
+    unlabelled: Split | None = None  # more photos of the kind of training's
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:
@@ -58,7 +70,8 @@ class Dataset:
         for split in self.splits:
             per_class = "unlabelled"
             if split.labels is not None:
-                per_class = "per class " + " ".join(map(str, np.bincount(split.labels, minlength=len(self.classes))))
+                per_class = "per class " + " ".join(map(str, split.per_class(len(self.classes))))
+                per_class += f", {n:,} unlabelled" if (n := int((split.labels < 0).sum())) else ""
             lines.append(f"{split.name:<10} {len(split):>6,} photos, {per_class}")
         if self.held_out:
             lines[1] += " (held out of training)"
@@ -85,7 +98,18 @@ def find_dataset(root: Path, classes: tuple[str, ...] | None, holdout: float, se
         keep, held = stratify(training, holdout, seed, "data.holdout")
         training, validation = training.take(keep), training.take(held, "validation")
     evaluation = read_evaluation(parts["evaluation"], names)
-    return Dataset(folder, names, training, validation, evaluation, held_out="validation" not in parts)
+    return Dataset(folder, names, training, validation, evaluation, "validation" not in parts, read_unlabelled(folder, parts["training"]))
+
+
+def read_unlabelled(folder: Path, training: Path) -> Split | None:
+    """Photos in `unlabelled/` beside the splits, beside `training/labeled/`, or inside training; None where there is no such folder."""
+    places = [place for above in (folder, training, training.parent) for name in UNLABELLED if (place := above / name).is_dir()]
+    if not places:
+        return None
+    paths = [path for below in (places[0], *class_folders(places[0])) for path in photos_in(below)]
+    if not paths:
+        raise KitError(f"{places[0]} holds no photo ({', '.join(sorted(PHOTO))}). Is the archive unpacked whole? Else remove the folder.")
+    return Split("unlabelled", tuple(paths), None)
 
 
 def locate(root: Path) -> tuple[Path, dict[str, Path]]:
@@ -115,7 +139,7 @@ def locate(root: Path) -> tuple[Path, dict[str, Path]]:
 
 def inside(split: Path) -> Path:
     """The 2021 course put a split's labelled photos one folder deeper."""
-    return split / "labeled" if (split / "labeled").is_dir() else split
+    return next((place for name in ("labelled", "labeled") if (place := split / name).is_dir()), split)
 
 
 def photos_in(folder: Path) -> list[Path]:
@@ -123,7 +147,7 @@ def photos_in(folder: Path) -> list[Path]:
 
 
 def class_folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and photos_in(p))
+    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name not in UNLABELLED and not p.name.startswith(".") and photos_in(p))
 
 
 def class_names(training: Path, classes: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -192,7 +216,8 @@ def subset(dataset: Dataset, share: float, seed: int) -> Dataset:
     """A repeatable share of every split, stratified by class where there are labels."""
     if share == 1:
         return dataset
-    parts = {s.name: s.take(np.sort(stratify(s, 1 - share, seed, "--subset")[0])) for s in dataset.splits}
+    splits = [*dataset.splits, *([dataset.unlabelled] if dataset.unlabelled else [])]
+    parts = {s.name: s.take(np.sort(stratify(s, 1 - share, seed, "--subset")[0])) for s in splits}
     return replace(dataset, **parts)
 
 

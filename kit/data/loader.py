@@ -29,19 +29,34 @@ AugmentPhoto = Callable[[np.ndarray, int], np.ndarray]
 class Order:
     """Which photos make up a step. The last, smaller batch of an epoch is dropped: nine photos are too few for batch norm.
 
-    The batches are the same for any number of processes; `share` is the part of each that this one is given.
+    The batches are the same for any number of processes; `share` is the part of each that this one is given. With `balance`, int64
+    [photos] of labels, an epoch shows every class as often as any other.
     """
 
-    def __init__(self, photos: int, batch_size: int, seed: int, world: World | None = None):
-        self.photos, self.batch_size, self.seed = photos, min(batch_size, photos), seed
+    def __init__(self, photos: int, batch_size: int, seed: int, world: World | None = None, balance: np.ndarray | None = None):
+        self.photos, self.batch_size, self.seed, self.balance = photos, min(batch_size, photos), seed, balance
         self.share = (world or World()).share(self.batch_size)
         self.steps_per_epoch = photos // self.batch_size
 
     def rows(self, step: int) -> Tensor:
         """int64 [batch_size]."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        shuffled = torch.randperm(self.photos, generator=generator(self.seed, "order", epoch))
+        draw = generator(self.seed, "order", epoch)
+        shuffled = torch.randperm(self.photos, generator=draw) if self.balance is None else balanced(self.balance, draw)
         return shuffled[place * self.batch_size : (place + 1) * self.batch_size]
+
+
+def balanced(labels: np.ndarray, draw: torch.Generator) -> Tensor:
+    """As many rows as there are labels, int64 [N], shuffled: each class equally often to one, its photos in turn, whole rounds of them
+    before any comes again. Unlabelled photos (-1) come once each."""
+    known, rows = np.unique(labels[labels >= 0]), [torch.from_numpy(np.flatnonzero(labels < 0))]
+    each, left = divmod(int((labels >= 0).sum()), len(known))
+    luckier = torch.randperm(len(known), generator=draw)[:left].tolist()
+    for place, label in enumerate(known):
+        own, wanted = torch.from_numpy(np.flatnonzero(labels == label)), each + (place in luckier)
+        rounds = [own[torch.randperm(len(own), generator=draw)] for _ in range(-(-wanted // len(own)))]
+        rows.append(torch.cat(rounds)[:wanted])
+    return torch.cat(rows)[torch.randperm(len(labels), generator=draw)]
 
 
 class CachedBatches:

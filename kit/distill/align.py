@@ -1,67 +1,123 @@
-"""Feature maps of any two networks brought to one shape: taps by module name, 1×1 adapters, pooling by a whole factor."""
+"""Feature maps of any two networks brought together: taps by module name, 1×1 adapters, pooling to one size, the classifier."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from kit.errors import KitError
 
 LOGITS = "logits"
 
 
-def tap(model: nn.Module, modules: Sequence[str]) -> nn.Module:
-    """The model as a function that returns {module: its output, "logits": the output}; it shares the model's weights.
-
+def refuse_unknown(model: nn.Module, modules: Sequence[str]) -> None:
+    """
     Raises:
         KitError: a module that the model does not have, with the nearest names.
     """
     known = dict(model.named_modules())
     for name in modules:
-        if name not in known:
+        if not name or name not in known:
             near = difflib.get_close_matches(name, known, n=3) or [n for n, _ in model.named_children()]
-            raise KitError(f"A hint names the module {name!r}, which {type(model).__name__} does not have. Nearest: {', '.join(near)}.")
-    last = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
-    return create_feature_extractor(model, {**{name: name for name in modules}, last: LOGITS})
+            raise KitError(
+                f"A term of distill names the module {name!r}, which {type(model).__name__} does not have. Nearest: {', '.join(near)}."
+            )
 
 
-class Adapters(nn.Module):
-    """One 1×1 convolution for each hint whose widths differ. They live in training only and never reach the deployed student."""
+def look(model: nn.Module, modules: Sequence[str], images: Tensor, inside: nn.Module | None = None) -> dict[str, Tensor]:
+    """{module: its output, "logits": the model's} of one pass. By hooks that end with it, so that any network can be tapped, in any mode.
 
-    def __init__(self, widths: Sequence[tuple[int, int]]):
-        """widths: (student's, teacher's) channels of each hint."""
-        super().__init__()
-        self.maps = nn.ModuleList(nn.Identity() if a == b else nn.Conv2d(a, b, 1) for a, b in widths)
+    Args:
+        inside: whose modules are named, where the model is made of several. What it says first counts.
+    """
+    seen: dict[str, Tensor] = {}
+    named = dict((inside or model).named_modules())
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        return [adapt(feature) for adapt, feature in zip(self.maps, features, strict=True)]
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: tuple, output: Tensor) -> None:
+            seen.setdefault(name, output)
+
+        return hook
+
+    hooks = [named[name].register_forward_hook(keep(name)) for name in modules]
+    try:
+        logits = model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen | {LOGITS: logits}
+
+
+@torch.no_grad()
+def shapes(model: nn.Module, modules: Sequence[str], image_size: int) -> dict[str, tuple[int, int, int]]:
+    """(channels, height, width) that each module gives, found by looking at a blank picture in evaluation mode.
+
+    Raises:
+        KitError: a module that the model does not have, or whose output is no map.
+    """
+    refuse_unknown(model, modules)
+    if not modules:
+        return {}
+    like, was = next(model.parameters()), {module: module.training for module in model.modules()}
+    seen = look(model.eval(), modules, torch.zeros(1, 3, image_size, image_size, device=like.device, dtype=like.dtype))
+    for module, training in was.items():
+        module.training = training
+    for name in modules:
+        if seen[name].ndim != 4:
+            raise KitError(f"A term of distill names the module {name!r}, which gives no feature map. Name one before the mean over space.")
+    return {name: tuple(seen[name].shape[1:]) for name in modules}
+
+
+def adapter(ours: int, theirs: int) -> nn.Module:
+    """A 1×1 convolution where widths differ."""
+    return nn.Identity() if ours == theirs else nn.Conv2d(ours, theirs, 1)
 
 
 def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Average-pool the larger map to the smaller one's size.
+    """The larger map averaged to the smaller one's size."""
+    size = (min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3]))
+    return pool_to(a, size), pool_to(b, size)
+
+
+def pool_to(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Adaptive average pooling. By whole factors where the sizes allow, else by two matrices: its own backward is not repeatable on a
+    GPU."""
+    (height, width), (high, wide) = x.shape[2:], size
+    if (height, width) == size:
+        return x
+    if height % high == 0 and width % wide == 0:
+        return F.avg_pool2d(x, (height // high, width // wide))
+    return torch.einsum("ih,nchw,jw->ncij", bins(height, high).to(x), x, bins(width, wide).to(x))
+
+
+def bins(length: int, parts: int) -> Tensor:
+    """[parts, length]: which places each part averages, the borders rounded outwards as in adaptive pooling."""
+    rows = torch.zeros(parts, length)
+    for i in range(parts):
+        start, end = i * length // parts, -(-(i + 1) * length // parts)
+        rows[i, start:end] = 1 / (end - start)
+    return rows
+
+
+def classifier(model: nn.Module) -> nn.Linear:
+    """The last linear layer."""
+    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+
+
+def take_classifier(student: nn.Module, teacher: nn.Module) -> None:
+    """The student's classifier becomes the teacher's, frozen (SimKD).
 
     Raises:
-        KitError: one size is no multiple of the other; adaptive pooling could, but not repeatably on a GPU.
+        KitError: they are of different widths.
     """
-    (ha, wa), (hb, wb) = a.shape[2:], b.shape[2:]
-    if max(ha, hb) % min(ha, hb) or (ha * wb, hb * wa) != (wa * hb, wb * ha) or max(wa, wb) % min(wa, wb):
+    ours, theirs = classifier(student), classifier(teacher)
+    if ours.weight.shape != theirs.weight.shape:
         raise KitError(
-            f"A hint joins maps of {ha}×{wa} and {hb}×{wb}, and neither is a whole multiple of the other. "
-            "Choose stages that stride alike, or another data.image_size (a multiple of 32)."
+            f"simkd keeps the teacher's classifier, {theirs.in_features} wide, and the student's last map has {ours.in_features} channels. "
+            f"What widens it is handed in and counts at the limit, so it must be a part of the student: end student.widths with "
+            f"{theirs.in_features}, or leave simkd out."
         )
-    if ha > hb:
-        return F.avg_pool2d(a, (ha // hb, wa // wb)), b
-    return a, F.avg_pool2d(b, (hb // ha, wb // wa)) if hb > ha else b
-
-
-def channels(extractor: nn.Module, modules: Sequence[str], image_size: int, like: torch.Tensor) -> list[int]:
-    """Channels that each tap gives, found by looking at a blank picture in evaluation mode (`like`: device and type)."""
-    was = extractor.training
-    extractor.eval()
-    with torch.no_grad():
-        out = extractor(torch.zeros(1, 3, image_size, image_size, device=like.device, dtype=like.dtype))
-    extractor.train(was)
-    return [out[name].shape[1] for name in modules]
+    ours.load_state_dict(theirs.state_dict())
+    ours.requires_grad_(False)

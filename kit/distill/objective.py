@@ -1,70 +1,87 @@
 """The objective: terms by name and weight, combined as the recipe says, each logged by its name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from kit.config.schema import CE, KD, Hint, Term
-from kit.distill import losses
-from kit.distill.align import LOGITS, Adapters, channels, same_size, tap
+from kit.config.ramps import factor, is_off
+from kit.config.terms import CE, Term
+from kit.distill.align import LOGITS, look, shapes
+from kit.distill.panel import Panel
+from kit.distill.terms import OF_LOGITS, OF_MAPS, names_of, taps
 
-RAMPS = {
-    "constant": lambda p: 1.0,
-    "p^2(1-p^2)": lambda p: p**2 * (1 - p**2),
-    "p^4": lambda p: p**4,
-}
-DISTANCES = {"smooth_l1": losses.smooth_l1, "mse": losses.mse}
+# (images, the teacher) → its logits of them, which may be known without asking
+Recall = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+Seen = dict[str, Tensor]  # logits, and maps by their module's name
 
 
 class Objective:
     """What a student is trained on: `objective(images, labels, progress) -> (total, {term: value})`.
 
-    The teacher is evaluated, frozen, and sees the student's view. Feature maps reach it in its own precision and come back in
-    float32.
+    The teacher is evaluated, frozen, and sees the student's view; it is not asked where no term wants it. Losses are in float32, under
+    autocast too. `adapters` is all that is trained along.
+
+    Raises:
+        KitError: a term names a module that a network does not have, or that gives no map.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, terms: Sequence[Term], image_size: int, gamma_penalty: float = 0.0):
-        self.terms, self.student_model, self.gamma_penalty = terms, student, gamma_penalty
-        self.hints = [term for term in terms if isinstance(term, Hint)]
-        self.student = tap(student, list(dict.fromkeys(h.student for h in self.hints)))
-        self.teacher = tap(teacher, list(dict.fromkeys(h.teacher for h in self.hints))).eval()
-        self.teacher_like = next(teacher.parameters())
-        ours = channels(self.student, [h.student for h in self.hints], image_size, next(student.parameters()))
-        theirs = channels(self.teacher, [h.teacher for h in self.hints], image_size, self.teacher_like)
-        self.adapters = Adapters(list(zip(ours, theirs, strict=True))).to(self.teacher_like.device)
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        terms: Sequence[Term],
+        image_size: int,
+        gamma_penalty: float = 0.0,
+        recall: Recall | None = None,
+    ):
+        self.student, self.terms, self.gamma_penalty, self.recall = student, terms, gamma_penalty, recall
+        self.teacher = teacher if isinstance(teacher, Panel) else Panel([teacher])
+        of_maps = [term for term in terms if type(term) in OF_MAPS]
+        self.ours, self.theirs = (
+            list(dict.fromkeys(name for term in of_maps for name in taps(getattr(term, side)))) for side in ("student", "teacher")
+        )
+        ours, theirs = shapes(student, self.ours, image_size), shapes(self.teacher.first, self.theirs, image_size)
+        self.adapters = nn.ModuleList(
+            OF_MAPS[type(term)](term, [ours[name] for name in taps(term.student)], [theirs[name] for name in taps(term.teacher)])
+            for term in of_maps
+        ).to(next(student.parameters()).device)
+        modules = iter(self.adapters)
+        losses = [loss_of_maps(term, next(modules)) if type(term) in OF_MAPS else loss_of_logits(term) for term in terms]
+        self.parts = list(zip(names_of(terms), terms, losses, strict=True))
 
     def __call__(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """images: normalised [N, 3, H, W]. progress: share of the plan's epochs that is over, for the ramps."""
-        theirs = self.look(images)
-        ours = self.student(images)
+        """images: normalised [N, 3, H, W]. progress: share of the plan's epochs that is over, for the ramps.
+
+        A term whose ramp stays at zero is not computed, and logged as 0: before it starts it has nothing to be judged by.
+        """
+        theirs = self.ask(images) if any(not (isinstance(term, CE) or is_off(term.ramp, progress)) for term in self.terms) else {}
+        ours = {name: value.float() for name, value in look(self.student, self.ours, images).items()}
         values: dict[str, Tensor] = {}
         total = images.new_zeros(())
-        adapted = iter(self.adapters([ours[h.student] for h in self.hints]))
-        for term in self.terms:
-            match term:
-                case CE():
-                    name, value = "ce", losses.ce(ours[LOGITS], labels, term.smoothing)
-                case KD():
-                    name, value = "kd", losses.kd(ours[LOGITS], theirs[LOGITS], term.temperature)
-                case Hint():
-                    name, value = f"hint {term.teacher}", distance(term, *same_size(next(adapted), theirs[term.teacher]))
-            values[name] = value
-            total = total + term.weight * RAMPS[term.ramp](progress) * value
-        if self.gamma_penalty:
-            values["gamma"] = gammas(self.student_model)
-            total = total + self.gamma_penalty * values["gamma"]
+        with torch.autocast(images.device.type, enabled=False):
+            for name, term, loss in self.parts:
+                values[name] = images.new_zeros(()) if is_off(term.ramp, progress) else loss(ours, theirs, labels)
+                total = total + term.weight * factor(term.ramp, progress) * values[name]
+            if self.gamma_penalty:
+                values["gamma"] = gammas(self.student)
+                total = total + self.gamma_penalty * values["gamma"]
         return total, values
 
-    @torch.no_grad()  # not inference mode: its tensors can't enter the student's losses
-    def look(self, images: Tensor) -> dict[str, Tensor]:
-        return {name: value.float() for name, value in self.teacher(images.to(self.teacher_like.dtype)).items()}
+    @torch.no_grad()
+    def ask(self, images: Tensor) -> Seen:
+        """What the teacher says of a view: logits, and the maps that the terms want."""
+        if self.recall:
+            return {LOGITS: self.recall(images, self.teacher)}
+        return {name: value.float() for name, value in look(self.teacher, self.theirs, images, self.teacher.first).items()}
 
 
-def distance(term: Hint, ours: Tensor, theirs: Tensor) -> Tensor:
-    """Seen as [N, H, W, C]: torch's element-wise losses give their gradient in the plain order of the view, and batch norm's backward
-    takes twelve times as long on a CPU when that is not channels last."""
-    return DISTANCES[term.distance](ours.permute(0, 2, 3, 1), theirs.permute(0, 2, 3, 1))
+def loss_of_logits(term: Term) -> Callable[[Seen, Seen, Tensor], Tensor]:
+    return lambda ours, theirs, labels: OF_LOGITS[type(term)](term, ours[LOGITS], theirs.get(LOGITS), labels)
+
+
+def loss_of_maps(term: Term, module: nn.Module) -> Callable[[Seen, Seen, Tensor], Tensor]:
+    return lambda ours, theirs, labels: module([ours[name] for name in taps(term.student)], [theirs[name] for name in taps(term.teacher)])
 
 
 def gammas(model: nn.Module) -> Tensor:

@@ -8,23 +8,12 @@ channels then cost nothing: in evaluation mode the two orders answer alike.
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
+
+from kit.models.blocks import Select
 
 STAGES = (64, 128, 256)
 STEM = 32
-
-
-class Select(nn.Module):
-    """`kept` of `total` channels. The indices are on the device, and whether all are kept is known to Python: nothing is waited for."""
-
-    def __init__(self, total: int, kept: int):
-        super().__init__()
-        self.total, self.kept = total, kept
-        self.register_buffer("index", torch.arange(kept))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x if self.kept == self.total else x.index_select(1, self.index)
 
 
 class Block(nn.Module):
@@ -121,3 +110,28 @@ def pre_widths(blocks: int) -> tuple[int, ...]:
         yield stream
 
     return tuple(widths())
+
+
+def plain_ties(blocks: int) -> tuple[tuple[int, ...], ...]:
+    """Places of `plain_widths` that must move together: all that adds to a stage's stream. The stem's and each inner one move alone."""
+    ties, place = [(0,)], 1
+    for _ in STAGES:
+        ties += [(place + (2 * i + 1 if i else 0),) for i in range(blocks)]
+        ties.append((place + 1, place + 2, *(place + 2 * i + 2 for i in range(1, blocks))))
+        place += 2 * blocks + 1
+    return tuple(ties)
+
+
+def pre_ties(blocks: int) -> tuple[tuple[int, ...], ...]:
+    """The same of `pre_widths`; a choice moves with the stream that it is of."""
+    alone, streams, place = [], [[0]], 1
+    for _ in STAGES:
+        stream = []
+        for i in range(blocks):
+            (stream if i else streams[-1]).append(place)
+            alone.append((place + 1,))
+            stream += [place + 2] if i else [place + 2, place + 3]
+            place += 3 if i else 4
+        streams.append(stream)
+    streams[-1].append(place)
+    return (*map(tuple, streams), *alone)

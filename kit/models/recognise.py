@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from kit.errors import KitError
-from kit.models.cifar import Select
-from kit.models.students import TABLE, build_student, has_width
+from kit.models.blocks import Select, has_width
+from kit.models.library import is_library, renamed, shapes_on
+from kit.models.students import TABLE, build_student
 from kit.models.teacher import build_teacher
 
 
@@ -23,7 +24,9 @@ def as_network(weights: Mapping[str, Tensor], name: str) -> nn.Module | None:
     """The network of that name with these weights, at whatever widths they have; None where they are another's."""
     outputs = outputs_of(weights)
     try:
-        with torch.device("meta"):
+        if is_library(name):
+            weights = renamed(weights, build_student(name, (), outputs))
+        with torch.device(shapes_on(name)):
             teacher = name.startswith("torchvision/")
             model = build_teacher(name, outputs) if teacher else build_student(name, widths_in(weights, name), outputs)
     except KitError:
@@ -43,7 +46,7 @@ def outputs_of(weights: Mapping[str, Tensor]) -> int | None:
 
 def widths_in(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
     """The widths that a student's weights tell; none, for the table's own, where these are another network's."""
-    with torch.device("meta"):
+    with torch.device(shapes_on(name)):
         modules = list(build_student(name, (), 2).named_modules())
     keys = [f"{path}.{'index' if isinstance(m, Select) else 'weight'}" for path, m in modules if has_width(m)]
     return tuple(len(weights[key]) for key in keys) if all(key in weights and weights[key].ndim for key in keys) else ()

@@ -4,40 +4,21 @@ Only the widths of the dense convolutions are told. What goes into a layer is se
 before it answers, takes the size of what comes to it. A network whose forward pass has sizes written into it does not get through.
 """
 
-import difflib
-from collections.abc import Sequence
-
-import timm
 import torch
 from torch import Tensor, nn
 
 from kit.errors import KitError
 
-SIDE = 80  # px of the blank picture; Inception needs 75
-
-
-def build_timm(name: str, widths: Sequence[int], classes: int) -> nn.Module:
-    """timm's network with new weights; `widths` of its dense convolutions in the order of its modules, empty for timm's own.
-
-    Raises:
-        KitError: timm has no such network, or it can't be had with these widths.
-    """
-    known = timm.list_models()
-    if name.removeprefix("timm/") not in known:
-        near = difflib.get_close_matches(name.removeprefix("timm/"), known, n=3) or known[:3]
-        raise KitError(f"timm has no network {name!r}. Nearest: {', '.join(f'timm/{other}' for other in near)}.")
-    model = timm.create_model(name.removeprefix("timm/"), pretrained=False, num_classes=classes)
-    dense = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
-    if not widths or list(widths) == [conv.out_channels for conv in dense]:
-        return model
-    if len(widths) != len(dense) or any(width > conv.out_channels for width, conv in zip(widths, dense, strict=True)):
-        raise KitError(f"{name} has {len(dense)} dense convolutions; give each a width, none above timm's own.")
-    return resize(model, dict(zip(dense, widths, strict=True)), name)
-
 
 @torch.no_grad()
-def resize(model: nn.Module, widths: dict[nn.Conv2d, int], name: str) -> nn.Module:
-    """`model` with its convolutions cut to `widths` and all that follows to what then comes to it, in place."""
+def resize(model: nn.Module, widths: dict[nn.Conv2d, int], side: int, name: str) -> nn.Module:
+    """`model` with its convolutions cut to `widths` and all that follows to what then comes to it, in place.
+
+    Args:
+        side: of the blank picture, px.
+    Raises:
+        KitError: it can't be had with these widths.
+    """
 
     def fit(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         ins = inputs[0].shape[1]
@@ -55,7 +36,7 @@ def resize(model: nn.Module, widths: dict[nn.Conv2d, int], name: str) -> nn.Modu
     hooks = [m.register_forward_pre_hook(fit) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d, nn.Linear))]
     training, like = model.training, next(model.parameters())
     try:
-        model.eval()(torch.zeros(1, 3, SIDE, SIDE, device=like.device))
+        model.eval()(torch.zeros(1, 3, side, side, device=like.device))
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         reason = " ".join(str(error).split())[:160]
         raise KitError(

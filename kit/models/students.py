@@ -1,9 +1,8 @@
 """The students, by name: a function of widths, so that a pruned one is rebuilt from its widths and never from a pickle.
 
-`widths` are the output channels of the dense convolutions (stem and pointwise) in the order of the forward pass; a depthwise
-convolution has the width of its input. Each is plain enough for torch.fx, which the taps and the pruning graph rely on.
-
-`timm/NAME` is any network of timm, whose own convolutions' widths may be smaller than timm's (resize.py).
+`widths` are the output channels of the convolutions that have a width of their own, in the order of the forward pass; a depthwise
+convolution has the width of its input, and where a block adds to what came before it has that one's. Each is plain enough for torch.fx,
+which other programs' tools rely on. Any network of timm's is a student too, by its name, and where it was pruned its widths (library.py).
 """
 
 import difflib
@@ -13,62 +12,26 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kit.errors import KitError
-from kit.models.cifar import CifarResNet, PreCifarResNet, Select, plain_widths, pre_widths
-from kit.models.resize import build_timm
+from kit.models.blocks import Bottleneck, Classifier, LargeKernel, Residual, Select, has_width, strided_stem, training_only
+from kit.models.cifar import CifarResNet, PreCifarResNet, plain_ties, plain_widths, pre_ties, pre_widths
+from kit.models.course import hw7, hw13
+from kit.models.library import FromLibrary, is_library
 
 
 @dataclass(frozen=True)
 class Spec:
-    """parameters: of the default widths with 11 classes, held by a test."""
+    """parameters: of the default widths with 11 classes, held by a test. ties: the places of widths that must move together; a width in
+    no tie stays as it is. None: each moves alone. grouped: the name may end in a group count, `bottleneck/4`."""
 
-    build: Callable[[Sequence[int], int], nn.Module]
+    build: Callable[..., nn.Module]
     widths: tuple[int, ...]
     parameters: int
     says: str
-
-
-class Classifier(nn.Module):
-    """stem → blocks → mean over space → linear. The mean is written out: adaptive pooling's backward is nondeterministic on CUDA."""
-
-    def __init__(self, stem: nn.Module, blocks: Sequence[nn.Module], width: int, classes: int):
-        super().__init__()
-        self.stem, self.blocks, self.fc = stem, nn.Sequential(*blocks), nn.Linear(width, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.blocks(self.stem(x)).mean((2, 3)))
-
-
-class CourseNet(nn.Module):
-    """The course's own shape and state-dict names: `cnn.*` and `fc.0`."""
-
-    def __init__(self, layers: Sequence[nn.Module], width: int, classes: int):
-        super().__init__()
-        self.cnn, self.fc = nn.Sequential(*layers), nn.Sequential(nn.Linear(width, classes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.cnn(x).mean((2, 3)))
-
-
-def hw13(widths: Sequence[int], classes: int) -> nn.Module:
-    """HW13's given student: four unpadded 3×3 convolutions with BN and ReLU, pooled after each but the first."""
-    layers: list[nn.Module] = []
-    for i, (ins, outs) in enumerate(zip((3, *widths), widths, strict=False)):
-        layers += [nn.Conv2d(ins, outs, 3), nn.BatchNorm2d(outs), nn.ReLU(), *([nn.MaxPool2d(2)] if i else [])]
-    return CourseNet(layers, widths[-1], classes)
-
-
-def hw7(widths: Sequence[int], classes: int) -> nn.Module:
-    """HW7 2020's given student: a 3×3 block, then depthwise and pointwise ones, the first four pooled."""
-    first = nn.Sequential(nn.Conv2d(3, widths[0], 3, 1, 1), nn.BatchNorm2d(widths[0]), nn.ReLU6(), nn.MaxPool2d(2))
-    blocks = []
-    for i, (ins, outs) in enumerate(itertools.pairwise(widths)):
-        pool = [nn.MaxPool2d(2)] if i < 3 else []
-        depthwise = nn.Conv2d(ins, ins, 3, 1, 1, groups=ins)
-        blocks.append(nn.Sequential(depthwise, nn.BatchNorm2d(ins), nn.ReLU6(), nn.Conv2d(ins, outs, 1), *pool))
-    return CourseNet([first, *blocks], widths[-1], classes)
+    ties: tuple[tuple[int, ...], ...] | None = None
+    grouped: bool = False
 
 
 class FrozenStem(nn.Sequential):
@@ -100,72 +63,174 @@ def boss(widths: Sequence[int], classes: int) -> nn.Module:
     return Classifier(FrozenStem(widths[0]), [block(a, b, 2 if i else 1) for i, (a, b) in enumerate(pairs)], widths[-1], classes)
 
 
-class Residual(nn.Module):
-    """Depthwise k×k, pointwise, both with BN; the input is added where the shape allows. One activation in between: a second one
-    after the sum cost accuracy in small networks (MobileNetV2's linear bottleneck)."""
+def residual(widths: Sequence[int], classes: int, *, depths: Sequence[int], kernels: Sequence[int], branched: bool = False) -> nn.Module:
+    """Stages of depthwise and pointwise blocks; the first block of a stage strides and widens, the others add to it.
 
-    def __init__(self, ins: int, outs: int, kernel: int, stride: int):
-        super().__init__()
-        self.depthwise = nn.Conv2d(ins, ins, kernel, stride, kernel // 2, groups=ins, bias=False)
-        self.bn1 = nn.BatchNorm2d(ins)
-        self.pointwise = nn.Conv2d(ins, outs, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outs)
-        self.act = nn.Hardswish()
-        self.adds = ins == outs and stride == 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.act(self.bn2(self.pointwise(self.act(self.bn1(self.depthwise(x))))))
-        return x + y if self.adds else y
+    widths: of the stem and each stage.
+    """
+    stem, blocks = strided_stem(widths[0], nn.Hardswish()), []
+    for stage, (ins, outs) in enumerate(itertools.pairwise(widths)):
+        for i in range(depths[stage]):
+            blocks.append(Residual(outs if i else ins, outs, kernels[stage], 1 if i else 2, branched=branched, follows=i > 0))
+    return Classifier(stem, blocks, widths[-1], classes)
 
 
 def record(widths: Sequence[int], classes: int) -> nn.Module:
-    """Ours: a stem that strides at once (full resolution is where the time goes), then pairs of a strided and a residual block."""
-    stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.Hardswish())
-    pairs = itertools.pairwise(widths)
-    blocks = [Residual(a, b, 5 if i >= 4 else 3, 1 if i % 2 else 2) for i, (a, b) in enumerate(pairs)]
+    """Ours: a stem that strides at once, then pairs of a strided and a residual block."""
+    stem = strided_stem(widths[0], nn.Hardswish())  # first: random weights are drawn in this order
+    blocks = [Residual(a, b, 5 if i >= 4 else 3, 1 if i % 2 else 2) for i, (a, b) in enumerate(itertools.pairwise(widths))]
     return Classifier(stem, blocks, widths[-1], classes)
+
+
+def inverted(widths: Sequence[int], classes: int, *, depths: Sequence[int], kernels: Sequence[int], squeeze: int) -> nn.Module:
+    """MobileNetV3's inverted residuals with squeeze-excite, from 1/8 of the photo's side on: before that, wide maps cost too much time.
+
+    widths: of the stem and a depthwise stage; then of each stage its first block's inner and outer width, and the inner one of every
+    further block.
+    """
+    rest = iter(widths)
+    stem, ins = strided_stem(widths[0], nn.Hardswish()), widths[1]
+    blocks: list[nn.Module] = [Residual(next(rest), next(rest), 3, 2)]
+    for depth, kernel in zip(depths, kernels, strict=True):
+        for i in range(depth):
+            inner, outs = next(rest), ins if i else next(rest)
+            blocks.append(Bottleneck(ins, inner, None, outs, kernel, 1 if i else 2, squeeze=squeeze, follows=i > 0))
+            ins = outs
+    return Classifier(stem, blocks, ins, classes)
+
+
+def bottleneck(widths: Sequence[int], classes: int, groups: int = 1) -> nn.Module:
+    """ResNet's bottlenecks, or ResNeXt's: `bottleneck/4` has four groups in every 3×3.
+
+    widths: of the stem; then of each of four stages both inner widths and the outer one.
+    """
+    if uneven := [width for i, width in enumerate(widths[1:]) if i % 3 != 2 and width % groups]:
+        raise KitError(
+            f"{groups} groups don't divide the widths {uneven} of bottleneck/{groups}. Give multiples, or set student.parameters."
+        )
+    stem, ins, blocks = strided_stem(widths[0], nn.Hardswish()), widths[0], []
+    for inner, wide, outs in zip(*[iter(widths[1:])] * 3, strict=True):
+        blocks.append(Bottleneck(ins, inner, wide, outs, 3, 2, groups=groups))
+        ins = outs
+    return Classifier(stem, blocks, ins, classes)
+
+
+def large(widths: Sequence[int], classes: int, *, depths: Sequence[int], kernels: Sequence[int]) -> nn.Module:
+    """ConvNeXt's patch stem and large depthwise kernels, with a strided depthwise block between stages.
+
+    widths: of each stage its own, then the inner one of every block.
+    """
+    rest = iter(widths)
+    blocks: list[nn.Module] = []
+    stem, ins = None, 0
+    for stage, (depth, kernel) in enumerate(zip(depths, kernels, strict=True)):
+        width = next(rest)
+        if stage:
+            blocks.append(Residual(ins, width, 3, 2))
+        else:
+            stem = strided_stem(width, nn.Identity(), 4, 4)
+        blocks += [LargeKernel(width, next(rest), kernel) for _ in range(depth)]
+        ins = width
+    return Classifier(stem, blocks, ins, classes)
 
 
 STUDENTS = {
     "hw13": Spec(hw13, (4, 16, 64, 84), 59_723, "HW13's given student"),
-    "boss": Spec(boss, (64, 64, 128, 256, 140), 99_891, "the published boss run's student"),
+    "boss": Spec(boss, (64, 64, 128, 256, 140), 99_891, "the published boss run's student", ties=((1,), (2,), (3,), (4,))),
     "hw7": Spec(hw7, (16, 32, 64, 128, 256, 256, 256, 256), 256_779, "HW7's given student"),
-    "record": Spec(record, (32, 64, 64, 96, 96, 120, 120), 59_451, "ours, a strided stem and residual depthwise blocks"),
+    "record": Spec(
+        record,
+        (32, 64, 64, 96, 96, 120, 120),
+        59_451,
+        "ours, a strided stem and residual depthwise blocks",
+        ties=((0,), (1, 2), (3, 4), (5, 6)),
+    ),
+    "deep": Spec(
+        partial(residual, depths=(1, 4, 4), kernels=(3, 3, 5)),
+        (24, 40, 64, 88),
+        59_315,
+        "as record, narrower and deeper: 1, 4 and 4 blocks",
+    ),
+    "wide": Spec(
+        partial(residual, depths=(1, 2, 2), kernels=(3, 3, 5)), (16, 48, 88, 150), 59_707, "as record, a thin stem and a wide end"
+    ),
+    "branched": Spec(
+        partial(residual, depths=(1, 2, 2), kernels=(3, 3, 5), branched=True),
+        (16, 48, 88, 150),
+        59_707,
+        "as wide, trained with branches that fuse",
+    ),
+    "inverted": Spec(
+        partial(inverted, depths=(2, 3), kernels=(5, 5), squeeze=8),
+        (16, 32, 64, 40, 64, 80, 56, 96, 96),
+        59_691,
+        "inverted residuals, squeeze-excite, 5×5 kernels",
+    ),
+    "large": Spec(
+        partial(large, depths=(1, 2, 1), kernels=(7, 7, 5)),
+        (32, 64, 56, 80, 80, 76, 116),
+        59_891,
+        "4×4 patches and 7×7 kernels, as ConvNeXt",
+    ),
+    "bottleneck": Spec(
+        bottleneck,
+        (32, 16, 16, 56, 24, 24, 104, 40, 32, 168, 32, 32, 208),
+        59_771,
+        "bottlenecks; bottleneck/4 has four groups in each 3×3",
+        grouped=True,
+    ),
 }
 
 
-# Made for 32 px and 100 classes; too large for the limits of the competitions unless pruned.
+# Made for 32 px and 100 classes; too large for the limits of the competitions unless narrowed or pruned.
 CIFAR = {
-    "resnet8x4": Spec(partial(CifarResNet, 1), plain_widths(1), 1_210_667, "CIFAR's ResNet-8, four times as wide"),
-    "resnet32x4": Spec(partial(CifarResNet, 5), plain_widths(5), 7_410_987, "CIFAR's ResNet-32, four times as wide"),
-    "preresnet8x4": Spec(partial(PreCifarResNet, 1), pre_widths(1), 1_209_771, "the same with pre-activation and channel selection"),
-    "preresnet32x4": Spec(partial(PreCifarResNet, 5), pre_widths(5), 7_410_091, "the same with pre-activation and channel selection"),
+    "resnet8x4": Spec(partial(CifarResNet, 1), plain_widths(1), 1_210_667, "CIFAR's ResNet-8, four times as wide", plain_ties(1)),
+    "resnet32x4": Spec(partial(CifarResNet, 5), plain_widths(5), 7_410_987, "CIFAR's ResNet-32, four times as wide", plain_ties(5)),
+    "preresnet8x4": Spec(
+        partial(PreCifarResNet, 1), pre_widths(1), 1_209_771, "the same with pre-activation and channel selection", pre_ties(1)
+    ),
+    "preresnet32x4": Spec(
+        partial(PreCifarResNet, 5), pre_widths(5), 7_410_091, "the same with pre-activation and channel selection", pre_ties(5)
+    ),
 }
 TABLE = STUDENTS | CIFAR
 
 
+def find(name: str) -> tuple[Spec, tuple[int, ...]]:
+    """A student's entry and what its builder takes besides: the group count in its name.
+
+    Raises:
+        KitError: there is none of this name, with the nearest.
+    """
+    base, _, count = name.partition("/")
+    if name in TABLE:
+        return TABLE[name], ()
+    if base in STUDENTS and STUDENTS[base].grouped and count.isdecimal() and int(count):
+        return STUDENTS[base], (int(count),)
+    near = difflib.get_close_matches(name, TABLE, n=3) or TABLE
+    raise KitError(f"There is no student {name!r}. Nearest: {', '.join(near)}; or timm/NAME for one of timm's.")
+
+
 def build_student(name: str, widths: Sequence[int], classes: int) -> nn.Module:
     """A new student in channels-last memory; `widths` empty means the table's, or timm's."""
-    if name.startswith("timm/"):
-        return build_timm(name, widths, classes).to(memory_format=torch.channels_last)
-    if name not in TABLE:
-        near = difflib.get_close_matches(name, TABLE, n=3) or TABLE
-        raise KitError(f"There is no student {name!r}. Nearest: {', '.join(near)}. timm's networks are named timm/….")
-    spec = TABLE[name]
+    if is_library(name):
+        return FromLibrary(name, classes, widths).to(memory_format=torch.channels_last)
+    spec, more = find(name)
     if widths and len(widths) != len(spec.widths):
         raise KitError(f"Student {name!r} has {len(spec.widths)} widths, {len(widths)} are given: {list(widths)}.")
-    return spec.build(tuple(widths) or spec.widths, classes).to(memory_format=torch.channels_last)
+    return spec.build(tuple(widths) or spec.widths, classes, *more).to(memory_format=torch.channels_last)
 
 
 def widths_of(student: nn.Module) -> tuple[int, ...]:
-    """The widths that rebuild a student after surgery: its dense convolutions' output channels, and how many a selection keeps."""
+    """The widths that rebuild a student, also after surgery: its convolutions' output channels, and how many a selection keeps."""
     return tuple(m.kept if isinstance(m, Select) else m.out_channels for m in student.modules() if has_width(m))
 
 
-def has_width(module: nn.Module) -> bool:
-    return isinstance(module, Select) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-
-
 def count_parameters(model: nn.Module) -> int:
-    """`numel` of every parameter, frozen ones included, each once; buffers are not parameters."""
-    return sum(p.numel() for p in model.parameters())
+    """`numel` of every parameter that is deployed, frozen ones included, each once; buffers are not parameters.
+
+    Branches that fuse away are counted as the one convolution and norm that they become, which is what a plain network of the same
+    shape would count.
+    """
+    beside = {id(p) for part in training_only(model) for p in part.parameters()}
+    return sum(p.numel() for p in model.parameters() if id(p) not in beside)

@@ -12,7 +12,6 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from kit.errors import KitError
 from kit.files import sha256_of
@@ -70,37 +69,28 @@ def refuse_damaged(file: Path) -> None:
         raise KitError(f"{file} is damaged ({error}). Copy or download it again.") from None
 
 
-def load_teacher(file: Path, arch: str, classes: int) -> nn.Module:
+def load_teacher(file: Path, arch: str, classes: int | None) -> nn.Module:
     """The teacher in a file, frozen and in evaluation mode: in train mode a mere look through it would move its BN statistics.
+
+    classes: how many outputs it must have, None for as many as it has.
 
     Raises:
         KitError: it has another number of outputs, or another architecture's tensors.
     """
     weights = read_weights(file)
     outputs = len(weights["fc.bias"]) if "fc.bias" in weights else None
-    if outputs is not None and outputs != classes:
+    if outputs is not None and outputs != (classes or outputs):
         raise KitError(
             f"The teacher {file} has {outputs} outputs, the data has {classes} classes. "
             "Give a teacher of these classes with --teacher, or none: then the run trains its own."
         )
-    model = build_teacher(arch, classes)
+    model = build_teacher(arch, classes or outputs or 1)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:200]
         raise KitError(f"{file} is no {arch}: {first}. Set teacher.arch to what it is.") from None
     return model.eval().requires_grad_(False)
-
-
-def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """A ResNet's batch norms multiplied into the convolutions before them, in place: equal outputs in evaluation mode, and on a CPU a
-    third of the time."""
-    for block in list(model.modules()):
-        for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("0", "1")):
-            if isinstance(getattr(block, norm, None), nn.BatchNorm2d) and isinstance(getattr(block, conv, None), nn.Conv2d):
-                setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
-                setattr(block, norm, nn.Identity())
-    return model
 
 
 def start_from_pretrained(model: nn.Module) -> Path | None:

@@ -11,18 +11,18 @@ import importlib.metadata
 import inspect
 import io
 import json
-import os
+import re
 import zipfile
 from pathlib import Path
 
 from kit.errors import KitError
-from kit.files import write_durably
+from kit.files import make_folder, write_durably
+from kit.remote.credentials import refuse_credentials
 from kit.version import STAMP, commit
 
 CARRIED = "torch-pruning"  # pure Python, and all that the run needs beyond Kaggle's image
+DOCSTRING = re.compile(r'\s*"""(?P<text>.*?)"""', re.DOTALL)
 LIMIT = 1_000_000  # bytes of text, several times what the package takes
-SECRETS = ("KAGGLE_KEY", "KAGGLE_API_TOKEN")
-SHORTEST_SECRET = 8  # characters; a shorter value would be found in ordinary text
 
 
 def bundle(kernel: Path, least_step: int = 0) -> Path:
@@ -33,14 +33,44 @@ def bundle(kernel: Path, least_step: int = 0) -> Path:
     Raises:
         KitError: there is no such head, it holds a credential, or it makes a script that is no Python or over 1 MB.
     """
-    head = read_head(kernel)
+    text = compose(kernel, read_head(kernel), least_step)
+    built = make_folder(kernel / "build") / "main.py"
+    write_durably(built, text.encode())
+    return built
+
+
+def compose(kernel: Path, head: str, least_step: int = 0) -> str:
+    """The script's text. Raises as `bundle`."""
     files = kit_files() | carried_files()
     refuse_credentials({f"{kernel / 'main.py'}": head.encode()} | files)
     text = script(kernel.name, head, pack(files), least_step)
     refuse_broken(text, kernel / "main.py")
-    built = kernel / "build" / "main.py"
-    built.parent.mkdir(exist_ok=True)
-    write_durably(built, text.encode())
+    return text
+
+
+def notebook(kernel: Path) -> Path:
+    """The same as an .ipynb, `<kernel>/build/main.ipynb`, for Kaggle's editor: the long line in a cell that is folded, the head in one to
+    edit.
+
+    Raises:
+        KitError: as `bundle`.
+    """
+    head = read_head(kernel)
+    loader, docstring = compose(kernel, head).removesuffix(head).strip(), DOCSTRING.match(head)
+    cells = [("markdown", f"# {kernel.name}\n\n{docstring['text'].strip() if docstring else ''}", {})]
+    cells += [("code", loader, {"jupyter": {"source_hidden": True}, "_kg_hide-input": True}), ("code", head.strip(), {})]
+    page = {
+        "cells": [
+            {"cell_type": kind, "id": f"kit-{i}", "metadata": metadata, "source": text.splitlines(keepends=True)}
+            | ({"execution_count": None, "outputs": []} if kind == "code" else {})
+            for i, (kind, text, metadata) in enumerate(cells)
+        ],
+        "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    built = make_folder(kernel / "build") / "main.ipynb"
+    write_durably(built, (json.dumps(page, indent=1, ensure_ascii=False) + "\n").encode())
     return built
 
 
@@ -55,9 +85,10 @@ def read_head(kernel: Path) -> str:
 
 
 def kit_files() -> dict[str, bytes]:
-    """This package's modules, and the commit they are of, by their place in the zip."""
+    """This package's modules and the page's templates, and the commit they are of, by their place in the zip."""
     package = Path(__file__).parents[1]
-    files = {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in package.rglob("*.py")}
+    paths = [path for path in package.rglob("*") if path.suffix in (".py", ".html", ".css")]
+    files = {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in paths}
     return files | {f"{package.name}/{STAMP}": commit().encode()}
 
 
@@ -70,34 +101,6 @@ def carried_files() -> dict[str, bytes]:
         elif path.name == "METADATA":
             files[path.as_posix()] = path.read_binary().partition(b"\n\n")[0] + b"\n"  # below it is a README of 30 kB
     return files
-
-
-def refuse_credentials(files: dict[str, bytes]) -> None:
-    for source, secret in credentials().items():
-        for name, content in files.items():
-            if secret.encode() in content:
-                raise KitError(
-                    f"{name} holds the value of {source}. What is bundled is sent to Kaggle and may be made public: take it out. "
-                    "The kit needs no credential inside a kernel."
-                )
-
-
-def credentials() -> dict[str, str]:
-    """The user's own Kaggle secrets, by where they stand. Nobody else's can be known; a pattern for them would be a guess."""
-    found = {name: os.environ.get(name, "") for name in SECRETS}
-    for folder in (os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle", "~/.kaggle", "~/.config/kaggle"):
-        place = Path(folder).expanduser()
-        found |= {str(place / name): read_secret(place / name) for name in ("kaggle.json", "access_token", "access_token.txt")}
-    return {source: secret for source, secret in found.items() if len(secret) >= SHORTEST_SECRET}
-
-
-def read_secret(file: Path) -> str:
-    """A token file's text, or the key of a kaggle.json; empty where there is none."""
-    try:
-        text = file.read_text(encoding="utf-8").strip()
-        return str(json.loads(text)["key"]) if file.suffix == ".json" else text
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
 
 
 def pack(files: dict[str, bytes]) -> bytes:

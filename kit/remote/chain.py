@@ -1,49 +1,57 @@
-"""`kit chain`: push, wait, look how far the run is, attach its output to itself, push again, until the run is done.
+"""`kit chain`: push, wait, look how far the run is, attach its output, push again, until the run is done.
 
 All that it knows between two commands is in one small file, so it may be stopped or killed at any moment and started again: a session
-that is still running is waited for, not started a second time.
+that is still running is waited for, not started a second time. A copy of the furthest output is kept beside that file.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from kit.errors import KitError
 from kit.files import Busy, locked, make_folder, write_json
 from kit.remote.client import Kaggle
-from kit.remote.output import session_record
-from kit.remote.push import TAIL, Ended, Pushed, newest_version, push, read_metadata, wait_for
+from kit.remote.datasets import upload
+from kit.remote.output import mirror, session_record
+from kit.remote.push import TAIL, Dropped, Ended, Pushed, newest_version, push, read_metadata, wait_for
 
 PATIENCE = 12 * 3600.0  # seconds to wait for a free session
 LIMIT_WORDS = ("time limit", "timed out", "timeout", "exceeded")  # in what Kaggle says of a session that it ended
 STALE_WORDS = "was to be found there"  # in what a session says that was told of a later step than it found
 STILL = 2  # sessions without progress after which a person should look
 Say = Callable[[str], None]
+Via = Literal["self", "pair", "dataset"]
+VIAS: tuple[Via, ...] = get_args(Via)
 
 
 @dataclass
 class Story:
     """A chain so far.
 
-    running: the session that was pushed and not yet looked at. before: the newest version when a push was begun, None when none is
-    under way. steps: of the run, after each session.
+    via: how the state travels. running: the session that was pushed and not yet looked at. before: the newest version when a push was
+    begun, None when none is under way. steps: of the run, after each session. furthest: the session that brought the run there. tail:
+    the end of the last session's log.
     """
 
     ref: str
+    via: Via = "self"
     running: dict[str, Any] | None = None
     before: int | None = None
     steps: list[int] = field(default_factory=list)
+    furthest: dict[str, Any] | None = None
+    tail: str = ""
     state: str = "running"
+
+    @property
+    def step(self) -> int:
+        return max(self.steps, default=0)
 
     @property
     def still(self) -> int:
         """How many of the last sessions brought nothing."""
-        count, furthest = 0, 0
-        for step in self.steps:
-            count, furthest = (0, step) if step > furthest else (count + 1, furthest)
-        return count
+        return len(self.steps) - 1 - self.steps.index(self.step) if self.step else len(self.steps)
 
 
 def chain(
@@ -55,14 +63,17 @@ def chain(
     max_sessions: int | None = None,
     until: int | None = None,
     timeout: int | None = None,
+    via: Via | None = None,
 ) -> Story:
     """Sessions of a kernel until its run is done.
 
     Args:
-        folder: where the chain's file and the newest run.json are kept.
+        folder: where the chain's file and the furthest output are kept.
         max_sessions: stop after as many; None for no limit.
         until: stop when the run is at this step.
         timeout: after which Kaggle ends a session, seconds.
+        via: "self", the kernel is its own source; "pair", two kernels take turns; "dataset", a private data set's newest version. None:
+            as the chain was begun. Where Kaggle drops the source, the next of these is tried.
     Raises:
         KitError: a session failed, two in a row brought nothing, the week's GPU time is used up, or Kaggle refused: each with the reason
             and the end of the log. Started again, the chain goes on.
@@ -71,20 +82,20 @@ def chain(
     try:
         with locked(make_folder(folder)):
             story = read_story(folder / "chain.json", ref)
+            story.via = via or story.via
             while story.state != "done" and not enough(story, max_sessions, until):
                 if story.running is None:
                     begin(story, kernel, kaggle, say, folder, timeout)
                 pushed = Pushed(**story.running)
                 ended = wait_for(pushed, kaggle, say)
-                look(story, kaggle, folder, ended)
+                look(story, pushed, kaggle, folder, ended)
                 save(story, folder)
                 if not goes_on(ended):
                     ended.insist(f"{pushed.ref} version {pushed.version}")
                 say(f"session {len(story.steps)}: step {story.steps[-1]:,}, {story.state}")
                 if story.state != "done" and story.still >= STILL:
                     raise KitError(
-                        f"{STILL} sessions in a row have not moved {ref} from step {max(story.steps):,}. The last one's log ends:\n"
-                        f"{ended.tail()}"
+                        f"{STILL} sessions in a row have not moved {ref} from step {story.step:,}. The last one's log ends:\n{story.tail}"
                     )
     except Busy:
         raise KitError(f"Another kit chain is at work with {folder}. Wait for it or stop it.") from None
@@ -92,25 +103,63 @@ def chain(
 
 
 def enough(story: Story, max_sessions: int | None, until: int | None) -> bool:
-    far = max(story.steps, default=0)
-    return (max_sessions is not None and len(story.steps) >= max_sessions) or (until is not None and far >= until)
+    return (max_sessions is not None and len(story.steps) >= max_sessions) or (until is not None and story.step >= until)
 
 
 def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, timeout: int | None) -> None:
-    """Push the next session: after the first, with the kernel's own output attached and the step that it must hold.
+    """Push the next session, with the state attached and the step that it must hold; by another way where Kaggle drops the source.
 
     The version before is written down first. A chain that was killed before it could write down the one after finds its push by that.
     """
-    refuse_used_up(kaggle, kernel, say)
-    if story.before is None:
-        story.before = newest_version(kaggle, story.ref)[0]
-        save(story, folder)
-    step = max(story.steps, default=0)
-    how = {"timeout": timeout, "patience": PATIENCE, "least_step": step, "sources": (story.ref,) if step else (), "before": story.before}
-    pushed = push(kernel, kaggle, say, **how)
+    refuse_used_up(story, kaggle, kernel, say)
+    while True:
+        changes = carry(story, kernel, kaggle, folder)
+        if story.before is None:
+            story.before = newest_version(kaggle, changes.get("id", story.ref))[0]
+            save(story, folder)
+        how = {"timeout": timeout, "patience": PATIENCE, "least_step": story.step, "changes": changes, "before": story.before}
+        try:
+            pushed = push(kernel, kaggle, say, **how)
+            break
+        except Dropped as drop:
+            story.via, story.before = next_way(story, changes, drop), None
+            save(story, folder)
+            say(f"Kaggle dropped {', '.join(drop.sources)}: the state will travel by --via {story.via}")
+            wait_for(drop.pushed, kaggle, say)  # it finds less than it was promised and stops at once
     story.running, story.before = asdict(pushed), None
     save(story, folder)
     say(f"{pushed.ref} version {pushed.version}: {pushed.url}")
+
+
+def carry(story: Story, kernel: Path, kaggle: Kaggle, folder: Path) -> dict[str, Any]:
+    """What the next push says otherwise than the metadata, so that its session finds the run's state.
+
+    After a session that brought nothing the furthest one is named by its version: the newest may have left nothing.
+    """
+    if not story.furthest:
+        return {}
+    source = story.furthest["ref"] + (f"/{story.furthest['version']}" if story.still else "")
+    match story.via:
+        case "self":
+            return {"kernel_sources": [source]}
+        case "pair":
+            partner = {"id": f"{story.ref}-b", "title": f"{read_metadata(kernel, kaggle.user)['title']} b"}
+            return {"kernel_sources": [source]} | (partner if story.furthest["ref"] == story.ref else {})
+        case "dataset":
+            dataset = f"{story.ref}-state"
+            files = [file for file in (folder / "output").rglob("*") if file.is_file()]
+            upload(kaggle, dataset, sorted(files, key=lambda file: file.name), f"step {story.step}")
+            return {"dataset_sources": [dataset]}
+
+
+def next_way(story: Story, changes: dict[str, Any], drop: Dropped) -> Via:
+    """Raises:
+    KitError: what was dropped is not the state, or there is no other way left.
+    """
+    carried = {source for name, value in changes.items() if name.endswith("_sources") for source in value}
+    if story.via == VIAS[-1] or not carried.intersection(drop.sources):
+        raise drop
+    return VIAS[VIAS.index(story.via) + 1]
 
 
 def goes_on(ended: Ended) -> bool:
@@ -120,33 +169,46 @@ def goes_on(ended: Ended) -> bool:
     return ended.state == "COMPLETE" or any(words in text for words in (*LIMIT_WORDS, STALE_WORDS))
 
 
-def look(story: Story, kaggle: Kaggle, folder: Path, ended: Ended) -> None:
+def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ended) -> None:
     """How far the session that has ended brought the run, by the run.json that it left; a failed one counts for nothing."""
-    record = session_record(kaggle, story.ref, folder) if goes_on(ended) else None
-    sessions = (record or {}).get("sessions") or [{}]
-    if goes_on(ended):
-        story.steps.append(int(sessions[-1].get("steps", 0)))
-    story.state = "done" if record and record.get("state") == "done" else "running"
-    story.running = None
+    story.running, story.tail = None, ended.tail()
+    if not goes_on(ended):
+        return
+    record = session_record(kaggle, pushed.ref) or {}
+    step = int((record.get("sessions") or [{}])[-1].get("steps", 0))
+    if step > story.step:
+        mirror(kaggle, pushed.ref, folder / "output")
+        story.furthest = {"ref": pushed.ref, "version": pushed.version, "step": step}
+    story.steps.append(step)
+    story.state = "done" if record.get("state") == "done" else "running"
 
 
-def refuse_used_up(kaggle: Kaggle, kernel: Path, say: Say) -> None:
+def refuse_used_up(story: Story, kaggle: Kaggle, kernel: Path, say: Say) -> None:
     """A session without GPU time left would wait in Kaggle's queue, or run on a CPU.
 
     Raises:
         KitError: the week's time is used up.
     """
-    if not read_metadata(kernel, kaggle.user)["enable_gpu"]:
+    if not read_metadata(kernel, kaggle.user)["enable_gpu"] or (time := gpu_time(kaggle)) is None:
         return
+    used, allowed = time
+    if used >= allowed:
+        raise KitError(
+            f"The week's {allowed:.0f} GPU hours are used up. Start the chain again when Kaggle gives new ones."
+            + (f" The last session's log ends:\n{story.tail}" if story.tail else "")
+        )
+    say(f"GPU time: {used:.1f} of {allowed:.1f} h used")
+
+
+def gpu_time(kaggle: Kaggle) -> tuple[float, float] | None:
+    """(used, allowed) hours of this week's GPU time; None where Kaggle does not say."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetAcceleratorQuotaStatisticsRequest
 
-    quota = kaggle.ask(lambda service: service.get_accelerator_quota_statistics(ApiGetAcceleratorQuotaStatisticsRequest())).gpu_quota
+    wanted = ApiGetAcceleratorQuotaStatisticsRequest()
+    quota = kaggle.ask(lambda client: client.kernels.kernels_api_client.get_accelerator_quota_statistics(wanted)).gpu_quota
     if quota is None or not quota.total_time_allowed:
-        return
-    used, allowed = quota.time_used.total_seconds() if quota.time_used else 0.0, quota.total_time_allowed.total_seconds()
-    if used >= allowed:
-        raise KitError(f"The week's {allowed / 3600:.0f} GPU hours are used up. Start the chain again when Kaggle gives new ones.")
-    say(f"GPU time: {used / 3600:.1f} of {allowed / 3600:.0f} h used")
+        return None
+    return (quota.time_used.total_seconds() if quota.time_used else 0.0) / 3600, quota.total_time_allowed.total_seconds() / 3600
 
 
 def read_story(file: Path, ref: str) -> Story:

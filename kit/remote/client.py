@@ -6,7 +6,6 @@ retries nothing and waits for ever; so every call here has a time limit, and tho
 
 import contextlib
 import io
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from kit.errors import KitError
+from kit.remote.credentials import credentials, hide
 
-SECONDS = 120  # that one call may take
 PAUSES = (2, 5, 15, 45)  # seconds before asking again
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 REMEDIES = {
@@ -26,16 +25,25 @@ REMEDIES = {
 }
 
 
+class Refused(KitError):
+    """Kaggle said no. code: of the answer, 0 where there is none."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
 class Unreachable(Exception):
     """No answer came, or one that says to ask later; whether Kaggle has done what was asked is not known."""
 
 
 @dataclass(frozen=True)
 class Kaggle:
-    """A client that has credentials. sleep: waits between two attempts; a test brings its own."""
+    """A client that has credentials. sleep: waits between two attempts; a test brings its own. seconds: that Kaggle may be silent."""
 
     api: Any
     sleep: Callable[[float], None] = time.sleep
+    seconds: float = 120.0
 
     @property
     def user(self) -> str:
@@ -43,34 +51,22 @@ class Kaggle:
         return self.api.config_values.get("username") or ""
 
     def once(self, call: Callable[[Any], Any]) -> Any:
-        """One answer of `call(kernels_service)`.
+        """One answer of `call(client)`, whose attributes are Kaggle's services.
 
         Raises:
             Unreachable: the connection broke, or Kaggle is too busy.
-            KitError: Kaggle refused, in its words and with what to do.
+            Refused: in Kaggle's words and with what to do.
         """
-        import requests
-
-        limit = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(SECONDS)
-        try:
-            with self.api.build_kaggle_client() as kaggle:
-                return call(kaggle.kernels.kernels_api_client)
-        except requests.exceptions.HTTPError as error:
-            code = error.response.status_code if error.response is not None else 0
-            if code in PASSING:
-                raise Unreachable(f"Kaggle answers {code}: {error}") from None
-            raise KitError(f"Kaggle refuses ({code}): {error}. {REMEDIES.get(code, '')}".strip()) from None
-        except (requests.exceptions.RequestException, OSError) as error:
-            raise Unreachable(f"no answer from Kaggle ({type(error).__name__})") from None
-        finally:
-            socket.setdefaulttimeout(limit)
+        with translated(), self.api.build_kaggle_client() as client:
+            wait_no_longer(client.http_client()._session, self.seconds)  # the library has no setting for it
+            return call(client)
 
     def ask(self, call: Callable[[Any], Any]) -> Any:
         """`once`, again after a pause while there is no answer: for calls that change nothing.
 
         Raises:
-            KitError: Kaggle refused, or could not be reached for a minute.
+            Refused: in Kaggle's words.
+            KitError: Kaggle could not be reached for a minute.
         """
         for pause in (*PAUSES, None):
             try:
@@ -80,25 +76,85 @@ class Kaggle:
                     raise KitError(f"{str(error)[0].upper()}{str(error)[1:]}, {len(PAUSES) + 1} times. Try again later.") from None
                 self.sleep(pause)
 
+    def send_file(self, url: str, content: bytes, name: str) -> None:
+        """PUT a file to the place that Kaggle gave for it, again while it does not arrive.
+
+        Raises:
+            KitError: it was refused, or could not be sent for a minute.
+        """
+        import requests
+
+        reason = ""
+        for pause in (*PAUSES, None):
+            try:
+                answer = requests.put(url, data=content, timeout=self.seconds)
+                if answer.ok:
+                    return
+                reason = f"{answer.status_code} {answer.reason}"
+                if answer.status_code not in PASSING:
+                    break
+            except (requests.exceptions.RequestException, OSError) as error:
+                reason = type(error).__name__
+            if pause is not None:
+                self.sleep(pause)
+        raise KitError(f"{name} could not be uploaded ({reason}). Nothing was handed in; try again later.")
+
+
+@contextlib.contextmanager
+def translated() -> Any:
+    """The library's exceptions, as ours."""
+    import requests
+
+    try:
+        yield
+    except requests.exceptions.HTTPError as error:
+        code = error.response.status_code if error.response is not None else 0
+        if code in PASSING:
+            raise Unreachable(hide(f"Kaggle answers {code}: {error}")) from None
+        raise Refused(hide(f"Kaggle refuses ({code}): {error}. {REMEDIES.get(code, '')}").strip(), code) from None
+    except (requests.exceptions.RequestException, OSError) as error:
+        raise Unreachable(f"no answer from Kaggle ({type(error).__name__})") from None
+
+
+def wait_no_longer(session: Any, seconds: float) -> None:
+    """Give every request of a `requests` session a time limit."""
+    import requests
+
+    class Limited(requests.adapters.HTTPAdapter):
+        def send(self, request: Any, **how: Any) -> Any:
+            return super().send(request, **(how | {"timeout": seconds}))
+
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, Limited())
+
 
 def connect() -> Kaggle:
     """The client with this user's credentials.
 
     Raises:
-        KitError: there are none.
+        KitError: there are none, Kaggle does not know them, or it can't be reached to ask.
     """
     with contextlib.redirect_stdout(io.StringIO()):  # the client explains itself at length at import
         from kaggle.api.kaggle_api_extended import KaggleApi
 
         api = KaggleApi()
         try:
-            api.authenticate()
+            with translated():
+                api.authenticate()
+        except Unreachable as error:
+            raise KitError(f"Your token could not be checked: {error}. Try again later.") from None
         except SystemExit:
-            raise KitError(
-                "There are no Kaggle credentials here. Make a token on kaggle.com/settings and save it as ~/.kaggle/access_token "
-                "(or set KAGGLE_API_TOKEN)."
-            ) from None
+            raise KitError(no_credentials()) from None
     return Kaggle(api)
+
+
+def no_credentials() -> str:
+    if there := ", ".join(credentials()):
+        return f"Kaggle does not take what {there} holds: it is wrong or has expired. {REMEDIES[401]}"
+    return (
+        "There are no Kaggle credentials here. Make a token on kaggle.com/settings and save it as ~/.kaggle/access_token "
+        "(or set KAGGLE_API_TOKEN)."
+    )
 
 
 def kernel_folder(name: str) -> Path:

@@ -1,8 +1,10 @@
 """What a session left on Kaggle, listed and fetched: whole files or none.
 
-The client's own download takes a server's error page for the file. Here a file gets its name when its length is the announced one.
+The client's own download takes a server's error page for the file. Here a file gets its name when its length is the announced one, and
+a CSV or a packed student when its sha256 is the one that the run wrote down.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -13,9 +15,11 @@ from typing import Any
 
 from kit.errors import KitError
 from kit.files import make_folder, write_durably
-from kit.remote.client import PAUSES, SECONDS, Kaggle
+from kit.remote.client import PAUSES, Kaggle
 
 PAGE = 100  # files that are listed at once
+PROVENANCE = "provenance.json"
+WRITTEN_DOWN = {"submission.csv": "csv_sha256", "student.kit": "student_sha256"}  # file: the provenance's field
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ def list_output(kaggle: Kaggle, ref: str) -> tuple[list[OutputFile], str]:
     wanted.user_name, wanted.kernel_slug = ref.split("/")
     wanted.page_size, log = PAGE, ""
     while True:
-        answer = kaggle.ask(lambda service: service.list_kernel_session_output(wanted))
+        answer = kaggle.ask(lambda client: client.kernels.kernels_api_client.list_kernel_session_output(wanted))
         files += [OutputFile(file.file_name, file.url) for file in answer.files or []]
         log = log or answer.log or ""
         if not answer.next_page_token:
@@ -52,22 +56,61 @@ def log_lines(text: str) -> list[str]:
     return text.splitlines()
 
 
+def contents(kaggle: Kaggle, ref: str, pattern: str = ".*") -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file of a kernel's newest session whose whole name fits `pattern`, its provenance first.
+
+    Raises:
+        KitError: no file that fits, or one that could not be fetched or is not what the run wrote.
+    """
+    files = {file.name: file for file in list_output(kaggle, ref)[0]}
+    fitting = [file for name, file in files.items() if re.fullmatch(pattern, name) and name != PROVENANCE]
+    if not fitting:
+        raise KitError(f"The newest session of {ref} left no file that fits {pattern!r}. Has it ended? Look at its page.")
+    written: dict[str, Any] = {}
+    if PROVENANCE in files:
+        content = download(kaggle, files[PROVENANCE])
+        written = read_object(content)
+        yield PROVENANCE, content
+    for file in fitting:
+        content = download(kaggle, file)
+        wanted, found = written.get(WRITTEN_DOWN.get(file.name, "")), hashlib.sha256(content).hexdigest()
+        if wanted and wanted != found:
+            raise KitError(
+                f"{file.name} of {ref} has the sha256 {found[:16]}…, its run wrote {wanted[:16]}…: Kaggle gave another session's file or a "
+                "damaged one. It is not kept; try again later."
+            )
+        yield file.name, content
+
+
+def read_object(content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def fetch(kaggle: Kaggle, ref: str, folder: Path, pattern: str = ".*") -> Iterator[Path]:
     """Download the files of a kernel's newest session whose whole name fits `pattern`; yields each when it is whole.
 
     Raises:
-        KitError: a name that leads out of `folder`, no file that fits, or one that could not be fetched.
+        KitError: as `contents`, and for a name that leads out of `folder`.
     """
-    files = [file for file in list_output(kaggle, ref)[0] if re.fullmatch(pattern, file.name)]
-    if not files:
-        raise KitError(f"The newest session of {ref} left no file that fits {pattern!r}. Has it ended? Look at its page.")
-    for file in files:
-        place = folder / file.name
+    for name, content in contents(kaggle, ref, pattern):
+        place = folder / name
         if not place.resolve().is_relative_to(folder.resolve()):
-            raise KitError(f"Kaggle lists a file {file.name!r}, which would be written outside of {folder}. Nothing is fetched.")
+            raise KitError(f"Kaggle lists a file {name!r}, which would be written outside of {folder}. It is not fetched.")
         make_folder(place.parent)
-        write_durably(place, download(kaggle, file))
+        write_durably(place, content)
         yield place
+
+
+def mirror(kaggle: Kaggle, ref: str, folder: Path) -> list[Path]:
+    """Fetch all that a session left, Kaggle's own files apart, and remove what an earlier one had left in `folder`."""
+    kept = set(fetch(kaggle, ref, folder, r"[^_.].*"))
+    for stale in [file for file in folder.rglob("*") if file.is_file() and file not in kept]:
+        stale.unlink()
+    return sorted(kept)
 
 
 def download(kaggle: Kaggle, file: OutputFile) -> bytes:
@@ -77,7 +120,7 @@ def download(kaggle: Kaggle, file: OutputFile) -> bytes:
     reason = ""
     for pause in (*PAUSES, None):
         try:
-            answer = requests.get(file.url, timeout=SECONDS)
+            answer = requests.get(file.url, timeout=kaggle.seconds)
             announced = answer.headers.get("Content-Length")
             if answer.ok and (announced is None or int(announced) == len(answer.content)):
                 return answer.content
@@ -89,11 +132,7 @@ def download(kaggle: Kaggle, file: OutputFile) -> bytes:
     raise KitError(f"{file.name} could not be fetched ({reason}), {len(PAUSES) + 1} times. Try again later.")
 
 
-def session_record(kaggle: Kaggle, ref: str, folder: Path) -> dict[str, Any] | None:
-    """run.json of the newest session, fetched into `folder`; None where it left none."""
+def session_record(kaggle: Kaggle, ref: str) -> dict[str, Any] | None:
+    """run.json of the newest session; None where it left none that can be read."""
     files = [file for file in list_output(kaggle, ref)[0] if file.name == "run.json"]
-    if not files:
-        return None
-    content = download(kaggle, files[0])
-    write_durably(make_folder(folder) / "run.json", content)
-    return json.loads(content)
+    return read_object(download(kaggle, files[0])) or None if files else None

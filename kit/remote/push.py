@@ -7,14 +7,16 @@ asked which version there is and whether its text is ours.
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kit.errors import KitError
+from kit.files import write_durably
 from kit.remote.bundle import bundle
-from kit.remote.client import PAUSES, Kaggle, Unreachable
+from kit.remote.client import PAUSES, Kaggle, Refused, Unreachable
+from kit.remote.credentials import hide
 from kit.remote.output import list_output, log_lines
 
 NOBODY = "YOUR-USERNAME"
@@ -39,6 +41,14 @@ class Pushed:
     url: str
 
 
+class Dropped(KitError):
+    """Kaggle took a push without some of its sources. The session runs all the same, without them."""
+
+    def __init__(self, message: str, pushed: Pushed, sources: Sequence[str]):
+        super().__init__(message)
+        self.pushed, self.sources = pushed, sources
+
+
 def push(
     kernel: Path,
     kaggle: Kaggle,
@@ -47,30 +57,31 @@ def push(
     timeout: int | None = None,
     patience: float = 0,
     least_step: int = 0,
-    sources: tuple[str, ...] = (),
+    changes: Mapping[str, Any] | None = None,
     before: int | None = None,
 ) -> Pushed:
     """Bundle and send a kernel, once.
 
     Args:
         least_step: of the run that the session must find attached.
-        sources: kernels whose output is attached beside those of the metadata.
+        changes: what is sent instead of the metadata's own fields; sources are added to those.
         before: the newest version when this push was first tried, where an earlier command may have been killed in the middle of it.
         timeout: after which Kaggle ends the session, seconds; None for its own limit.
         patience: how long to wait for a free session, seconds.
     Raises:
+        Dropped: Kaggle took it without some of its sources.
         KitError: what is wrong with the metadata, or what Kaggle refused, in its words.
     """
-    metadata = read_metadata(kernel, kaggle.user)
-    metadata["kernel_sources"] = list(dict.fromkeys([*metadata["kernel_sources"], *sources]))
+    metadata = changed(read_metadata(kernel, kaggle.user), changes or {})
     text = bundle(kernel, least_step).read_text(encoding="utf-8")
+    wanted = request(metadata, text, timeout)
     version, source = newest_version(kaggle, metadata["id"])
     before, deadline, pauses = version if before is None else before, time.monotonic() + patience, iter(PAUSES)
     while True:
         if version > before and source == text:
             return Pushed(metadata["id"], version, f"https://www.kaggle.com/code/{metadata['id']}")
         try:
-            answer = kaggle.once(lambda service: service.save_kernel(request(metadata, text, timeout)))
+            answer = kaggle.once(lambda client: client.kernels.kernels_api_client.save_kernel(wanted))
         except Unreachable as error:
             say(f"{error}; asking whether the push arrived")
             kaggle.sleep(next(pauses, 0) or give_up(str(error)))
@@ -83,25 +94,33 @@ def push(
         return judge(metadata, answer)
 
 
+def changed(metadata: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    added = {name: list(dict.fromkeys([*metadata[name], *value])) for name, value in changes.items() if name.endswith("_sources")}
+    return metadata | dict(changes) | added
+
+
 def judge(metadata: dict[str, Any], answer: Any) -> Pushed:
     """What an answer to a push means.
 
     Raises:
+        Dropped: sources are missing.
         KitError: it is none of a push that worked.
     """
     if answer.error:
         wait = " --patience 2h waits for a free one." if FULL in answer.error.lower() else ""
-        raise KitError(f"Kaggle did not take {metadata['id']}: {answer.error}.{wait}")
-    kinds = ("dataset", "competition", "kernel", "model")
-    dropped = [f"{kind} {source}" for kind in kinds for source in getattr(answer, f"invalid_{kind}_sources") or []]
-    if dropped:
-        raise KitError(
-            f"Kaggle took {metadata['id']} as version {answer.version_number} but dropped {', '.join(dropped)}: the session runs without. "
-            "Is the name right, does this account see it, and has the kernel that is its own source run once?"
-        )
+        raise KitError(hide(f"Kaggle did not take {metadata['id']}: {answer.error}.{wait}"))
     if not answer.version_number:
         raise KitError(f"Kaggle gave {metadata['id']} no version number. Look at its page before you push again.")
-    return Pushed(metadata["id"], answer.version_number, answer.url or f"https://www.kaggle.com/code/{metadata['id']}")
+    pushed = Pushed(metadata["id"], answer.version_number, answer.url or f"https://www.kaggle.com/code/{metadata['id']}")
+    dropped = {kind: list(getattr(answer, f"invalid_{kind}_sources") or []) for kind in ("dataset", "competition", "kernel", "model")}
+    if words := [f"{kind} {source}" for kind, sources in dropped.items() for source in sources]:
+        raise Dropped(
+            f"Kaggle took {pushed.ref} as version {pushed.version} but dropped {', '.join(words)}: the session runs without. "
+            "Is the name right, does this account see it, and has the kernel that is its own source run once?",
+            pushed,
+            [source for sources in dropped.values() for source in sources],
+        )
+    return pushed
 
 
 def give_up(reason: str) -> float:
@@ -115,9 +134,9 @@ def newest_version(kaggle: Kaggle, ref: str) -> tuple[int, str]:
     wanted = ApiGetKernelRequest()
     wanted.user_name, wanted.kernel_slug = ref.split("/")
     try:
-        answer = kaggle.ask(lambda service: service.get_kernel(wanted))
-    except KitError as error:
-        if "(404)" in str(error) or "(403)" in str(error):  # both are said of a kernel that is not there
+        answer = kaggle.ask(lambda client: client.kernels.kernels_api_client.get_kernel(wanted))
+    except Refused as refusal:
+        if refusal.code in (403, 404):  # both are said of a kernel that is not there
             return 0, ""
         raise
     return answer.metadata.current_version_number or 0, answer.blob.source if answer.blob else ""
@@ -165,6 +184,16 @@ def read_metadata(kernel: Path, user: str) -> dict[str, Any]:
     return metadata | {"id": mine(metadata["id"]), "kernel_sources": [mine(source) for source in metadata["kernel_sources"]]}
 
 
+def write_owner(kernel: Path, user: str) -> bool:
+    """Put the account's name for YOUR-USERNAME in kernel-metadata.json, for the plain `kaggle` command; whether there was one to put."""
+    file = kernel / "kernel-metadata.json"
+    text = file.read_text(encoding="utf-8")
+    if not user or f"{NOBODY}/" not in text:
+        return False
+    write_durably(file, text.replace(f"{NOBODY}/", f"{user}/").encode())
+    return True
+
+
 def faults(metadata: dict[str, Any], user: str) -> list[str]:
     """What would go astray, in words; empty when it may be pushed."""
     from slugify import slugify  # what the client makes slugs with
@@ -200,10 +229,10 @@ class Ended:
         KitError: it did not end well, with the end of its log.
         """
         if self.state != "COMPLETE":
-            raise KitError(f"{what} ended as {self.state}. {self.reason}\n{self.tail()}".strip())
+            raise KitError(f"{what} ended as {self.state}. {hide(self.reason)}\n{self.tail()}".strip())
 
     def tail(self) -> str:
-        return "\n".join(self.log[-TAIL:])
+        return hide("\n".join(self.log[-TAIL:]))
 
 
 def wait_for(pushed: Pushed, kaggle: Kaggle, say: Say) -> Ended:
@@ -214,13 +243,13 @@ def wait_for(pushed: Pushed, kaggle: Kaggle, say: Say) -> Ended:
     wanted.user_name, wanted.kernel_slug = pushed.ref.split("/")
     state, said = "", 0
     while True:
-        answer = kaggle.ask(lambda service: service.get_kernel_session_status(wanted))
+        answer = kaggle.ask(lambda client: client.kernels.kernels_api_client.get_kernel_session_status(wanted))
         if answer.status.name != state:
             state = answer.status.name
             say(f"{pushed.ref} version {pushed.version}: {state}")
         lines = log_lines(list_output(kaggle, pushed.ref)[1])
         for line in lines[said:]:
-            say(line)
+            say(hide(line))
         said = max(said, len(lines))
         if state in OVER:
             return Ended(state, answer.failure_message or "", tuple(lines))

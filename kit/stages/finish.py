@@ -4,44 +4,64 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from kit import predict, submission
+from kit.answers import FILE, keep_answer
+from kit.compress.adjust import adjust_logits
 from kit.compress.pack import Packed, pack, unpack
 from kit.compress.prune import Target
 from kit.config.competitions import check_limits, competition
 from kit.errors import KitError, Suspended
-from kit.files import sha256_of
+from kit.files import sha256_of, write_json
+from kit.ledger import file_away
 from kit.models.students import build_student, count_parameters, widths_of
+from kit.models.widths import widths_for
 from kit.session import Session, command
 from kit.stages.photos import Material
 from kit.stages.prune import cut, steps_of
+
+PROVENANCE = "provenance.json"
 
 
 def quantize(session: Session, material: Material, student: nn.Module) -> Packed:
     """student.kit, and the student as read back from it: what is measured and predicted with from here on."""
     with session.stage("quantize"):
         file = session.out / "student.kit"
+        session.attempt(PROVENANCE, lambda stale: stale.unlink(missing_ok=True))  # it would tell of files that are about to change
+        if tau := session.config.predict.logit_adjustment:
+            student = adjust_logits(student, material.dataset.training.per_class(len(material.dataset.classes)), tau)
         size = pack(
             file, student, session.config.settled(), widths_of(student), material.dataset.classes, {"recipe": session.config.recipe}
         )
         packed = unpack(file)
         packed.student.to(session.device.device)
-        accuracy = predict.accuracy(packed.student, material.validation, session.config.data, flip=session.config.predict.flip)
+        scores = score(session, material, packed, sha256_of(file)[:16])
         parameters = packed.parameters  # as trained: batch norm was folded away, but no limit is met by that alone
         over = check_limits(session.config.limit or session.config.competition, parameters, size)
-        session.record |= {"validation_accuracy": accuracy, "parameters": parameters, "bytes": size, "over_the_limit": over}
-        session.note("quantize", accuracy=accuracy, parameters=parameters, bytes=size)
-        session.log(f"packed {file}: {parameters:,} parameters, {size:,} bytes, validation accuracy {accuracy:.4f}")
+        session.record |= {"validation_accuracy": scores.get("accuracy"), "validation_macro_f1": scores.get("macro_f1")}
+        session.record |= {"parameters": parameters, "bytes": size, "over_the_limit": over}
+        session.note("quantize", accuracy=scores.get("accuracy"), macro_f1=scores.get("macro_f1"), parameters=parameters, bytes=size)
+        session.log(f"packed {file}: {parameters:,} parameters, {size:,} bytes, {predict.say(scores)}")
     return packed
+
+
+def score(session: Session, material: Material, packed: Packed, digest: str) -> dict[str, float]:
+    """Of the packed student on validation, whose answers are kept; none after a final fit, which has trained on those photos."""
+    if session.config.train.final_fit:
+        session.record["no_validation"] = "train.final_fit: the validation photos were trained on, so no figure of them says anything"
+        return {}
+    photos = material.validation
+    answer = predict.logits(packed.student, photos, session.config.data, views=session.config.predict).numpy()
+    session.attempt(FILE, lambda file: keep_answer(file, photos, packed.classes, "quantize", digest, answer))
+    return predict.scores_of(answer.argmax(1), photos.labels)
 
 
 def submit(session: Session, material: Material, packed: Packed, state: str, submissions: Path | None) -> None:
     """submission.csv from the packed student, checked against the evaluation photos and the competition, filed with its making."""
     with session.stage("submit"):
-        answer = predict.logits(packed.student, material.evaluation, session.config.data, flip=session.config.predict.flip)
-        most_frequent = int(np.bincount(material.dataset.training.labels).argmax())
+        answer = predict.logits(packed.student, material.evaluation, session.config.data, views=session.config.predict)
+        most_frequent = int(material.dataset.training.per_class(len(material.dataset.classes)).argmax())
         ids, csv = submission.ids_for(material.evaluation.names, session.rules), session.out / "submission.csv"
         submission.write_csv(csv, ids, predict.classes_of(answer, material.evaluation, most_frequent), session.rules)
         guesses = [ids[row] for row in material.evaluation.bad]
@@ -53,9 +73,11 @@ def submit(session: Session, material: Material, packed: Packed, state: str, sub
         )
         session.record["submission"] = {"problems": found, "guessed_ids": guesses, "sha256": sha256_of(csv), "rows": len(ids)}
         report_submission(session, csv, state, found)
+        made = provenance(session, state)
+        session.attempt(PROVENANCE, lambda file: write_json(file, made))
         if submissions and not session.record["partial"] and session.config.competition != "any":
             name = f"{session.config.recipe}-{session.config.digest()}"
-            session.log(f"filed under {submission.file_away(submissions, name, csv, provenance(session, state))}")
+            session.log(f"filed under {file_away(submissions, name, csv, made)}")
 
 
 def report_submission(session: Session, csv: Path, state: str, found: list[str]) -> None:
@@ -81,7 +103,8 @@ def provenance(session: Session, state: str) -> dict[str, Any]:
         "checkpoint": weights[0] if weights else None,
         "student_sha256": sha256_of(session.out / "student.kit"),
         "csv_sha256": session.record["submission"]["sha256"],
-        "problems": session.record["submission"]["problems"],
+        "problems": session.record["submission"]["problems"] + (["it was made with --subset"] if session.record["partial"] else []),
+        "partial": session.record["partial"],
         **{key: session.record[key] for key in kept},
     }
 
@@ -97,7 +120,7 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         return
     # not those that were trained on a grid: their accuracy is of quantized weights, the others' is of weights that packing will still round
     stages = [stage for step in reversed(steps_of(session.config.prune)) for stage in (step.finetune, step.prune)]
-    found = [c for stage in (*stages, "distil") if (c := candidate(session, stage))]
+    found = [c for stage in (*stages, "distil") if (c := candidate(session, stage, len(material.dataset.classes)))]
     if not found and (asked or session.checkpoints("teacher").files()):
         session.log("no submission yet: no student is trained that could be handed in")
         return
@@ -120,13 +143,14 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         submit(session, material, quantize(session, material, best.eval()), "suspended", submissions)
 
 
-def candidate(session: Session, stage: str) -> tuple[tuple[int, ...], float, dict[str, Tensor]] | None:
-    """(widths, validation accuracy, weights) of the best epoch of a stage so far, else of its newest weights; None before any."""
+def candidate(session: Session, stage: str, classes: int) -> tuple[tuple[int, ...], float, dict[str, Tensor]] | None:
+    """(widths, validation accuracy, weights) of the best epoch of a stage so far, else of its newest weights; None before any. After a
+    final fit the accuracy is 0, and of stages that keep the limit the latest counts."""
     checkpoints = session.checkpoints(stage)
     state = checkpoints.result() or checkpoints.load()
     if state is None or state.get("step") == 0:  # saved before the first step: it knows nothing
         return None
     pruned = session.checkpoints(stage.replace("finetune", "prune")).result() if stage.startswith("finetune") else None
-    widths = state.get("widths") or (pruned["widths"] if pruned else session.config.student.widths)
+    widths = state.get("widths") or (pruned["widths"] if pruned else widths_for(session.config.student, classes))
     best = state["best"]
-    return widths, best["accuracy"], best["weights"] or state.get("ema") or state["network"]
+    return widths, best["accuracy"] or 0.0, best["weights"] or state.get("ema") or state["network"]

@@ -52,7 +52,7 @@ def summary(session: Session, material: Material) -> dict[str, Any]:
         "images_per_second": round(images / trained, 1) if trained else None,
         "seconds_by_kind": {kind: round(sum(budget.spent[f"{stage} {kind}"] for stage in plans), 1) for kind in KINDS} | other,
         "lowest_loss": min((line["loss"] for line in history), default=None),
-        "best_accuracy": max((line["accuracy"] for line in history), default=None),
+        "best_accuracy": max((line["accuracy"] for line in history if "accuracy" in line), default=None),
         "epochs_left": left,
         "seconds_left": round(seconds_left) if trained else None,
         "sessions_needed": math.ceil(seconds_left / useful) if trained and useful and useful > 0 else None,
@@ -86,8 +86,9 @@ def describe(line: dict[str, Any], number: int) -> str:
             f"{SHOWN.get(kind, kind)} {say_duration(seconds)}" for kind, seconds in line["seconds_by_kind"].items() if seconds
         )
         parts += [f"{line['images_per_second']:.0f} images/s", shares]
-    if line["best_accuracy"] is not None:
-        parts.append(f"lowest loss {line['lowest_loss']:.3f}, best accuracy {line['best_accuracy']:.4f}")
+    if line["lowest_loss"] is not None:
+        best = "" if line["best_accuracy"] is None else f", best accuracy {line['best_accuracy']:.4f}"
+        parts.append(f"lowest loss {line['lowest_loss']:.3f}{best}")
     if line["epochs_left"]:
         parts.append(f"left: {line['epochs_left']} epochs" + (f", {say_duration(line['seconds_left'])}" if line["seconds_left"] else ""))
         if line["sessions_needed"]:

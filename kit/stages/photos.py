@@ -3,32 +3,42 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from kit.augment.mix import mix
 from kit.augment.views import training_views
 from kit.augment.warp import normalise
-from kit.config.schema import Augment, Data
+from kit.config.schema import Augment, Data, Train
 from kit.data.cache import Photos, load_photos, scan
 from kit.data.layout import Dataset, find_dataset, subset
 from kit.data.loader import CachedBatches, DecodingBatches, Order
+from kit.errors import KitError
+from kit.rng import derive
 from kit.session import Session
 from kit.train.loop import Batches
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a run works on. training: the decoded photos, or None when JPEGs are decoded anew each epoch."""
+    """What a run works on. training: the decoded photos, or None when JPEGs are decoded anew each epoch. cache: where they are kept."""
 
     dataset: Dataset
     training: Photos | None
     validation: Photos
     evaluation: Photos
+    cache: Path
 
     @property
     def photos(self) -> int:
         """How many there are to train on."""
-        return len(self.training) if self.training is not None else len(self.dataset.training)
+        return len(self.labels)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [photos] of those, -1 for none."""
+        return self.training.labels if self.training is not None else self.dataset.training.labels
 
 
 def read_photos(session: Session, data: Path, cache: Path) -> Material:
@@ -41,7 +51,7 @@ def find_and_decode(session: Session, data: Path, cache: Path) -> Material:
     owed = ["hand in"] if session.begun_with else []
     with session.stage("photos"), session.budget.timed("photos"):
         whole = find_dataset(data, session.rules.classes, config.holdout, seed)
-        dataset = subset(whole, config.subset, seed)
+        dataset = with_more_training(subset(whole, config.subset, seed), config.unlabelled, session.config.train.final_fit)
         session.log(f"data set {dataset.root}, {len(dataset.classes)} classes\n{dataset.counts()}")
         session.record["partial"] = config.subset < 1
         how = {"workers": config.workers, "skip_bad": config.skip_bad, "tick": lambda: session.budget.insist("the photos were read", *owed)}
@@ -54,7 +64,7 @@ def find_and_decode(session: Session, data: Path, cache: Path) -> Material:
             digest = photos["training"].digest
         digests = [digest, photos["validation"].digest, photos["evaluation"].digest]
         session.remember("photos", "-".join(d[:8] for d in digests), f"the photos below {data}")
-    return Material(dataset, photos.get("training"), photos["validation"], photos["evaluation"])
+    return Material(dataset, photos.get("training"), photos["validation"], photos["evaluation"], cache)
 
 
 def cached_batches(photos: Photos, order: Order, data: Data, augment: Augment, device: torch.device) -> CachedBatches:
@@ -66,7 +76,25 @@ def cached_batches(photos: Photos, order: Order, data: Data, augment: Augment, d
     return CachedBatches(photos, order, views, device)
 
 
-def make_batches(session: Session, material: Material, order: Order, augment: Augment) -> Batches:
+def with_more_training(dataset: Dataset, unlabelled: bool, final_fit: bool) -> Dataset:
+    """The data set whose training split has the unlabelled photos too, and for a final fit those of validation.
+
+    Raises:
+        KitError: there is no unlabelled split.
+    """
+    training = dataset.training
+    if unlabelled and not dataset.unlabelled:
+        raise KitError(f"{dataset.root} has no folder unlabelled/ or training/unlabeled/: add it, or set data.unlabelled=false.")
+    if final_fit:
+        training = training.joined(dataset.validation)
+    return replace(dataset, training=training.joined(dataset.unlabelled) if unlabelled else training)
+
+
+def make_order(session: Session, material: Material, plan: Train) -> Order:
+    return Order(material.photos, plan.batch_size, plan.seed, session.world, material.labels if plan.balanced else None)
+
+
+def make_views(session: Session, material: Material, order: Order, augment: Augment) -> Batches:
     """Cached photos warped on the device, or JPEGs decoded by worker processes: the recipe says which."""
     data, device = session.config.data, session.device.device
     if material.training is not None:
@@ -78,3 +106,13 @@ def make_batches(session: Session, material: Material, order: Order, augment: Au
         return normalise(views.permute(0, 3, 1, 2).float(), data.mean, data.std)
 
     return DecodingBatches(material.dataset.training, order, SeededPipeline(data, augment), to_input, device, data.workers)
+
+
+def mixing(views: Batches, order: Order, augment: Augment, classes: int) -> Batches:
+    """The same batches, mixed in pairs where the recipe says so."""
+
+    def mixed(step: int) -> tuple[Tensor, Tensor]:
+        draw = np.random.default_rng(derive(order.seed, "mix", step))
+        return mix(*views(step), classes, augment, draw, order.batch_size, order.share)
+
+    return mixed if augment.mixes else views

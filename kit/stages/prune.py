@@ -14,13 +14,12 @@ from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import recalibrate
 from kit.config.competitions import competition
 from kit.config.schema import Config, Prune
-from kit.data.loader import Order
-from kit.models.cifar import Select
-from kit.models.counting import count_macs
+from kit.models.blocks import Select
+from kit.models.cost import count_macs
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
 from kit.rng import derive
 from kit.session import Session
-from kit.stages.photos import Material, make_batches
+from kit.stages.photos import Material, make_order, make_views
 
 RECALIBRATION = 20  # batches; at 128 photos each the averages are within a percent of an epoch's
 
@@ -32,6 +31,11 @@ class Step:
     prune: str = "prune"
     finetune: str = "finetune"
     share: float = 1.0
+
+    @property
+    def stages(self) -> dict[str, str]:
+        """{stage: its kind}."""
+        return {self.prune: "prune", self.finetune: "finetune"}
 
 
 def steps_of(prune: Prune | None) -> list[Step]:
@@ -62,9 +66,10 @@ def choose(session: Session, material: Material, student: nn.Module, step: Step)
     with session.budget.timed("prune"):
         target = target_of(session, whole, material.dataset.classes, step.share)
         slimmer, widths = cut(session, material, whole if config.prune.restart else student, target)
-        accuracy = predict.accuracy(slimmer, material.validation, config.data)
+        scores = {} if config.train.final_fit else predict.scores(slimmer, material.validation, config.data)
+        accuracy = scores.get("accuracy")
     after = count_parameters(slimmer)
-    session.log(f"{step.prune}: {before:,} → {after:,} parameters, widths {list(widths)}, validation accuracy {accuracy:.4f}")
+    session.log(f"{step.prune}: {before:,} → {after:,} parameters, widths {list(widths)}, {predict.say(scores)}")
     session.note(step.prune, accuracy=accuracy, parameters=after, widths=widths)
     return {"widths": widths, "best": {"accuracy": accuracy, "epoch": 0, "weights": slimmer.state_dict()}}
 
@@ -106,8 +111,8 @@ def packed_size(config: Config, student: nn.Module, classes: tuple[str, ...]) ->
 def cut(session: Session, material: Material, student: nn.Module, target: Target) -> tuple[nn.Module, tuple[int, ...]]:
     """A copy that keeps the target, in evaluation mode on the device, and its widths."""
     config, classes = session.config, material.dataset.classes
-    how, order = config.prune or Prune(), Order(material.photos, config.train.batch_size, config.train.seed, session.world)
-    batches = make_batches(session, material, order, config.data.augment)
+    how, order = config.prune or Prune(), make_order(session, material, config.train)
+    batches = make_views(session, material, order, config.data.augment)
     slimmer, widths = slim(
         student,
         config.student.name,

@@ -9,12 +9,12 @@ from torch import nn
 from kit import predict
 from kit.compress.pack import pack, unpack
 from kit.config.competitions import check_limits
-from kit.data.loader import Order
 from kit.distill.objective import Objective
 from kit.models.students import count_parameters, widths_of
 from kit.session import Session
-from kit.stages.photos import Material, make_batches
-from kit.stages.prune import cut, target_of
+from kit.stages.photos import Material, make_order, make_views, mixing
+from kit.stages.prune import cut, steps_of, target_of
+from kit.train.budget import PAGE
 from kit.train.loop import begin, take_step
 
 PHOTOS = 256  # that it predicts
@@ -40,6 +40,9 @@ def rehearse(session: Session, material: Material, stage: str, student: nn.Modul
         budget.insist("the rehearsal of the hand-in", *owed)
         over = bool(check_limits(config.limit or config.competition, count_parameters(student)))
         hand_in = rehearse_hand_in(session, material, f"{stage} evaluate", final)
+        page = budget.longest.setdefault("page", PAGE)  # an earlier session has measured it
+        asked = 1 + 2 * len(steps_of(config.prune))  # students of stages, for the page
+        budget.longest["report"] = page + asked * budget.longest[f"{stage} evaluate"]
         budget.longest["hand in"] = hand_in + (budget.longest.get("prune", 0) if over else 0)  # an oversized one prunes a copy
 
 
@@ -56,9 +59,11 @@ def step_once(session: Session, material: Material, student: nn.Module, teacher:
     config = session.config
     plan = config.train.model_copy(update={"lr": config.prune.finetune_lr})
     objective = Objective(student, teacher, config.distill, config.data.image_size)
-    order = Order(material.photos, plan.batch_size, plan.seed, session.world)
+    order = make_order(session, material, plan)
     state = begin(student, objective.adapters, plan, session.device)
-    take_step(state, objective, make_batches(session, material, order, config.data.augment), 1, 1, plan, session.device, session.world)
+    views = make_views(session, material, order, config.data.augment)
+    batches = mixing(views, order, config.data.augment, len(material.dataset.classes))
+    take_step(state, objective, batches, 1, 1, plan, session.device, session.world)
 
 
 def rehearse_hand_in(session: Session, material: Material, evaluation: str, student: nn.Module) -> float:
@@ -74,5 +79,5 @@ def rehearse_hand_in(session: Session, material: Material, evaluation: str, stud
     predict.logits(packed, material.validation, config.data, limit=PHOTOS)
     each = (budget.clock() - start) / min(PHOTOS, len(material.validation))
     budget.longest[evaluation] = each * len(material.validation)
-    views = 2 if config.predict.flip else 1
+    views = config.predict.crops * (2 if config.predict.flip else 1)
     return packing + views * each * (len(material.validation) + len(material.evaluation))

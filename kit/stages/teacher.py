@@ -1,7 +1,9 @@
-"""The teacher's stage: a file that is given or found, or one that the run trains; evaluated, frozen and checked before the first step."""
+"""The teacher's stage: files that are given or found, or one that the run trains; evaluated, frozen and checked before the first step."""
 
 import copy
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,44 +12,98 @@ import torch
 from torch import Tensor, nn
 
 from kit import predict
+from kit.answers import FILE, has_answer, keep_answer
+from kit.compress.fold import fold_in_place
 from kit.distill import losses
+from kit.distill.panel import Panel, mean_of_probabilities
 from kit.errors import KitError
 from kit.files import sha256_of, write_durably
-from kit.models.teacher import build_teacher, fold_batch_norm, load_teacher, start_from_pretrained
+from kit.models.cost import count_macs
+from kit.models.students import count_parameters
+from kit.models.teacher import build_teacher, start_from_pretrained
 from kit.rng import derive
 from kit.session import Session
+from kit.stages.assistant import file_of, read_teacher
 from kit.stages.photos import Material
 from kit.stages.training import train
 from kit.train.checkpoint import Checkpoints, to_bytes
 
 
-def get_teacher(session: Session, material: Material, data: Path, given: Path | None) -> nn.Module:
-    """The teacher, evaluated, frozen and checked: the file that is given, the competition's beside the photos, or one trained here."""
-    config, classes = session.config.teacher, material.dataset.classes
+def get_teachers(session: Session, material: Material, data: Path, given: Sequence[Path]) -> list[nn.Module]:
+    """The teachers, evaluated, frozen and checked: those that are given, the competition's beside the photos, or one trained here."""
+    config, classes = session.config, material.dataset.classes
     with session.stage("teacher"):
-        file = given or find_teacher(session, material, data) or train_teacher(session, material)
-        teacher = load_teacher(file, config.arch, len(classes))
-        digest, entry = sha256_of(file)[:16], session.record["stages"]["teacher"]
-        session.remember("teacher", digest, f"the weights in {file}")
-        if entry.get("evaluated") != digest:
-            owed = ["hand in"] if session.begun_with else []
-            look, tick = on_device(teacher, session), lambda: session.budget.insist("the teacher was evaluated", *owed)
-            with session.budget.timed("teacher"):
-                answer = session.world.lead(
-                    lambda: predict.logits(look, material.validation, session.config.data, tick=tick).argmax(1).numpy()
-                )
-            accuracy = float((answer == material.validation.labels).mean())
-            if file.parent != session.out:  # a bad one of this run's own has had too little training and no other fault
-                refuse_order(file, answer, material.validation.labels, classes)
-            session.note("teacher", file=file.name, accuracy=accuracy, evaluated=digest)
-        session.log(f"teacher {file}: validation accuracy {entry['accuracy']:.4f}")
-        refuse_weak(file, entry["accuracy"], config.expected_accuracy)
-    return teacher
+        files = [file_of(source) for source in given] or [find_teacher(session, material, data) or train_teacher(session, material)]
+        teachers = [read_teacher(file, config, classes) for file in files]
+        digest, entry = digest_of(files), session.record["stages"]["teacher"]
+        session.remember("teacher", digest, f"the weights in {', '.join(map(str, files))}")
+        looked = lambda: has_answer(session.out / FILE, material.validation, "teacher", digest)  # noqa: E731
+        if entry.get("evaluated") != digest or not session.world.lead(looked):
+            session.note("teacher", **examine(session, material, files, teachers, digest), evaluated=digest)
+        for file, accuracy in zip(files, entry["accuracies"], strict=True):
+            session.log(f"teacher {file}: validation accuracy {accuracy:.4f}")
+            refuse_weak(file, accuracy, config.teacher.expected_accuracy)
+        if len(files) > 1:
+            session.log(f"{len(files)} teachers together: validation accuracy {entry['accuracy']:.4f}")
+    return teachers
+
+
+def examine(session: Session, material: Material, files: Sequence[Path], teachers: Sequence[nn.Module], digest: str) -> dict[str, Any]:
+    """Names, sizes and accuracies on validation, of each and of all together, whose answers are kept.
+
+    Raises:
+        KitError: a teacher's classes are in another order, or it knows nothing.
+    """
+    labels, answers = material.validation.labels, [answer_of(session, material, teacher) for teacher in teachers]
+    for file, answer in zip(files, answers, strict=True):
+        if file.parent != session.out:  # a bad one of this run's own has had too little training and no other fault
+            refuse_order(file, answer.argmax(1).numpy(), labels, material.dataset.classes)
+    together = answers[0] if len(answers) == 1 else mean_of_probabilities(answers)
+    classes, photos = material.dataset.classes, material.validation
+    session.attempt(FILE, lambda file: keep_answer(file, photos, classes, "teacher", digest, together.numpy()))
+    accuracies = [accuracy_of(answer, labels) for answer in answers]
+    return {
+        "file": " and ".join(file.name for file in files),
+        "accuracy": accuracy_of(together, labels),
+        "accuracies": accuracies,
+        "parameters": sum(map(count_parameters, teachers)),
+        "macs": sum(sum(count_macs(teacher, session.config.data.image_size).values()) for teacher in teachers),
+    }
+
+
+def digest_of(files: Sequence[Path]) -> str:
+    """Of one file its sha256, of several that of theirs in order; sixteen hex digits."""
+    digests = [sha256_of(file) for file in files]
+    return (digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest())[:16]
+
+
+def answer_of(session: Session, material: Material, teacher: nn.Module) -> Tensor:
+    """Logits of the validation photos."""
+    owed = ["hand in"] if session.begun_with else []
+    look, tick = on_device([teacher], session), lambda: session.budget.insist("the teacher was evaluated", *owed)
+    with session.budget.timed("teacher"):
+        return session.world.lead(lambda: predict.logits(look, material.validation, session.config.data, tick=tick))
+
+
+def accuracy_of(answer: Tensor, labels: np.ndarray) -> float:
+    return float((answer.argmax(1).numpy() == labels).mean())
 
 
 def find_teacher(session: Session, material: Material, data: Path) -> Path | None:
-    places = (material.dataset.root, material.dataset.root.parent, data)
-    return next((place / session.rules.teacher_file for place in places if (place / session.rules.teacher_file).is_file()), None)
+    """The competition's file beside the photos, or anywhere below `data`: on Kaggle it may be attached by itself.
+
+    Raises:
+        KitError: there are several that differ, none of them beside the photos.
+    """
+    name = session.rules.teacher_file
+    for place in (material.dataset.root, material.dataset.root.parent, data):
+        if (place / name).is_file():
+            return place / name
+    found = {sha256_of(file): file for file in sorted(data.rglob(name), reverse=True)}
+    if len(found) > 1:
+        several = ", ".join(map(str, found.values()))
+        raise KitError(f"There are several teachers {name}: {several}. Name one with --teacher, or detach the others.")
+    return next(iter(found.values()), None)
 
 
 def refuse_weak(file: Path, accuracy: float, expected: float | None) -> None:
@@ -103,7 +159,8 @@ def train_teacher(session: Session, material: Material) -> Path:
     def loss(images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         return losses.ce(teacher(images), labels), {}
 
-    state = train(session, material, "teacher", teacher, loss, config.train, config.augment)
+    plan = config.train.model_copy(update={"final_fit": True, "patience": None}) if session.config.train.final_fit else config.train
+    state = train(session, material, "teacher", teacher, loss, plan, config.augment)
     weights = state.best["weights"]
     session.world.lead(lambda: write_durably(file, to_bytes(weights)))
     checkpoints.finish(state.step, {"weights": weights, "sha256": sha256_of(file), "history": state.history})
@@ -127,8 +184,14 @@ def result_from_file(session: Session, file: Path, checkpoints: Checkpoints) -> 
     return done
 
 
-def on_device(teacher: nn.Module, session: Session) -> nn.Module:
-    """A copy to look through, folded and in the device's half precision; the original stays whole, for a stem may be taken from it."""
-    return fold_batch_norm(copy.deepcopy(teacher)).to(
-        device=session.device.device, dtype=session.device.teacher, memory_format=torch.channels_last
-    )
+def on_device(teachers: Sequence[nn.Module], session: Session) -> Panel:
+    """Copies to look through, folded and in the device's half precision; the originals stay whole, for a stem may be taken from one."""
+    return Panel([ready(teacher, session) for teacher in teachers], session.config.teacher.flip)
+
+
+def ready(teacher: nn.Module, session: Session) -> nn.Module:
+    """A student that teaches keeps float32 on a CPU: its depthwise convolutions are slower in half precision there."""
+    light = session.device.device.type == "cpu" and any(m.groups > 1 for m in teacher.modules() if isinstance(m, nn.Conv2d))
+    folded = fold_in_place(copy.deepcopy(teacher))
+    dtype = torch.float32 if light else session.device.teacher
+    return folded.to(device=session.device.device, dtype=dtype, memory_format=torch.channels_last)

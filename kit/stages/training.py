@@ -1,13 +1,14 @@
 """A plan of epochs over the run's photos, for whichever network and loss a stage brings."""
 
+from collections.abc import Callable
+
 from torch import nn
 
 from kit import predict
 from kit.config.schema import Augment, Train
-from kit.data.loader import Order
 from kit.session import Session
-from kit.stages.photos import Material, make_batches
-from kit.train.loop import Loss, Training, fit
+from kit.stages.photos import Material, make_order, make_views, mixing
+from kit.train.loop import Batches, Loss, Training, fit
 
 
 def train(
@@ -19,10 +20,12 @@ def train(
     plan: Train,
     augment: Augment,
     adapters: nn.Module | None = None,
+    wrap: Callable[[Batches], Batches] = lambda batches: batches,
 ) -> Training:
-    """A stage's plan, carried through or on."""
+    """A stage's plan, carried through or on. wrap: put around the batches, for a loss that must know which step's they are."""
     config = session.config
-    order = Order(material.photos, plan.batch_size, plan.seed, session.world)
+    order = make_order(session, material, plan)
+    views = make_views(session, material, order, augment)
     left_out = material.photos - order.steps_per_epoch * order.batch_size
     session.log(
         f"{stage}: {plan.epochs} epochs of {order.steps_per_epoch} steps of {order.batch_size} photos; each epoch leaves {left_out} out"
@@ -30,8 +33,8 @@ def train(
     return fit(
         network,
         loss,
-        make_batches(session, material, order, augment),
-        lambda model: predict.accuracy(model, material.validation, config.data),
+        wrap(mixing(views, order, augment, len(material.dataset.classes))),
+        lambda model: predict.scores(model, material.validation, config.data),
         steps_per_epoch=order.steps_per_epoch,
         train=plan,
         checkpoints=session.checkpoints(stage),
@@ -41,4 +44,5 @@ def train(
         on_epoch=lambda history, seconds: session.write_metrics(stage, history, seconds),
         adapters=adapters,
         world=session.world,
+        unmixed=views,
     )

@@ -75,7 +75,9 @@ def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[
     if model is None or not outputs_of(found.weights):
         named = f"is no {name!r}" if name else "is no network that is known by its tensors"
         raise KitError(f"{found.origin} {named}. Name it with --student, such as hw7, resnet8x4 or timm/mobilenetv3_small_050.")
-    name = name.replace("torchvision/", "timm/")  # ResNet-18's tensors have the same names in both
+    if name.startswith("torchvision/"):  # ResNet-18's tensors have the same names in both
+        name = name.replace("torchvision/", "timm/")
+        model = as_network(found.weights, name)
     plain = Config(recipe="compress", competition="any", data=Data(), student=Student(name=name), distill=(CE(),), train=Train(epochs=1))
     config = override(found.config or plain, assignments)
     return model, config.model_copy(update={"student": Student(name=name, widths=widths_of(model))})

@@ -20,6 +20,8 @@ IMPORTED = time.time()
 STARTED = "KIT_SESSION_STARTED"  # seconds since 1970, set by whatever began the session: a bundle's first line, a job's script
 OLDEST = 24 * 3600  # seconds; a process that claims to be older runs under a clock that is not ours
 EXIT = 2  # seconds to leave in order
+PAGE = 5  # seconds to import what report.html is written with, and to write it, until that is measured
+REPORT, REPORT_SHARE = 20, 0.02  # seconds, and the share of a session, that are kept at most for report.html and what it looks up
 SLACK = 1.2  # work may take a fifth longer than it ever did
 UNITS = {"h": 3600, "m": 60, "s": 1}
 
@@ -89,8 +91,9 @@ class Budget:
         self.times[kind] += 1
 
     def reserve(self, *kinds: str) -> float:
-        """Seconds to keep free for work that must still happen."""
-        return EXIT + SLACK * sum(self.longest.get(kind, 0) for kind in kinds)
+        """Seconds to keep free for work that must still happen, and for the page that a session ends with."""
+        report = min(self.longest.get("report", 0), REPORT, REPORT_SHARE * (self.seconds or 0))
+        return EXIT + SLACK * (sum(self.longest.get(kind, 0) for kind in kinds) + report)
 
     def fits(self, *kinds: str) -> bool:
         """Whether there is time for all of these, and no signal came; of several processes to all of them."""

@@ -45,11 +45,16 @@ class Saved:
     digest: str
 
     @property
+    def kind(self) -> str:
+        """The stage without the number of its step."""
+        return self.stage.rstrip("0123456789")
+
+    @property
     def age(self) -> tuple[int, float, int, int, bool]:
         """Sorts a run's checkpoints, oldest first."""
-        name = self.stage.rstrip("0123456789")
-        number = int(self.stage[len(name) :] or 0) or math.inf
-        return 2 * (name == "qat") + (name in REPEATED), number, STAGES.index(name), self.step, self.done
+        kind = self.kind
+        number = int(self.stage[len(kind) :] or 0) or math.inf
+        return 2 * (kind == "qat") + (kind in REPEATED), number, STAGES.index(kind), self.step, self.done
 
 
 class Damaged(Exception):
@@ -123,12 +128,17 @@ class Checkpoints:
 
 
 def saved_in(out: Path) -> list[Saved]:
-    """All checkpoints that a run has in its folder, oldest first."""
-    found, folder = [], out / FOLDER
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if (m := NAME.fullmatch(path.name)) and m["stage"] in (REPEATED if m["number"] else STAGES):
-            found.append(Saved(path, m["stage"] + m["number"], int(m["step"]), bool(m["done"]), m["digest"]))
+    """All checkpoints that a run has in its folder, oldest first. Those of a copy without folders lie beside its other files."""
+    folder = out / FOLDER if (out / FOLDER).is_dir() else out
+    found = [saved for path in (folder.iterdir() if folder.is_dir() else ()) if (saved := described(path))]
     return sorted(found, key=lambda saved: (saved.age, saved.digest))
+
+
+def described(path: Path) -> Saved | None:
+    """What a file's name says of it; None where it is no checkpoint's."""
+    if (m := NAME.fullmatch(path.name)) and m["stage"] in (REPEATED if m["number"] else STAGES):
+        return Saved(path, m["stage"] + m["number"], int(m["step"]), bool(m["done"]), m["digest"])
+    return None
 
 
 def steps_done(out: Path, log: Log) -> int:

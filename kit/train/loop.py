@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from kit.config.schema import Train
 from kit.console import Log, progress
@@ -22,16 +23,19 @@ from kit.device import Device
 from kit.errors import KitError
 from kit.files import StorageError
 from kit.rng import derive
+from kit.train.average import batches_to_measure, remeasure
 from kit.train.budget import Budget
 from kit.train.checkpoint import Checkpoints
 from kit.train.norm import shared_norms
 from kit.train.optim import make_optimizer, rate_at
+from kit.train.pace import KINDS, Pace
+from kit.train.sam import uphill
 from kit.world import World
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
+Evaluate = Callable[[nn.Module], dict[str, float]]
 Loss = Callable[[Tensor, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
 
-KINDS = ("step", "evaluate", "save", "wait")  # where a stage's seconds go
 EXPLODED = 10  # times what a loss was at the first step, when the network knew nothing yet
 SMALLER = 0.3  # of the learning rate after a run has diverged
 
@@ -49,6 +53,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     ema: ModelEmaV3 | None
     scaler: torch.amp.GradScaler
+    average: AveragedModel | None = None  # of the weights at epochs' ends
     step: int = 0
     best: dict[str, Any] = field(default_factory=lambda: {"accuracy": -1.0, "epoch": 0, "weights": None})
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -64,7 +69,8 @@ class Training:
 
     def modules(self) -> dict[str, Any]:
         parts = {"network": self.network, "adapters": self.adapters, "optimizer": self.optimizer, "scaler": self.scaler}
-        return parts | ({"ema": self.ema.module} if self.ema else {})
+        parts |= {"ema": self.ema.module} if self.ema else {}
+        return parts | ({"average": self.average} if self.average else {})
 
     def state(self) -> dict[str, Any]:
         plain = {"step": self.step, "best": self.best, "history": self.history, "rate": self.rate, "good": self.good}
@@ -90,7 +96,7 @@ def fit(
     network: nn.Module,
     loss: Loss,
     batches: Batches,
-    evaluate: Callable[[nn.Module], float],
+    evaluate: Evaluate,
     *,
     steps_per_epoch: int,
     train: Train,
@@ -101,14 +107,16 @@ def fit(
     on_epoch: Callable[[list[dict[str, Any]], dict[str, float]], None],
     adapters: nn.Module | None = None,
     world: World | None = None,
+    unmixed: Batches | None = None,
 ) -> Training:
     """Train until the plan is done, going on from the newest checkpoint.
 
     Args:
         loss: (images, labels, share of the plan's epochs that is over) → (total, {name: value}).
-        evaluate: accuracy on validation, 0…1, of a network in evaluation mode.
+        evaluate: "accuracy" on validation, 0…1, and other scores, of a network in evaluation mode; not called for a final fit.
         adapters: train along but are not part of the network.
         world: the processes that share each batch.
+        unmixed: the same batches without mixup, which batch norm is measured on; None: as they are.
         on_epoch: is given the history, a dictionary an epoch, and where the last epoch's seconds went; after each epoch and at the
             beginning.
     Returns:
@@ -128,9 +136,13 @@ def fit(
         state.remember()
         save(state, checkpoints, budget)  # what it takes is known from here on, and a disk without room stops the run now and not tonight
     on_epoch(state.history, {})
+
+    def look(model: nn.Module) -> dict[str, float]:
+        return world.lead(lambda: evaluate(model))
+
     step, evaluation, saving, waiting = (f"{stage} {kind}" for kind in KINDS)
     begun_at, saved_at, pace = state.step, budget.clock(), Pace(budget, stage)
-    with progress(stage, steps, shown=world.first) as moved, shared_norms(network, world):
+    with progress(stage, steps, shown=world.first, done=state.step) as moved, shared_norms(network, world):
         while state.step < steps and not out_of_patience(state, train, steps_per_epoch):
             ends_epoch = (state.step + 1) % steps_per_epoch == 0
             if not budget.fits(step, saving, "hand in", *([evaluation] if ends_epoch else [])):
@@ -148,7 +160,7 @@ def fit(
                 due = due or not fine
             if ends_epoch and fine:
                 with budget.timed(evaluation):
-                    finish_epoch(state, lambda model: world.lead(lambda: evaluate(model)), steps_per_epoch)
+                    finish_epoch(state, look, steps_per_epoch, train)
                 seconds = pace.restart(steps_per_epoch * train.batch_size)
                 on_epoch(state.history, seconds)
                 log(describe(stage, state, train, seconds))
@@ -157,7 +169,15 @@ def fit(
                     save(state, checkpoints, budget)
                 saved_at = budget.clock()
     state.good = None
-    log(f"{stage}: best validation accuracy {state.best['accuracy']:.4f} at epoch {state.best['epoch']}")
+    if measured := min(steps_per_epoch, batches_to_measure(train, state.average)):
+        owed = [evaluation, *[step] * measured, "hand in"]
+        if not budget.fits(*owed):
+            save(state, checkpoints, budget)
+        budget.insist(f"batch norm of {stage} was measured anew", *owed)
+        torch.manual_seed(derive(train.seed, "measure"))
+        remeasure(last := candidate(state), unmixed or batches, measured, world)
+        offer(state, last, {} if train.final_fit else look(last), steps_per_epoch)
+    log(f"{stage}: {chosen(state)}")
     return state
 
 
@@ -178,6 +198,7 @@ def begin(network: nn.Module, adapters: nn.Module, train: Train, device: Device)
         optimizer=make_optimizer([network, adapters], train),
         ema=ModelEmaV3(network, decay=train.ema_decay, use_warmup=True) if train.ema_decay else None,
         scaler=torch.amp.GradScaler(device.device.type, enabled=device.scaled),
+        average=AveragedModel(network) if train.swa_from is not None else None,
     )
 
 
@@ -185,17 +206,25 @@ def take_step(
     state: Training, loss: Loss, batches: Batches, steps: int, steps_per_epoch: int, train: Train, device: Device, world: World
 ) -> None:
     """One optimiser step. Nothing here waits for the device."""
-    torch.manual_seed(derive(train.seed, "global", state.step))  # for dropout and whatever else draws from the global generator
     for group in state.optimizer.param_groups:
         group["lr"] = state.rate * rate_at(state.step, steps, steps_per_epoch, train)
     state.network.train()
     images, labels = batches(state.step)
-    with torch.autocast(device.device.type, device.autocast, enabled=device.autocast is not None):
-        total, values = loss(images, labels, state.step // steps_per_epoch / train.epochs)
-    state.optimizer.zero_grad(set_to_none=True)
-    state.scaler.scale(total).backward()
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]
-    world.average(p.grad for p in trained if p.grad is not None)
+
+    def backward() -> tuple[Tensor, dict[str, Tensor]]:
+        torch.manual_seed(derive(train.seed, "global", state.step))  # for dropout and whatever else draws from the global generator
+        with torch.autocast(device.device.type, device.autocast, enabled=device.autocast is not None):
+            total, values = loss(images, labels, state.step // steps_per_epoch / train.epochs)
+        state.optimizer.zero_grad(set_to_none=True)
+        state.scaler.scale(total).backward()
+        world.average(p.grad for p in trained if p.grad is not None)
+        return total, values
+
+    total, values = backward()
+    if train.sam_rho:
+        with uphill(state.network, trained, train.sam_rho):
+            backward()
     if train.clip_norm:
         state.scaler.unscale_(state.optimizer)
         nn.utils.clip_grad_norm_(trained, train.clip_norm)
@@ -209,17 +238,35 @@ def take_step(
     state.sums = {name: state.sums.get(name, 0) + value for name, value in values.items()}
 
 
-def finish_epoch(state: Training, evaluate: Callable[[nn.Module], float], steps_per_epoch: int) -> None:
-    """Average the losses, evaluate the deployed weights, keep them if they are the best so far."""
+def finish_epoch(state: Training, evaluate: Evaluate, steps_per_epoch: int, train: Train) -> None:
+    """Average the losses, evaluate the deployed weights, keep them if they are the best so far; in a final fit without a look."""
     epoch, losses = state.step // steps_per_epoch, means(state, steps_per_epoch)
-    accuracy = evaluate(state.deployed.eval())
+    deployed = state.deployed.eval()
+    scores = {} if train.final_fit else evaluate(deployed)
     slower = {"rate": state.rate} if state.rate != 1 else {}
-    state.history.append({"epoch": epoch, "step": state.step, **losses, **slower, "accuracy": round(accuracy, 6)})
+    state.history.append({"epoch": epoch, "step": state.step, **losses, **slower, **{name: round(v, 6) for name, v in scores.items()}})
     state.sums = {}
-    if accuracy > state.best["accuracy"]:
-        weights = {name: tensor.detach().cpu().clone() for name, tensor in state.deployed.state_dict().items()}
-        state.best = {"accuracy": accuracy, "epoch": epoch, "weights": weights}
+    if state.average and epoch > train.swa_from * train.epochs:
+        state.average.update_parameters(state.network)
+    offer(state, deployed, scores, steps_per_epoch)
     state.remember()
+
+
+def offer(state: Training, model: nn.Module, scores: dict[str, float], steps_per_epoch: int) -> None:
+    """Keep a network's weights as the best where its accuracy is; without scores, in a final fit, the newest are."""
+    accuracy = scores.get("accuracy")
+    if accuracy is None or accuracy > state.best["accuracy"]:
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        state.best = {"accuracy": accuracy, "epoch": state.step // steps_per_epoch, "weights": weights}
+
+
+def candidate(state: Training) -> nn.Module:
+    """What may be deployed at the plan's end once its batch norms are measured anew: the epochs' average, else the best epoch's weights."""
+    if state.average and state.average.n_averaged:
+        return state.average.module
+    best = copy.deepcopy(state.network)
+    best.load_state_dict(state.best["weights"])
+    return best
 
 
 def means(state: Training, steps: int) -> dict[str, float]:
@@ -282,24 +329,15 @@ def out_of_patience(state: Training, train: Train, steps_per_epoch: int) -> bool
     return train.patience is not None and bool(state.history) and epoch - state.best["epoch"] >= train.patience
 
 
-class Pace:
-    """Where an epoch's seconds went."""
-
-    def __init__(self, budget: Budget, stage: str):
-        self.budget, self.stage, self.since, self.before = budget, stage, budget.clock(), budget.spent.copy()
-
-    def restart(self, images: int) -> dict[str, float]:
-        """{"seconds", "images_per_second", and seconds by kind} since the last call; then from zero."""
-        now, spent = self.budget.clock(), self.budget.spent.copy()
-        seconds = now - self.since
-        kinds = {kind: round(spent[f"{self.stage} {kind}"] - self.before[f"{self.stage} {kind}"], 3) for kind in KINDS}
-        self.since, self.before = now, spent
-        return {"seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1) if seconds else 0.0, **kinds}
-
-
 def describe(stage: str, state: Training, train: Train, seconds: dict[str, float]) -> str:
     line = state.history[-1]
-    losses = "  ".join(f"{name} {value:.3f}" for name, value in line.items() if name not in ("epoch", "step", "accuracy"))
-    best = f"best {state.best['accuracy']:.4f}"
+    losses = "  ".join(f"{name} {value:.3f}" for name, value in line.items() if name not in ("epoch", "step", "accuracy", "macro_f1"))
+    scored = f"val {line['accuracy']:.4f} (best {state.best['accuracy']:.4f})" if "accuracy" in line else "no validation"
     pace = f"{seconds['seconds']:.1f} s  {seconds['images_per_second']:.0f} img/s"
-    return f"{stage} {line['epoch']}/{train.epochs}  {losses}  val {line['accuracy']:.4f} ({best})  {pace}"
+    return f"{stage} {line['epoch']}/{train.epochs}  {losses}  {scored}  {pace}"
+
+
+def chosen(state: Training) -> str:
+    if state.best["accuracy"] is None:
+        return f"the last weights, of epoch {state.best['epoch']}, are deployed; no validation accuracy (train.final_fit)"
+    return f"best validation accuracy {state.best['accuracy']:.4f} at epoch {state.best['epoch']}"

@@ -1,4 +1,6 @@
-"""Optimisers by name, and the learning rate as a function of the step alone."""
+"""Optimisers by name, and the learning rate as a function of the step alone.
+
+timm's Muon orthogonalises the updates of matrices and convolutions and takes AdamW for biases and norms."""
 
 import math
 from collections.abc import Iterable
@@ -8,6 +10,8 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from kit.config.schema import Train
+
+RISING = 0.3  # of a one-cycle plan
 
 
 def make_optimizer(modules: Iterable[nn.Module], train: Train) -> torch.optim.Optimizer:
@@ -24,7 +28,11 @@ def make_optimizer(modules: Iterable[nn.Module], train: Train) -> torch.optim.Op
 
 
 def rate_at(step: int, steps: int, steps_per_epoch: int, train: Train) -> float:
-    """The learning rate of a step: linear warm-up, then constant, a cosine to zero, or drops by ten."""
+    """The learning rate of a step: linear warm-up, then constant, a cosine or a line to zero, or drops by ten.
+
+    wsd stays constant and falls at the end, as 1 - √ (Hägele et al. 2024, section 3). one_cycle rises from lr / 25 for three tenths of
+    the plan and falls to lr / 250,000, both along a cosine (Smith and Topin 2018, with torch's OneCycleLR's defaults).
+    """
     warmup = round(train.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return train.lr * (step + 1) / warmup
@@ -32,6 +40,20 @@ def rate_at(step: int, steps: int, steps_per_epoch: int, train: Train) -> float:
     match train.schedule:
         case "cosine":
             return train.lr * 0.5 * (1 + math.cos(math.pi * p))
+        case "linear":
+            return train.lr * (1 - p)
+        case "wsd":
+            fallen = (step / steps - (1 - train.cooldown)) / train.cooldown if train.cooldown else 0
+            return train.lr * (1 - math.sqrt(max(0, fallen)))
+        case "one_cycle":
+            if p < RISING:
+                return along(train.lr / 25, train.lr, p / RISING)
+            return along(train.lr, train.lr / 250_000, (p - RISING) / (1 - RISING))
         case "step":
             return train.lr * 0.1 ** sum(step / steps >= drop for drop in train.drops)
     return train.lr
+
+
+def along(start: float, end: float, share: float) -> float:
+    """Half a cosine from start (share 0) to end (share 1)."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))

@@ -10,12 +10,13 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from kit.augment.reference import SeededPipeline, evaluation_pipeline, training_pipeline
-from kit.augment.views import evaluation_views, training_views
+from kit.augment.views import evaluation_views, grey, training_views
 from kit.augment.warp import centre_crop, random_resized_crop, warp
 from kit.config.schema import Augment, Data
 from kit.data.decode import to_square
 
 PIXELS = Data(image_size=64, mean=(0, 0, 0), std=(1, 1, 1))  # views in 0…1
+COLOUR = Augment(brightness=0.2, contrast=0.3, saturation=0.5)
 BOSS = Augment(crop_scale=(0.7, 1.0), vertical_flip=0.5, rotate=180, affine_rotate=30)
 
 
@@ -111,7 +112,7 @@ def test_black_corners_and_mean_colour_are_those_of_the_two_rotations():
     assert abs(ours.mean() - theirs.mean()) < 0.01
 
 
-@pytest.mark.parametrize("augment", [Augment(), BOSS, Augment(crop_scale=(0.35, 1.0), brightness=0.2)])
+@pytest.mark.parametrize("augment", [Augment(), BOSS, Augment(crop_scale=(0.35, 1.0), brightness=0.2), COLOUR])
 def test_albumentations_draws_the_same_kind_of_views(augment):
     """Mean and black share of 300 views of one photo, ours against the reference pipeline."""
     photo, n = smooth_photo(90, 80), 300
@@ -122,6 +123,26 @@ def test_albumentations_draws_the_same_kind_of_views(augment):
     assert torch.allclose(ours.mean((0, 2, 3)), theirs.mean((0, 2, 3)), atol=0.015)
     assert abs((ours.sum(1) == 0).float().mean() - (theirs.sum(1) == 0).float().mean()) < 0.015
     assert training_pipeline(PIXELS, augment)(image=photo)["image"].shape == (64, 64, 3)
+
+
+def test_contrast_and_saturation_are_torchvisions():
+    """By the factors that were drawn, found again from the outcome's spread around grey."""
+    photo = smooth_photo(64, 64)
+    pixels, sizes = as_batch(photo, 64, 6)
+    augment = Augment(horizontal_flip=0, contrast=0.3)
+    draw = seeded(7)
+    ours = training_views(pixels, sizes, draw, PIXELS, augment) * 255
+    plain = training_views(pixels, sizes, seeded(7), PIXELS, Augment(horizontal_flip=0)) * 255
+    again = seeded(7)
+    torch.rand(6, 2, generator=again), torch.rand(6, 1, 1, 1, generator=again)
+    factors = 1 + 0.3 * (2 * torch.rand(6, 1, 1, 1, generator=again) - 1)
+    for view, before, factor in zip(ours, plain, factors.flatten().tolist(), strict=True):
+        assert torch.allclose(view / 255, v2.functional.adjust_contrast(before / 255, factor), atol=2e-3)
+        assert torch.allclose(
+            torch.lerp(grey(before[None]), before[None], factor).clamp(0, 255)[0] / 255,
+            v2.functional.adjust_saturation(before / 255, factor),
+            atol=2e-3,
+        )
 
 
 def test_every_photo_has_numbers_of_its_own():

@@ -9,7 +9,7 @@ from kit.compress.prune import Cost, Target, slim
 from kit.compress.surgery import find_groups
 from kit.config.schema import Prune
 from kit.errors import KitError
-from kit.models.counting import count_macs
+from kit.models.cost import count_macs
 from kit.models.students import STUDENTS, FrozenStem, build_student, count_parameters, widths_of
 
 

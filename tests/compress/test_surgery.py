@@ -8,11 +8,12 @@ from torch import nn
 from kit.compress.recalibrate import recalibrate
 from kit.compress.surgery import absorb, find_groups, positions, remove, widths_after
 from kit.errors import KitError
-from kit.models.cifar import Select
+from kit.models.blocks import Select
 from kit.models.students import CIFAR, STUDENTS, FrozenStem, build_student, count_parameters, widths_of
 
 NETWORKS = [
     *STUDENTS,
+    "bottleneck/4",
     *(name for name in CIFAR if "8x4" in name),
     "timm/resnet10t",
     "timm/mobilenetv3_small_050",

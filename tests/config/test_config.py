@@ -45,6 +45,31 @@ def test_a_wrong_assignment_is_refused_with_its_name_and_the_remedy(assignment, 
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("assignments", "words"),
+    [
+        (["train.lr=NaN"], "finite number"),
+        (["train.lr=-0.1"], "greater than 0"),
+        (["train.weight_decay=-1"], "greater than or equal to 0"),
+        (["train.weight_decay=Infinity"], "finite number"),
+        (["data.augment.crop_ratio=[-1, 2]"], "greater than 0"),
+        (["data.augment.crop_scale=[0.9, 0.3]"], "must be above zero and come first"),
+        (["data.augment.mixup=-0.2"], "greater than or equal to 0"),
+        (["data.std=[0.2, 0, 0.2]"], "greater than 0"),
+        (["train.schedule=one_cycle", "train.warmup_epochs=1"], "warms up"),
+        (["train.final_fit=true", "train.patience=5"], "train.patience=null"),
+        (["train.ema_decay=0.9", "train.swa_from=0.5"], "two averages"),
+        (["predict.crops=3"], "1 or 5"),
+        (["student.parameters=0"], "greater than or equal to 1"),
+        (["data.unlabelled=true", 'distill=[{"loss": "ce"}]'], "no term that needs none"),
+    ],
+)
+def test_values_that_make_no_sense_alone_or_together_are_refused(assignments, words):
+    with pytest.raises(KitError, match="--set is refused") as error:
+        override(recipe("record"), assignments)
+    assert words in str(error.value)
+
+
 def test_an_unknown_recipe_lists_the_nearest():
     with pytest.raises(KitError, match="boss"):
         recipe("bos")

@@ -51,6 +51,27 @@ def test_a_labelled_evaluation_split_keeps_its_labels(copy):
     assert np.bincount(find(copy).evaluation.labels).tolist() == [10] * 6
 
 
+@pytest.mark.parametrize("place", ["unlabelled", "training/unlabeled/00"])
+def test_an_unlabelled_split_is_found_and_is_no_class(copy, place):
+    """Beside the splits, or as the 2021 course has it: training/labeled/<class> and training/unlabeled/00."""
+    plain = find(copy)
+    if place != "unlabelled":
+        (copy / "training").rename(copy / "labeled")
+        (copy / "training").mkdir()
+        (copy / "labeled").rename(copy / "training" / "labeled")
+    shutil.copytree(copy / "evaluation", copy / place)
+    dataset = find(copy)
+    assert (len(dataset.training), len(dataset.unlabelled), plain.unlabelled) == (120, 24, None)
+    both = dataset.training.joined(dataset.unlabelled)
+    assert (both.name, (both.labels == -1).sum(), both.per_class(6).tolist()) == ("training", 24, [20] * 6)
+    assert len(subset(dataset, 0.5, 0).unlabelled) == 12
+
+
+def test_an_empty_unlabelled_split_is_refused(copy):
+    (copy / "unlabelled").mkdir()
+    refused(copy, "unlabelled", "no photo")
+
+
 def test_without_validation_a_stratified_share_is_held_out(copy):
     shutil.rmtree(copy / "validation")
     dataset = find(copy)

@@ -21,6 +21,20 @@ def test_an_epoch_visits_every_photo_once_in_a_new_order():
     assert first.tolist() != second.tolist()
 
 
+def test_a_balanced_epoch_shows_every_class_equally_often_and_uses_its_photos_in_turn():
+    labels = np.repeat([0, 1, 2, -1], [50, 7, 13, 30])
+    order = Order(100, 10, seed=5, balance=labels)
+    epochs = [torch.cat([order.rows(step) for step in range(start, start + 10)]).numpy() for start in (0, 10)]
+    for rows in epochs:
+        counts = np.bincount(rows, minlength=100)
+        assert sorted(np.bincount(labels[rows] + 1).tolist()) == [23, 23, 24, 30]
+        assert (counts[labels == -1] == 1).all()
+        assert counts[labels == 0].max() == 1
+        assert set(counts[labels == 1]) == {3, 4}
+    assert epochs[0].tolist() != epochs[1].tolist()
+    assert order.rows(13).tolist() == Order(100, 10, seed=5, balance=labels).rows(13).tolist()
+
+
 def test_the_last_smaller_batch_is_dropped():
     assert Order(9_993, 128, seed=0).steps_per_epoch == 78
 

@@ -3,10 +3,11 @@ import torch
 import torchvision
 
 from kit.config.recipes import recipe
-from kit.config.schema import CE, KD, Hint
-from kit.distill import losses
-from kit.distill.align import same_size, tap
-from kit.distill.objective import Objective, distance
+from kit.config.terms import AFD, AT, CE, CRD, DIST, DKD, KD, MLKD, RKD, SP, Hint, Review, SimKD
+from kit.distill import features, losses
+from kit.distill.align import classifier, look, same_size, take_classifier
+from kit.distill.objective import Objective
+from kit.distill.terms import OF_LOGITS, OF_MAPS
 from kit.errors import KitError
 from kit.models.students import FrozenStem, build_student
 
@@ -28,10 +29,10 @@ def test_the_boss_objective_is_the_published_formula(teacher):
     objective = Objective(student, teacher, recipe("boss").distill, 64)
     with torch.no_grad():
         total, values = objective(x, y, p)
-        ours = tap(student.train(), ["blocks.0", "blocks.1", "blocks.2"])(x)
-        theirs = tap(teacher, ["layer1", "layer2", "layer3"])(x)
+        ours = look(student.train(), ["blocks.0", "blocks.1", "blocks.2"], x)
+        theirs = look(teacher, ["layer1", "layer2", "layer3"], x)
     kd, ce = losses.kd(ours["logits"], theirs["logits"], 20), losses.ce(ours["logits"], y)
-    hints = sum(w * losses.smooth_l1(ours[f"blocks.{i}"], theirs[f"layer{i + 1}"]) for i, w in enumerate((3, 2, 1)))
+    hints = sum(w * features.smooth_l1(ours[f"blocks.{i}"], theirs[f"layer{i + 1}"]) for i, w in enumerate((3, 2, 1)))
     assert total.item() == pytest.approx((10 * p**2 * ((1 - p**2) * kd + p**2 * ce) + hints).item(), rel=1e-4)
     assert values.keys() == {"kd", "ce", "hint layer1", "hint layer2", "hint layer3"}
 
@@ -64,7 +65,7 @@ def test_a_frozen_stem_stays_in_evaluation_mode_under_the_objective(teacher):
 def test_the_hints_gradient_is_channels_last():
     """Otherwise batch norm's backward takes twelve times as long on a CPU."""
     feature = torch.randn(2, 64, 16, 16).to(memory_format=torch.channels_last).requires_grad_()
-    (gradient,) = torch.autograd.grad(distance(Hint(student="a", teacher="b"), feature, torch.zeros_like(feature)), feature)
+    (gradient,) = torch.autograd.grad(features.channels_last(features.smooth_l1, feature, torch.zeros_like(feature)), feature)
     assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -81,8 +82,129 @@ def test_the_gamma_penalty_is_the_sum_of_bn_scales(teacher):
     assert values["gamma"].item() == pytest.approx(wanted.item())
 
 
-def test_maps_meet_at_the_smaller_size_or_are_refused():
-    big, small = torch.ones(1, 2, 12, 12), torch.ones(1, 2, 6, 6)
-    assert [m.shape[-1] for m in same_size(big, small)] == [m.shape[-1] for m in same_size(small, big)] == [6, 6]
-    with pytest.raises(KitError, match="12×12 and 7×7"):
-        same_size(big, torch.ones(1, 2, 7, 7))
+def test_maps_meet_at_the_smaller_size():
+    for sizes in ((12, 6), (6, 12), (12, 7)):
+        maps = [torch.ones(1, 2, size, size) for size in sizes]
+        assert [m.shape[-1] for m in same_size(*maps)] == [min(sizes)] * 2
+
+
+STAGES = {"student": ("blocks.1", "blocks.3", "blocks.5"), "teacher": ("layer1", "layer2", "layer3")}
+LAST = {"student": "blocks.5", "teacher": "layer4"}
+EVERY = (
+    *(CE(smoothing=0.1), KD(temperature=4, standardise=True), DKD(), DIST(), MLKD(), Hint(**LAST), AT(**LAST), SP(**LAST), RKD(**LAST)),
+    *(CRD(**LAST), Review(**STAGES), AFD(**STAGES)),
+)
+
+
+def test_every_term_trains_the_student_and_all_its_own_parts(teacher):
+    assert {type(term) for term in EVERY} | {SimKD} == OF_LOGITS.keys() | OF_MAPS.keys()
+    for term in EVERY:
+        student = build_student("record", (), 11)
+        objective = Objective(student.train(), teacher, (term,), 64)
+        total, values = objective(*batch(), 0.5)
+        total.backward()
+        assert [torch.isfinite(value).item() for value in values.values()] == [True]
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.adapters.parameters())
+        assert sum(p.grad.abs().sum() for p in student.blocks.parameters() if p.grad is not None) > 0
+
+
+def test_terms_add_up_and_those_of_one_kind_keep_names_of_their_own(teacher):
+    student, terms = build_student("record", (), 11), (KD(temperature=2), KD(weight=3, temperature=8, ramp="1-p"), CE(weight=0.5))
+    objective = Objective(student.eval(), teacher, terms, 64)
+    total, values = objective(*batch(), 0.25)
+    assert list(values) == ["kd", "kd #2", "ce"]
+    assert total.item() == pytest.approx((values["kd"] + 3 * 0.75 * values["kd #2"] + 0.5 * values["ce"]).item())
+
+
+def test_a_teacher_is_not_asked_where_no_term_wants_it(teacher):
+    def refuse(*_):
+        raise AssertionError("the teacher was asked")
+
+    hook = teacher.register_forward_pre_hook(refuse)
+    try:
+        Objective(build_student("record", (), 11), teacher, (CE(),), 64)(*batch(), 0.0)
+        with pytest.raises(AssertionError):
+            Objective(build_student("record", (), 11), teacher, (KD(),), 64)(*batch(), 0.0)
+    finally:
+        hook.remove()
+
+
+def test_a_term_that_has_not_begun_or_is_over_costs_nothing_and_is_judged_by_nothing(teacher):
+    asked = []
+    hook = teacher.register_forward_pre_hook(lambda *_: asked.append(1))
+    terms = (CE(), Hint(student="blocks.1", teacher="layer1", ramp="second half"), KD(ramp=((0.6, 1), (0.7, 0))))
+    objective = Objective(build_student("record", (), 11), teacher, terms, 64)
+    asked.clear()  # the look at a blank picture
+    try:
+        found = {p: objective(*batch(), p)[1] for p in (0.0, 0.5, 0.8)}
+    finally:
+        hook.remove()
+    assert len(asked) == 3
+    assert [values["hint layer1"].item() > 0 for values in found.values()] == [False, True, True]
+    assert [values["kd"].item() > 0 for values in found.values()] == [True, True, False]
+
+
+def test_a_weight_that_is_zero_for_a_moment_is_still_computed_and_logged(teacher):
+    _, values = Objective(build_student("boss", (), 11), teacher, recipe("boss").distill, 64)(*batch(), 0.0)
+    assert values["kd"] > 0
+    assert values["ce"] > 0
+
+
+def test_taps_leave_no_hook_behind_and_see_the_mode_that_the_network_is_in(teacher):
+    student, (x, y) = build_student("record", (), 11).train(), batch()
+    Objective(student, teacher, recipe("record").distill, 64)(x, y, 0.5)
+    assert student.training
+    assert not any(module._forward_hooks for network in (student, teacher) for module in network.modules())
+    assert student.blocks[0].bn1.num_batches_tracked == 1  # the look at a blank picture was in evaluation mode
+
+
+@pytest.mark.parametrize("place", [{"student": "blocks.1", "teacher": "fc"}, {"student": "fc", "teacher": "layer1"}])
+def test_a_module_that_gives_no_map_is_refused(teacher, place):
+    with pytest.raises(KitError, match=r"'fc', which gives no feature map"):
+        Objective(build_student("record", (), 11), teacher, (AT(**place),), 64)
+
+
+def test_review_hands_what_it_fused_to_the_stage_above(teacher):
+    """The shallowest stage's loss reaches the student's deepest block by way of the fusion."""
+    student = build_student("record", (), 11)
+    objective = Objective(student, teacher, (Review(**STAGES),), 64)
+    ours, theirs = (look(network, STAGES[side], batch()[0]) for side, network in (("student", student), ("teacher", teacher)))
+    (review,) = objective.adapters
+    deep, shallow = torch.randn_like(ours["blocks.5"], requires_grad=True), ours["blocks.1"].detach()
+    _, up = review.fusions[2](deep, None)
+    fused, _ = review.fusions[0](shallow, up)
+    features.hcl(*same_size(fused, theirs["layer1"])).backward()
+    assert deep.grad.abs().sum() > 0
+
+
+def test_afd_learns_to_follow_the_stage_that_is_most_alike():
+    """Two stages to follow, one of which shows what the teacher's does: its share grows."""
+    seen = torch.rand(8, 6, 8, 8, generator=torch.Generator().manual_seed(1))
+    ours, theirs = [seen + 0.5 * seen.mean((2, 3), keepdim=True), 1 - seen], [seen]
+    torch.manual_seed(0)
+    term = OF_MAPS[AFD](AFD(student=("a", "b"), teacher=("c",), width=4), [(6, 8, 8)] * 2, [(6, 8, 8)])
+    optimizer, before = torch.optim.Adam(term.parameters(), lr=0.05), term(ours, theirs).item()
+    for _ in range(40):
+        optimizer.zero_grad()
+        term(ours, theirs).backward()
+        optimizer.step()
+    alike = features.afd(features.attention(ours[0])[:, None], features.attention(theirs[0]), torch.ones(8, 1)).item()
+    assert term(ours, theirs).item() == pytest.approx(alike, rel=0.1)
+    assert before > 2 * alike
+
+
+def test_simkd_keeps_the_teachers_classifier_frozen(teacher):
+    student = build_student("record", (32, 32, 32, 48, 48, 48, 512), 11)
+    take_classifier(student, teacher)
+    objective = Objective(student, teacher, (SimKD(**LAST),), 64)
+    total, _ = objective(*batch(), 0.5)
+    total.backward()
+    assert torch.equal(classifier(student).weight, teacher.fc.weight)
+    assert classifier(student).weight.grad is None
+    assert student.blocks[0].pointwise.weight.grad.abs().sum() > 0
+    assert len(list(objective.adapters.parameters())) == 0
+
+
+def test_simkd_with_a_student_of_another_width_is_refused_with_the_width_that_fits(teacher):
+    with pytest.raises(KitError, match=r"512 wide, and the student's last map has 120 channels.*end student.widths with 512"):
+        take_classifier(build_student("record", (), 11), teacher)

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from kit.distill.align import tap
+from kit.distill.align import LOGITS, look
 from kit.errors import KitError
-from kit.models.cifar import Select
+from kit.models.blocks import Select
 from kit.models.students import CIFAR, build_student, count_parameters, widths_of
 
 
@@ -26,7 +26,7 @@ def test_tensors_have_the_names_of_published_checkpoints():
     assert {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.0.downsample.0.weight", "layer3.0.bn2.bias", "fc.bias"} <= names
 
 
-def test_a_selection_gives_the_chosen_channels_and_the_network_is_rebuilt_and_traced_with_it():
+def test_a_selection_gives_the_chosen_channels_and_the_network_is_rebuilt_with_it():
     widths = list(CIFAR["preresnet8x4"].widths)
     widths[1] = 5  # of the stream's 32
     student = build_student("preresnet8x4", widths, 4)
@@ -36,7 +36,7 @@ def test_a_selection_gives_the_chosen_channels_and_the_network_is_rebuilt_and_tr
     again = build_student("preresnet8x4", widths_of(student), 4)
     again.load_state_dict(student.state_dict())
     x = torch.randn(2, 3, 32, 32)
-    assert torch.equal(tap(again.eval(), ["layer2"])(x)["logits"], student.eval()(x))
+    assert torch.equal(look(again.eval(), ["layer2"], x)[LOGITS], student.eval()(x))
 
 
 def test_a_selection_of_all_channels_is_the_stream_itself():
@@ -56,7 +56,7 @@ def test_a_timm_network_is_had_with_smaller_widths_and_answers():
 
 
 def test_timm_networks_that_are_unknown_or_fix_sizes_are_refused_by_name():
-    with pytest.raises(KitError, match=r"no network 'timm/resnet9t'. Nearest: timm/"):
+    with pytest.raises(KitError, match=r"no network 'resnet9t'. Nearest: timm/"):
         build_student("timm/resnet9t", (), 5)
     with pytest.raises(KitError, match=r"none above timm's own"):
         build_student("timm/resnet10t", [4], 5)

@@ -1,5 +1,3 @@
-import copy
-
 import pytest
 import torch
 import torchvision
@@ -7,7 +5,7 @@ import torchvision
 from kit.errors import KitError
 from kit.files import sha256_of
 from kit.models.students import count_parameters
-from kit.models.teacher import build_teacher, fold_batch_norm, load_teacher, read_weights, start_from_pretrained
+from kit.models.teacher import build_teacher, load_teacher, read_weights, start_from_pretrained
 
 ARCHS = ("torchvision/resnet18", "timm/resnet18")
 
@@ -93,18 +91,6 @@ def test_a_malicious_checkpoint_is_refused_and_not_run(tmp_path, legacy):
     torch.save({"fc.bias": Attack()}, tmp_path / "evil.ckpt", _use_new_zipfile_serialization=not legacy)
     refused(tmp_path / "evil.ckpt", "can be read safely")
     assert not (tmp_path / "owned").exists()
-
-
-def test_folding_batch_norm_keeps_the_outputs():
-    model = build_teacher(ARCHS[0], 11).eval()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.2)
-            module.running_var.uniform_(0.5, 2)
-    x = torch.randn(2, 3, 64, 64)
-    folded = fold_batch_norm(copy.deepcopy(model))
-    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
-    assert torch.allclose(folded(x), model(x), atol=1e-3, rtol=1e-3)
 
 
 def test_pretrained_weights_are_taken_from_disk_only(tmp_path, monkeypatch):

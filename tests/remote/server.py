@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,8 +30,15 @@ class Kernel:
     outputs: list[Path] = field(default_factory=list)  # what each session that was kept has left
 
 
+@dataclass
+class Silence:
+    """A slow answer."""
+
+    seconds: float
+
+
 class Server:
-    """faults: by method, what happens to its next calls: a status code, an `error` to answer with, a broken connection.
+    """faults: by method, what happens to its next calls: a status code, an `error` to answer with, a broken connection, silence.
 
     root: where pushed scripts are run, each in a folder shaped like a session; None: none is run. limits: by session number, seconds
     after which it is killed, and whether its output is kept. stale: sessions that are given the output before the newest.
@@ -43,6 +51,11 @@ class Server:
         self.calls: list[str] = []
         self.used = 3600  # seconds of the week's GPU time
         self.missing: set[str] = set()  # sources that no account sees
+        self.sessions = 0
+        self.blobs: dict[str, tuple[str, bytes]] = {}  # by token: name and content
+        self.datasets: dict[str, dict[str, bytes]] = {}  # the newest version's files
+        self.submissions: list[dict] = []  # newest first
+        self.allowed, self.score = 5, "0.50000"
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -59,6 +72,15 @@ class Server:
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
+
+            def do_PUT(self):
+                server.calls.append("upload")
+                content = self.rfile.read(int(self.headers["Content-Length"]))
+                if server.faults["upload"]:
+                    return reply(self, server.faults["upload"].popleft(), {})
+                token = self.path.rpartition("/")[2]
+                server.blobs[token] = (server.blobs[token][0], content)
+                return reply(self, 200, {})
 
             def log_message(self, *_):
                 pass
@@ -86,6 +108,8 @@ class Server:
     def answer(self, handler, method, body):
         self.calls.append(method)
         fault = self.faults[method].popleft() if self.faults[method] else None
+        if isinstance(fault, Silence):
+            time.sleep(fault.seconds)
         if fault == DROP_BEFORE:
             return handler.connection.close()
         if isinstance(fault, int):
@@ -111,7 +135,8 @@ class Server:
         }
         if self.root:
             kernel.states = deque(["RUNNING"])
-            threading.Thread(target=self.run, args=(kernel, body, len(kernel.requests)), daemon=True).start()
+            self.sessions += 1
+            threading.Thread(target=self.run, args=(kernel, body, self.sessions), daemon=True).start()
         url = f"https://www.kaggle.com/code/{body['slug']}"
         return 200, {"ref": body["slug"], "url": url, "versionNumber": len(kernel.requests), **dropped}
 
@@ -120,11 +145,17 @@ class Server:
         place = self.root / str(number)
         (place / "working").mkdir(parents=True)
         (place / "input").mkdir()
-        for source in body.get("kernelDataSources", []):
-            kept = self.kernels[source].outputs
+        for source in set(body.get("kernelDataSources", [])) - self.missing:
+            owner, slug, *_ = source.split("/")  # a version that failed left nothing, so the newest that did not is what is named
+            kept = self.kernels[f"{owner}/{slug}"].outputs
             kept = kept[:-1] if number in self.stale else kept
-            layout = f"notebooks/{source}" if number % 2 else source.partition("/")[2]
+            layout = f"notebooks/{owner}/{slug}" if number % 2 else slug
             shutil.copytree(kept[-1], place / "input" / layout)
+        for source in set(body.get("datasetDataSources", [])) - self.missing:
+            layout = place / "input" / (f"datasets/{source}" if number % 2 else source.partition("/")[2])
+            layout.mkdir(parents=True)
+            for name, content in self.datasets[source].items():
+                (layout / name).write_bytes(content)
         (place / "script.py").write_text(body["text"])
         clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KIT_SESSION_STARTED")}
         seconds, kept = self.limits.get(number, (None, True))
@@ -171,6 +202,49 @@ class Server:
         ]
         more = {"nextPageToken": str(first + 2)} if first + 2 < len(files) else {}
         return 200, {"files": listed, "log": kernel.log, **more}
+
+    def StartBlobUpload(self, body):
+        token = f"token-{len(self.blobs)}"
+        self.blobs[token] = (body.get("name") or body.get("fileName"), b"")
+        return 200, {"token": token, "createUrl": f"http://localhost/upload/{token}"}
+
+    StartSubmissionUpload = StartBlobUpload
+
+    def GetDatasetStatus(self, body):
+        if f"{body['ownerSlug']}/{body['datasetSlug']}" not in self.datasets:
+            return 403, {"code": 403, "message": "Permission denied"}
+        return 200, {"status": "READY"}
+
+    def CreateDataset(self, body):
+        self.datasets[f"{body['ownerSlug']}/{body['slug']}"] = dict(self.blobs[file["token"]] for file in body["files"])
+        assert body["isPrivate"]
+        return 200, {"status": "ok"}
+
+    def CreateDatasetVersion(self, body):
+        self.datasets[f"{body['ownerSlug']}/{body['datasetSlug']}"] = dict(self.blobs[file["token"]] for file in body["body"]["files"])
+        return 200, {"status": "ok"}
+
+    def GetSubmissionLimits(self, body):
+        return 200, {"numToday": len(self.submissions), "numAllowedNow": self.allowed - len(self.submissions)}
+
+    def CreateSubmission(self, body):
+        ref = 100 + len(self.submissions)
+        one = {"ref": ref, "description": body["submissionDescription"], "fileName": self.blobs[body["blobFileTokens"]][0]}
+        self.submissions.insert(
+            0, one | {"status": "PENDING", "date": "2026-11-21T03:00:00Z", "content": self.blobs[body["blobFileTokens"]][1]}
+        )
+        return 200, {"ref": ref, "message": "Successfully submitted"}
+
+    def ListSubmissions(self, body):
+        """One a page; what is asked for a second time is scored."""
+        first = int(body.get("pageToken") or 0)
+        shown = self.submissions[first : first + 1]
+        answer = [{name: value for name, value in one.items() if name != "content"} for one in shown]
+        for one in shown:
+            scored = {"status": "COMPLETE", "publicScore": self.score} if self.score else {"status": "ERROR", "errorDescription": "bad ids"}
+            one.update(scored)
+        more = {"nextPageToken": str(first + 1)} if first + 1 < len(self.submissions) else {}
+        return 200, {"submissions": answer, **more}
 
     def GetAcceleratorQuotaStatistics(self, body):
         return 200, {"gpuQuota": {"timeUsed": f"{self.used}s", "totalTimeAllowed": "108000s"}}

@@ -13,12 +13,9 @@ import pytest
 
 from kit.data.draw import draw_dataset
 from kit.errors import KitError
-from kit.remote.bundle import LIMIT, bundle
+from kit.remote.bundle import LIMIT, bundle, notebook
 
 HEAD = """
-import sys
-from pathlib import Path
-
 import kit
 from kit.config.recipes import recipe
 from kit.config.schema import override
@@ -29,7 +26,7 @@ if __name__ == "__main__":
 
     print(kit.__file__, torch_pruning.__file__, sep="\\n", flush=True)
     config = override(recipe("sample").tiny(), ["teacher.train.epochs=12", "train.epochs=20"])
-    session(config, inputs=Path("input"), working=Path("working"))
+    session(config)
 """
 
 
@@ -72,7 +69,7 @@ def draw_photos(folder: Path) -> None:
 def run_alone(script: Path, folder: Path, stop_after: str | None = None) -> Finished:
     """Run a bundle in `folder`, where input/ is; its home and its temporary disk are there too."""
     shutil.copy(script, folder / "script.py")
-    places = {"HOME": str(folder), "TMPDIR": str(folder), "PATH": os.environ["PATH"]}
+    places = {"HOME": str(folder), "TMPDIR": str(folder), "PATH": os.environ["PATH"], "KIT_KAGGLE": "."}
     places |= {"OMP_NUM_THREADS": "1"}  # so little work is done no sooner by two, and much later where other tests keep the cores busy
     command = [sys.executable, "script.py"]
     with subprocess.Popen(command, cwd=folder, env=places, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -109,6 +106,7 @@ def test_a_session_that_is_ended_leaves_a_submission(first):
     assert first.record["state"] == "suspended", first.output
     rows = (first.folder / "working" / "submission.csv").read_text().splitlines()
     assert len(rows) == 1 + 12
+    assert "<section" in (first.folder / "working" / "report.html").read_text()
 
 
 def test_workers_leave_one_unpacked_package_and_nothing_half_done(first):
@@ -128,6 +126,18 @@ def test_an_earlier_output_is_taken_over_and_gone_on_with(script, first, tmp_pat
     assert second.record["state"] == "done"
     assert len(second.record["sessions"]) == 2
     assert "teacher: 12 epochs" not in second.output
+
+
+def test_a_notebook_holds_the_same_in_cells_that_run(tmp_path, monkeypatch):
+    """The loader's cell and the head's, one after the other, as Jupyter runs them."""
+    head = '"""What it does."""\n\nimport kit.version\n\nfound = kit.version.__file__\n'
+    page = json.loads(notebook(kernel_with(head, tmp_path)).read_text())
+    assert [cell["cell_type"] for cell in page["cells"]] == ["markdown", "code", "code"]
+    assert "What it does." in "".join(page["cells"][0]["source"])
+    places = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PATH": os.environ["PATH"]}
+    cells = "\n".join("".join(cell["source"]) for cell in page["cells"][1:])
+    done = subprocess.run([sys.executable, "-c", f"{cells}\nprint(found)"], env=places, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith(str(tmp_path)), done.stderr
 
 
 @pytest.mark.parametrize("variable", ["KAGGLE_KEY", "KAGGLE_API_TOKEN"])

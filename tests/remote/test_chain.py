@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from server import USER, Server, loopback
+from server import DROP_AFTER, USER, Server, loopback
 
 from kit.compress.pack import unpack
 from kit.errors import KitError
@@ -36,6 +36,17 @@ QUICK = """
 import json
 json.dump({"state": "done", "sessions": [{"steps": 7}]}, open("run.json", "w"))
 """
+# Goes on with the furthest number that is attached, in whichever mount, three steps a session, nine in all.
+COUNTS = """
+import json, os, sys
+from pathlib import Path
+
+found = [json.loads(file.read_text())["sessions"][-1]["steps"] for file in (Path(os.environ["KIT_KAGGLE"]) / "input").rglob("run.json")]
+step, least = max(found, default=0), int(os.environ.get("KIT_LEAST_STEP", "0"))
+if step < least:
+    sys.exit(f"error: step {least} was to be found there, {step} is")
+json.dump({"state": "done" if step + 3 == 9 else "suspended", "sessions": [{"steps": step + 3}]}, open("run.json", "w"))
+"""
 
 
 @pytest.fixture
@@ -60,23 +71,77 @@ def kernel(tmp_path, head=QUICK):
 
 
 @pytest.mark.skipif("KIT_LONG_CHAIN" not in os.environ, reason="sessions that train take minutes: make chain runs them")
-def test_a_chain_of_sessions_ends_with_the_bytes_of_one_long_run(tmp_path, server, kaggle):
-    """One session is killed by the time limit and its output lost, one is given an older output than it was promised."""
+@pytest.mark.parametrize("via", ["self", "pair", "dataset"])
+def test_a_chain_of_ten_sessions_ends_with_the_bytes_of_one_long_run(tmp_path, server, kaggle, via):
+    """Three sessions are killed by the time limit, two of them losing their output, one is given an older output than it was promised,
+    and one push is answered too late, after it was taken."""
     long = Server(tmp_path / "long")
     said, folder = [], tmp_path / "chain"
-    server.limits[2] = (15, False)
-    server.stale.add(4)
-    story = chain(kernel(tmp_path, HEAD), kaggle, said.append, folder=folder)
+    server.limits = {2: (15, False), 4: (15, True), 7: (15, False)}
+    server.stale.add(9)
+    server.faults["SaveKernel"].extend([None, None, DROP_AFTER])
+    story = chain(kernel(tmp_path, HEAD), kaggle, said.append, folder=folder, via=via)
     assert story.state == "done"
-    assert len(story.steps) >= 4
-    assert any("was to be found there" in line for line in said)
-    (pulled,) = fetch(kaggle, REF, tmp_path / "pulled", "student.kit")
+    assert len(story.steps) >= 10
+    assert any("was to be found there" in line for line in said) or via == "dataset"  # whose newest version is the only one
+    assert any("asking whether the push arrived" in line for line in said)
+    pulled = folder / "output" / "student.kit"
     body = {"text": server.kernels[REF].requests[0]["text"].replace('budget="20s"', 'budget="9h"')}
     alone = type(server.kernels[REF])()
     long.run(alone, body, 1)
     long.close()
     assert sha256_of(pulled) == sha256_of(alone.outputs[0] / "student.kit")
     assert unpack(pulled).classes
+
+
+@pytest.mark.parametrize("via", ["self", "pair", "dataset"])
+def test_the_state_travels_each_way(tmp_path, server, kaggle, via):
+    story = chain(kernel(tmp_path, COUNTS), kaggle, print, folder=tmp_path / "chain", via=via)
+    assert (story.state, story.steps) == ("done", [3, 6, 9])
+    assert {ref: len(it.requests) for ref, it in server.kernels.items()} == ({REF: 2, f"{REF}-b": 1} if via == "pair" else {REF: 3})
+    assert list(server.datasets) == ([f"{REF}-state"] if via == "dataset" else [])
+    assert json.loads((tmp_path / "chain" / "output" / "run.json").read_text())["state"] == "done"
+
+
+def test_where_kaggle_drops_the_source_the_next_way_is_taken(tmp_path, server, kaggle):
+    """First the kernel itself, then its partner's: both are dropped, and the sessions that run without stop at once."""
+    server.missing.add(REF)
+    said = []
+    story = chain(kernel(tmp_path, COUNTS), kaggle, said.append, folder=tmp_path / "chain")
+    assert (story.state, story.via, story.steps) == ("done", "dataset", [3, 6, 9])
+    assert [line for line in said if "the state will travel" in line] == [
+        f"Kaggle dropped {REF}: the state will travel by --via pair",
+        f"Kaggle dropped {REF}: the state will travel by --via dataset",
+    ]
+    assert len(server.kernels[f"{REF}-b"].requests) == 1
+
+
+def test_a_dropped_competition_is_no_matter_of_the_state(tmp_path, server, kaggle):
+    small = kernel(tmp_path, COUNTS)
+    metadata = json.loads((small / "kernel-metadata.json").read_text())
+    (small / "kernel-metadata.json").write_text(json.dumps(metadata | {"competition_sources": ["nowhere"]}))
+    server.missing.add("nowhere")
+    with pytest.raises(KitError, match="dropped competition nowhere"):
+        chain(small, kaggle, print, folder=tmp_path / "chain")
+
+
+def test_after_a_session_that_brought_nothing_the_furthest_is_named_by_its_version(tmp_path, server, kaggle):
+    small, folder = kernel(tmp_path, COUNTS), tmp_path / "chain"
+    chain(small, kaggle, print, folder=folder, max_sessions=1)
+    server.stale.add(2)  # nothing is older than the first output, so this session is given nothing at all
+    server.kernels[REF].outputs.insert(0, tmp_path / "empty")
+    (tmp_path / "empty").mkdir()
+    story = chain(small, kaggle, print, folder=folder)
+    assert story.steps == [3, 3, 6, 9]
+    assert [request.get("kernelDataSources") for request in server.kernels[REF].requests] == [None, [REF], [f"{REF}/1"], [REF]]
+
+
+@pytest.mark.parametrize("fault", [503, 429, 500])
+def test_a_data_set_that_is_hard_to_write_is_written_again(tmp_path, server, kaggle, fault):
+    server.faults["upload"].append(fault)
+    for method in ("CreateDataset", "CreateDatasetVersion", "StartBlobUpload", "GetDatasetStatus"):
+        server.faults[method].append(fault)
+    assert chain(kernel(tmp_path, COUNTS), kaggle, print, folder=tmp_path / "chain", via="dataset").state == "done"
 
 
 def test_a_chain_that_was_killed_goes_on_with_the_session_that_runs(tmp_path, server, kaggle):
@@ -154,7 +219,7 @@ def test_output_is_fetched_whole_or_not_at_all(tmp_path, server, kaggle):
     server.faults["download"].extend([503] * 9)
     with pytest.raises(KitError, match=r"3\.txt could not be fetched \(503"):
         list(fetch(kaggle, REF, tmp_path / "again", "3.txt"))
-    assert list((tmp_path / "again").iterdir()) == []
+    assert not (tmp_path / "again").exists()
     with pytest.raises(KitError, match="no file that fits 'csv'"):
         list(fetch(kaggle, REF, tmp_path / "again", "csv"))
 
@@ -166,4 +231,6 @@ def test_the_command_runs_a_chain_and_pulls_what_it_left(tmp_path, server):
     done = subprocess.run([*words, "chain", "small", "--max-sessions", "1"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert "after 1 sessions, step 0" in done.stdout, done.stderr
     subprocess.run([*words, "pull", "small"], cwd=tmp_path, check=True, timeout=120)
-    assert (tmp_path / "runs" / "small-kaggle" / "submission.csv").read_text() == "Id,Category\n"
+    (place,) = (tmp_path / "submissions").glob("*-small")
+    assert (place / "submission.csv").read_text() == "Id,Category\n"
+    assert json.loads((place / "provenance.json").read_text())["kernel_version"] == 1

@@ -7,7 +7,9 @@ import pytest
 from slugify import slugify  # what the Kaggle client makes slugs with
 
 from kit.config.recipes import recipe
-from kit.remote.kernel import session
+from kit.config.schema import override
+from kit.errors import KitError
+from kit.remote.kernel import on_cards, session
 
 KERNELS = sorted(path.parent for path in (Path(__file__).parents[2] / "kernels").glob("*/main.py"))
 FIELDS = {
@@ -16,10 +18,29 @@ FIELDS = {
 }  # fmt: skip
 
 
-def test_a_refusal_ends_the_script_with_one_paragraph(tmp_path):
-    (tmp_path / "input").mkdir()
+@pytest.fixture
+def kaggle(tmp_path, monkeypatch):
+    """A folder shaped like Kaggle's, with a drawn data set among the inputs."""
+    monkeypatch.setenv("KIT_KAGGLE", str(tmp_path))
+    for name in ("input", "working"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def test_a_refusal_ends_the_script_with_one_paragraph(kaggle):
     with pytest.raises(SystemExit, match="error: No data set below"):
-        session(recipe("sample"), inputs=tmp_path / "input", working=tmp_path / "working")
+        session(recipe("sample"))
+
+
+def test_two_cards_share_a_session_and_a_refusal_is_said_once(kaggle, drawn, capfd):
+    """Two processes on the CPU: what a session does where Kaggle gives two T4."""
+    config = override(recipe("sample").tiny(), ["teacher.train.epochs=8", "train.epochs=1"])
+    record = on_cards(config, "1h", 0, drawn, 2)
+    assert record["state"] == "done"
+    assert (kaggle / "working" / "submission.csv").is_file()
+    with pytest.raises(KitError, match="2 processes ended with exit code 1"):
+        on_cards(config, "1h", 10**6, drawn, 2)
+    assert capfd.readouterr().err.count("was to be found there") == 1
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)

@@ -5,14 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from server import DROP_AFTER, DROP_BEFORE, KEY, USER, Server, loopback
+from server import DROP_AFTER, DROP_BEFORE, KEY, USER, Server, Silence, loopback
 
 from kit.errors import KitError
 from kit.remote.client import connect
-from kit.remote.push import Pushed, push, read_metadata, wait_for
+from kit.remote.push import Pushed, push, read_metadata, wait_for, write_owner
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 REF = f"{USER}/kit-smoke"
@@ -94,6 +95,15 @@ def test_a_kaggle_that_never_answers_ends_in_words(clone, kaggle, server):
     assert "503: fault 503, 5 times, and the push did not arrive" in refused(clone, kaggle)
     server.faults["GetKernel"].extend([DROP_BEFORE] * 9)
     assert "No answer from Kaggle" in refused(clone, kaggle)
+
+
+def test_a_kaggle_that_is_silent_is_not_waited_for_for_ever(clone, kaggle, server, slept):
+    impatient = replace(kaggle, seconds=0.3)
+    server.faults["GetKernel"].append(Silence(1))
+    server.faults["SaveKernel"].append(Silence(1))  # it takes the push, and says so too late
+    pushed, said = send(clone, impatient)
+    assert said == ["no answer from Kaggle (ReadTimeout); asking whether the push arrived"]
+    assert pushed.version == len(server.kernels[REF].requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -201,3 +211,17 @@ def test_without_credentials_it_says_where_they_go(clone, server, monkeypatch, t
     assert done.returncode == 1
     assert "There are no Kaggle credentials here" in done.stderr
     assert os.environ["KAGGLE_USERNAME"] not in done.stderr
+
+
+def test_the_plain_client_pushes_a_folder_as_bundling_left_it(clone, server):
+    """`kit bundle` and then `kaggle kernels push -p`, as the documents say."""
+    words, kernel = {"cwd": clone, "capture_output": True, "text": True, "timeout": 120}, clone / "kernels" / "smoke"
+    bundled = subprocess.run([sys.executable, "-m", "kit", "bundle", "smoke"], **words)
+    assert "YOUR-USERNAME is someone now" in bundled.stdout, bundled.stderr
+    client = Path(sys.executable).with_name("kaggle")
+    pushed = subprocess.run(
+        [client, "kernels", "push", "-p", str(kernel)], env=os.environ | {"KAGGLE_API_ENVIRONMENT": "LOCALHOST"}, **words
+    )
+    assert "Kernel version 1 successfully pushed" in pushed.stdout, pushed.stdout + pushed.stderr
+    assert server.kernels[REF].requests[0]["text"] == (kernel / "build" / "main.py").read_text()
+    assert not write_owner(kernel, USER)

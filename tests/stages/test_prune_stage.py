@@ -4,7 +4,7 @@ from torch import nn
 
 from kit.config.recipes import recipe
 from kit.config.schema import override
-from kit.models.cifar import Select
+from kit.models.blocks import Select
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
 from kit.session import open_session
 from kit.stages.photos import read_photos

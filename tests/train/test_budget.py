@@ -3,7 +3,7 @@ import time
 import pytest
 
 from kit.errors import KitError, Suspended
-from kit.train.budget import Budget, parse_duration
+from kit.train.budget import SLACK, Budget, parse_duration
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("9h", 32_400), ("30m", 1_800), ("1h30m", 5_400), ("90s", 90), ("45", 45), ("0.5h", 1_800)])
@@ -60,3 +60,11 @@ def test_a_signal_leaves_no_room_for_anything():
     budget.stop = "SIGTERM came"
     with pytest.raises(Suspended, match="SIGTERM came"):
         budget.insist("step 3")
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(50, 1), (500, 10), (5_000, 20), (None, 0)])
+def test_the_page_is_kept_a_fiftieth_of_a_session_and_never_more_than_20_seconds(seconds, kept):
+    budget = Budget(seconds)
+    before = budget.reserve("hand in")
+    budget.longest["report"] = 30
+    assert budget.reserve("hand in") == before + SLACK * kept

@@ -21,6 +21,7 @@ from kit.train.budget import Budget
 from kit.train.checkpoint import Checkpoints, to_bytes
 from kit.train.loop import SMALLER, fit
 from kit.train.optim import make_optimizer, rate_at
+from kit.train.sam import uphill
 
 PER_EPOCH = 5
 
@@ -55,7 +56,7 @@ def batches(step):
 @torch.no_grad()
 def accuracy(model):
     x, y = batches(10_000)
-    return (model(x).argmax(1) == y).float().mean().item()
+    return {"accuracy": (model(x).argmax(1) == y).float().mean().item()}
 
 
 def train(out, plan, *, stop_at=None, kill_at=None):
@@ -99,6 +100,10 @@ PLANS = {
     "adamw, cosine, EMA, warm-up": Train(epochs=4, lr=0.01, ema_decay=0.9, warmup_epochs=1, clip_norm=1.0, save_seconds=0),
     "sgd, drops": Train(epochs=4, lr=0.05, optimizer="sgd", schedule="step", drops=(0.5, 0.75), save_seconds=0),
     "sgd that diverges once": Train(epochs=4, lr=4.0, optimizer="sgd", schedule="constant", weight_decay=0, save_seconds=0),
+    "SWA, one cycle": Train(epochs=4, lr=0.01, schedule="one_cycle", swa_from=0.5, save_seconds=0),
+    "SAM, wsd": Train(epochs=4, lr=0.01, schedule="wsd", sam_rho=0.05, save_seconds=0),
+    "Muon, linear, batch norm measured anew": Train(epochs=4, lr=0.01, optimizer="muon", schedule="linear", recalibrate=3, save_seconds=0),
+    "final fit with EMA": Train(epochs=4, lr=0.01, ema_decay=0.9, final_fit=True, save_seconds=0),
     "adam, constant, saved only at the end of a session": Train(epochs=4, optimizer="adam", schedule="constant", save_seconds=999),
 }
 
@@ -203,7 +208,7 @@ def test_a_suspended_session_uses_its_budget_and_is_never_over_it(tmp_path, budg
 
     def look(_):
         clock.now += evaluate * vary.uniform(0.9, 1.1)
-        return 0.5
+        return {"accuracy": 0.5}
 
     session = Budget(budget, started=clock(), clock=clock)
     clock.now += 20  # photos, teacher, rehearsal
@@ -232,7 +237,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_plan(tmp_path, log):
         model,
         lambda x, y, progress: (nn.functional.cross_entropy(model(x), y), {}),
         batches,
-        lambda _: next(scores),
+        lambda _: {"accuracy": next(scores)},
         steps_per_epoch=PER_EPOCH,
         train=Train(epochs=50, patience=2),
         checkpoints=Checkpoints(tmp_path, "distil", {}, {}, log),
@@ -252,6 +257,97 @@ def test_schedules_are_functions_of_the_step():
     drops = Train(epochs=10, lr=1.0, schedule="step", drops=(0.5, 0.75))
     assert [rate_at(step, 100, 10, drops) for step in (0, 49, 50, 80)] == pytest.approx([1, 1, 0.1, 0.01])
     assert rate_at(77, 100, 10, Train(epochs=10, lr=0.3, schedule="constant")) == 0.3
+
+
+def test_a_line_a_late_fall_and_one_cycle_are_functions_of_the_step_too():
+    line = Train(epochs=10, lr=1.0, schedule="linear", warmup_epochs=1)
+    assert [rate_at(step, 100, 10, line) for step in (4, 10, 55, 99)] == pytest.approx([0.5, 1.0, 0.5, 1 / 90])
+    late = Train(epochs=10, lr=1.0, schedule="wsd", cooldown=0.25)
+    assert [rate_at(step, 100, 10, late) for step in (0, 75, 81.25, 100)] == pytest.approx([1, 1, 0.5, 0])
+    assert rate_at(99, 100, 10, Train(epochs=10, lr=1.0, schedule="wsd", cooldown=0)) == 1
+
+
+def test_one_cycle_is_torchs():
+    """Within a thousandth: OneCycleLR ends its phases a step earlier."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1)
+    reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=1_001, cycle_momentum=False)
+    plan = Train(epochs=10, lr=0.3, schedule="one_cycle")
+    for step in range(1_000):
+        assert rate_at(step, 1_000, 100, plan) == pytest.approx(reference.get_last_lr()[0], abs=0.001)
+        optimizer.step()
+        reference.step()
+
+
+def test_the_average_is_the_plain_mean_of_the_epochs_ends(tmp_path):
+    plan, ends = Train(epochs=4, lr=0.01, swa_from=0.5, save_seconds=0, schedule="constant"), []
+    for epochs in (3, 4):
+        (tmp_path / str(epochs)).mkdir()
+        ends.append(train(tmp_path / str(epochs), plan.model_copy(update={"epochs": epochs, "swa_from": None})).network[0].weight)
+    averaged = train(tmp_path, plan).average
+    assert averaged.n_averaged == 2
+    assert torch.allclose(averaged.module[0].weight, (ends[0] + ends[1]) / 2, atol=1e-7)
+
+
+def test_sharpness_aware_steps_follow_the_gradient_from_uphill_and_leave_no_other_trace():
+    """f(w) = |w|²/2 from (3, 4) with ρ = 1: the ascent goes to (3.6, 4.8), whose gradient is itself."""
+    line, norm = nn.Linear(2, 1, bias=False), nn.BatchNorm1d(1)
+    with torch.no_grad():
+        line.weight.copy_(torch.tensor([[3.0, 4.0]]))
+    (line.weight.square().sum() / 2).backward()
+    with uphill(nn.Sequential(line, norm), [line.weight], 1.0):
+        assert torch.allclose(line.weight, torch.tensor([[3.6, 4.8]]))
+        norm(torch.randn(8, 1))
+        line.weight.grad = None
+        (line.weight.square().sum() / 2).backward()
+    assert torch.equal(line.weight, torch.tensor([[3.0, 4.0]]))
+    assert torch.allclose(line.weight.grad, torch.tensor([[3.6, 4.8]]))
+    assert norm.running_var.item() == 1
+    assert norm.num_batches_tracked == 0
+
+
+def test_a_final_fit_looks_at_no_validation_and_deploys_the_last_weights(tmp_path):
+    def never(_):
+        raise AssertionError("validation was looked at")
+
+    model = network()
+    state = fit(
+        model,
+        lambda x, y, progress: (nn.functional.cross_entropy(model(x), y), {}),
+        batches,
+        never,
+        steps_per_epoch=PER_EPOCH,
+        train=Train(epochs=2, final_fit=True, recalibrate=2),
+        checkpoints=Checkpoints(tmp_path, "distil", {}, {}, Log()),
+        budget=Budget(None),
+        device=cpu(""),
+        log=Log(),
+        on_epoch=lambda history, seconds: None,
+    )
+    assert (state.best["accuracy"], state.best["epoch"]) == (None, 2)
+    assert torch.equal(state.best["weights"]["0.weight"], model[0].weight)
+    assert "accuracy" not in state.history[-1]
+
+
+def test_norms_measured_anew_at_the_end_are_taken_where_validation_says_so(tmp_path):
+    """The evaluator likes only a network whose norm has the batches' own statistics."""
+    model = nn.Sequential(nn.Unflatten(1, (6, 1, 1)), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6, 3))
+    scores = lambda m: {"accuracy": 1 / (1 + m[1].running_mean.abs().sum().item())}  # noqa: E731
+    state = fit(
+        model,
+        lambda x, y, progress: (nn.functional.cross_entropy(model(x + 5), y), {}),
+        batches,
+        scores,
+        steps_per_epoch=PER_EPOCH,
+        train=Train(epochs=1, recalibrate=4),
+        checkpoints=Checkpoints(tmp_path, "distil", {}, {}, Log()),
+        budget=Budget(None),
+        device=cpu(""),
+        log=Log(),
+        on_epoch=lambda history, seconds: None,
+    )
+    assert state.best["accuracy"] > state.history[-1]["accuracy"]
+    seen = torch.stack([batches(step)[0].mean(0) for step in range(4)]).mean(0)
+    assert torch.allclose(state.best["weights"]["1.running_mean"], seen, atol=1e-5)
 
 
 def test_weight_decay_spares_biases_and_norms_unless_all_is_asked_for():

@@ -1,0 +1,44 @@
+"""The command's root, and the options that verbs share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kit.console import console
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="From a folder of photos to a checked Kaggle submission by a tiny distilled student.",
+)
+
+DataOption = Annotated[Path | None, typer.Option(help="Folder that holds the data set, at any depth.", show_default=False)]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(help="Where decoded photos are kept; default: the user's cache, temporary disk on Kaggle.", show_default=False),
+]
+TeacherOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--teacher",
+        metavar="FILE|RUN",
+        help="A teacher: weights, a student.kit, or a run's folder; several teach together. Default: the competition's beside the data.",
+        show_default=False,
+    ),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change a field of the recipe; may be repeated.")
+]
+
+
+def say(line: str) -> None:
+    """A line as it is: names and paths may hold what rich takes for markup."""
+    console.print(line, markup=False)
+
+
+def submissions_folder() -> Path | None:
+    """`submissions/` of the clone that the command runs in."""
+    place = Path("submissions")
+    return place if place.is_dir() and Path("kit").is_dir() else None

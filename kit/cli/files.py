@@ -1,0 +1,164 @@
+"""The verbs that look at something that is there: a packed student, a file of weights, a CSV, this machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kit.cli.app import CacheOption, DataOption, SetOption, app, say
+from kit.config.competitions import competition
+from kit.console import console
+from kit.errors import KitError
+
+
+@app.command(
+    rich_help_panel="Files and checks", epilog="Example: `kit predict runs/record/student.kit --data Food-11 --out submission.csv`."
+)
+def predict(
+    file: Annotated[Path, typer.Argument(metavar="FILE.kit", help="A packed student.")],
+    data: Annotated[Path, typer.Option(help="Folder that holds the data set, at any depth.")],
+    out: Annotated[Path, typer.Option(help="The CSV to write.")],
+    split: Annotated[str, typer.Option(help="evaluation, validation or training.")] = "evaluation",
+    cache: CacheOption = None,
+) -> None:
+    """Predict a split with a packed student; with accuracy and per-class scores where there are labels."""
+    from kit.data.cache import cache_folder
+    from kit.score import predict_split
+
+    for line in predict_split(file, data, out, split, cache_folder(cache)):
+        say(line)
+
+
+@app.command(
+    rich_help_panel="Files and checks",
+    epilog="Example: `kit inspect runs/record/student.kit`, or a .ckpt, .pt, .bin, .safetensors, or HW7's .pkl.",
+)
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A packed student, a run's checkpoint, or another program's weights.")],
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=16, help="Side of the photo that MACs are counted for; default: the student's own, else 224.", show_default=False),
+    ] = None,
+) -> None:
+    """Layers with shapes, parameters, MACs, bits and bytes. No pickle is executed."""
+    from kit.inspection import inspect as describe
+
+    wide = Console(width=max(console.width, 130))  # on a narrow terminal its lines break; numbers that are cut off help nobody
+    for part in describe(file, image_size):
+        console.print(part, markup=False) if isinstance(part, str) else wide.print(part)
+
+
+@app.command(
+    rich_help_panel="Files and checks",
+    epilog="Example: `kit report runs/record`, or several side by side: `kit report runs/boss runs/record`.",
+)
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, finished or not.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page; default: RUN/report.html, of several comparison.html.", show_default=False)
+    ] = None,
+) -> None:
+    """A run on one page, report.html, from its own files; several runs side by side."""
+    from kit.report.compare import compare
+    from kit.report.run import read_run
+    from kit.report.write import write_page
+
+    read = [read_run(folder) for folder in runs]
+    place = write_page(read[0], out) if len(read) == 1 else compare(read, out or Path("comparison.html"))
+    say(f"{place}: {place.stat().st_size:,} bytes")
+
+
+@app.command(
+    rich_help_panel="Files and checks",
+    epilog="Example: `kit compress runs/record --to 40000params --to 6bit --data Food-11 --out small.kit`.",
+)
+def compress(
+    source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run's folder, a student.kit, or a file of weights.")],
+    to: Annotated[list[str], typer.Option(metavar="LIMIT", help="60000params, 20MMACs, 250kB or 4bit; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="The student.kit to write.")],
+    data: DataOption = None,
+    student: Annotated[str | None, typer.Option(help="Its name, where the file does not tell.", show_default=False)] = None,
+    by: Annotated[str, typer.Option(help="What parameters are lost by: channels, or rank of the layers.")] = "channels",
+    assignments: SetOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """Prune and quantize a student that is there, without training; fewer bits come before fewer channels. Pruning needs --data."""
+    from kit.compression import compress as bring_under
+    from kit.data.cache import cache_folder
+
+    for line in bring_under(source, to, out, data, cache_folder(cache), student, assignments, by):
+        say(line)
+
+
+@app.command(rich_help_panel="Files and checks", epilog="Example: `kit export runs/record --format hw7-8bit --out 8_bit_model.pkl`.")
+def export(
+    source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run's folder (its trained weights), a student.kit, or weights.")],
+    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="ckpt, hw7-8bit, hw7-16bit, safetensors, onnx or onnx-int8.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    data: DataOption = None,
+    student: Annotated[str | None, typer.Option(help="Its name, where the file does not tell; for onnx.", show_default=False)] = None,
+    assignments: SetOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """The weights as another program reads them, batch norm in its place; or an ONNX graph, folded. onnx-int8 is calibrated on --data."""
+    from kit.data.cache import cache_folder
+    from kit.export import export as write
+
+    for line in write(source, form, out, data, cache_folder(cache), student, assignments):
+        say(line)
+
+
+@app.command(rich_help_panel="Files and checks", epilog="Example: `kit check runs/record/submission.csv --data Food-11`.")
+def check(
+    file: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="A CSV, or a folder that holds submission.csv.")],
+    data: Annotated[Path | None, typer.Option(help="Compare ids with this data set's evaluation photos.", show_default=False)] = None,
+    rules: Annotated[str, typer.Option("--competition", help="Whose format.")] = "hw13-2023",
+) -> None:
+    """Whether Kaggle would take a submission: ids, padding, order, rows, classes, collapsed predictions."""
+    from kit.data.layout import find_dataset
+    from kit.submission import check as check_csv
+    from kit.submission import ids_for
+
+    file = file / "submission.csv" if file.is_dir() else file
+    ids = classes = None
+    if data is not None:
+        dataset = find_dataset(data, competition(rules).classes, 0.2, 0)
+        ids, classes = ids_for(tuple(p.name for p in dataset.evaluation.paths), competition(rules)), len(dataset.classes)
+    if found := check_csv(file, rules, classes, ids):
+        raise KitError(f"{file} is not to hand in: {'; '.join(found)}.")
+    say(f"{file}: fit for {rules}")
+
+
+@app.command(rich_help_panel="Files and checks", epilog="Example: `kit doctor --data Food-11`.")
+def doctor(
+    data: DataOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """What is wrong with this machine, before it costs hours; fails if a run could not work."""
+    from kit.data.cache import cache_folder
+    from kit.doctor import examine
+
+    if not examine(data, cache_folder(cache)):
+        raise typer.Exit(1)
+
+
+@app.command(
+    rich_help_panel="Files and checks",
+    epilog="Example: `kit students --image-size 96`, or widths for a limit: `kit students record deep --parameters 60000`.",
+)
+def students(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="Which; default: all. timm/NAME works too.")] = None,
+    image_size: Annotated[int, typer.Option(min=16, help="Side of the photos, px.")] = 224,
+    classes: Annotated[int, typer.Option(min=2, help="How many classes there are.")] = 11,
+    parameters: Annotated[
+        int | None, typer.Option(min=1, help="Solve each one's widths for this limit (student.parameters).", show_default=False)
+    ] = None,
+    multiple: Annotated[int, typer.Option(min=1, help="Of which every solved width is to be one.")] = 1,
+) -> None:
+    """The students side by side: parameters, multiplications, activations, and the time of a step on this machine."""
+    from kit.gallery import compare
+
+    wide = Console(width=max(console.width, 160))
+    for part in compare(names or (), image_size, classes, parameters, multiple):
+        say(part) if isinstance(part, str) else wide.print(part)

@@ -1,0 +1,174 @@
+"""The verbs that talk to Kaggle."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from kit.cli.app import app, say, submissions_folder
+from kit.config.competitions import COMPETITIONS
+from kit.console import console
+from kit.errors import KitError
+
+KernelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A folder of kernels/.")]
+
+
+@app.command(rich_help_panel="Kaggle", epilog="Example: `kit bundle record`, then `kaggle kernels push -p kernels/record`.")
+def bundle(
+    name: KernelArgument,
+    notebook: Annotated[bool, typer.Option("--notebook", help="An .ipynb, to be imported in Kaggle's editor.")] = False,
+) -> None:
+    """One self-contained script for Kaggle: a kernel's head with the kit inside."""
+    from kit.remote import bundle as bundling
+    from kit.remote.client import kernel_folder
+    from kit.remote.credentials import account
+    from kit.remote.push import NOBODY, write_owner
+
+    kernel = kernel_folder(name)
+    built = bundling.notebook(kernel) if notebook else bundling.bundle(kernel)
+    say(f"{built}: {built.stat().st_size:,} bytes")
+    if write_owner(kernel, account()):
+        say(f"{kernel / 'kernel-metadata.json'}: {NOBODY} is {account()} now")
+    elif NOBODY in (kernel / "kernel-metadata.json").read_text(encoding="utf-8"):
+        say(f"for the plain kaggle command, put your user name for {NOBODY} in {kernel / 'kernel-metadata.json'}; kit push does it itself")
+
+
+@app.command(rich_help_panel="Kaggle", epilog="Example: `kit push record --wait`.")
+def push(
+    name: KernelArgument,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the session's log to its end; fails if it does.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the request; send nothing.")] = False,
+    timeout: Annotated[str | None, typer.Option(help="Kaggle ends the session after this, such as 9h.", show_default=False)] = None,
+    patience: Annotated[str, typer.Option(help="How long to wait for a free session when two are running, such as 2h.")] = "0s",
+) -> None:
+    """Bundle a kernel and start its session on Kaggle; success is a version number and no dropped source."""
+    from kit.remote import push as pushing
+    from kit.remote.bundle import bundle as write_bundle
+    from kit.remote.client import connect, kernel_folder
+    from kit.train.budget import parse_duration
+
+    kernel, kaggle = kernel_folder(name), connect()
+    if dry_run:
+        metadata = pushing.read_metadata(kernel, kaggle.user)
+        print(pushing.describe(metadata, write_bundle(kernel).read_text(encoding="utf-8")))
+        return
+    seconds = round(parse_duration(timeout)) if timeout else None
+    pushed = pushing.push(kernel, kaggle, say, timeout=seconds, patience=parse_duration(patience))
+    say(f"{pushed.ref} version {pushed.version}: {pushed.url}")
+    if wait:
+        pushing.wait_for(pushed, kaggle, say).insist(f"{pushed.ref} version {pushed.version}")
+
+
+@app.command(rich_help_panel="Kaggle", epilog="Example: `kit chain record`, left alone over night; started again it goes on.")
+def chain(
+    name: KernelArgument,
+    max_sessions: Annotated[int | None, typer.Option(help="Stop after as many sessions.", show_default=False)] = None,
+    until: Annotated[int | None, typer.Option(help="Stop when the run is at this step.", show_default=False)] = None,
+    timeout: Annotated[str | None, typer.Option(help="Kaggle ends a session after this, such as 9h.", show_default=False)] = None,
+    via: Annotated[
+        str | None,
+        typer.Option(
+            help="How the state travels: self (the kernel is its own source), pair (two kernels take turns), dataset (a private one). "
+            "Default: self, then the next where Kaggle drops the source.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the chain keeps what it knows, and the furthest output; default: runs/chain-NAME.", show_default=False),
+    ] = None,
+) -> None:
+    """Session after session on Kaggle until the run is done: push, wait, attach the output, push again."""
+    from kit.remote.chain import VIAS
+    from kit.remote.chain import chain as run_chain
+    from kit.remote.client import connect, kernel_folder
+    from kit.train.budget import parse_duration
+
+    if via not in (None, *VIAS):
+        raise KitError(f"--via {via}: choose one of {', '.join(VIAS)}.")
+    story = run_chain(
+        kernel_folder(name),
+        connect(),
+        say,
+        folder=out or Path("runs") / f"chain-{name}",
+        max_sessions=max_sessions,
+        until=until,
+        timeout=round(parse_duration(timeout)) if timeout else None,
+        via=via,
+    )
+    say(f"{story.ref}: {story.state} after {len(story.steps)} sessions, step {story.step:,}")
+
+
+@app.command(rich_help_panel="Kaggle", epilog="Example: `kit pull record`, or only the log: `kit pull record --pattern log.txt`.")
+def pull(
+    name: KernelArgument,
+    pattern: Annotated[
+        str | None, typer.Option(help="A file's name, or a regular expression for whole names; default: the CSV, its student and report.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to fetch into; default: submissions/DATE-NAME, with a ledger's line.", show_default=False)
+    ] = None,
+) -> None:
+    """Fetch what a kernel's newest session left on Kaggle, compared with what its run wrote down, and file it."""
+    from kit.remote.client import connect, kernel_folder
+    from kit.remote.pull import WANTED
+    from kit.remote.pull import pull as fetch
+    from kit.remote.push import read_metadata
+
+    kernel, kaggle = kernel_folder(name), connect()
+    ref = read_metadata(kernel, kaggle.user)["id"]
+    for file in fetch(kaggle, ref, name, Path("submissions"), pattern or WANTED, out):
+        say(f"{file}: {file.stat().st_size:,} bytes")
+
+
+@app.command(
+    rich_help_panel="Kaggle", epilog="Example: `kit submit runs/record`, or what was pulled: `kit submit submissions/2026-11-21-record`."
+)
+def submit(
+    place: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="A run's folder, one of submissions/, or a CSV.")],
+    rules: Annotated[
+        str | None, typer.Option("--competition", help=f"One of {', '.join(COMPETITIONS)}; default: the run's.", show_default=False)
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Wait for the score.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, show the message; send nothing.")] = False,
+) -> None:
+    """Hand a checked CSV in to its Kaggle competition, once, and write its score into the ledger."""
+    from kit.remote.client import connect
+    from kit.remote.submit import read_entry
+    from kit.remote.submit import submit as hand_in
+
+    entry = read_entry(place, rules, say)
+    if dry_run:
+        say(f"{entry.csv} would go to {entry.rules.slug} with the message: {entry.message()}")
+        return
+    hand_in(entry, connect(), say, submissions_folder() or entry.csv.parent, wait=wait)
+
+
+@app.command(rich_help_panel="Kaggle", epilog="Example: `kit ledger`.")
+def ledger(
+    fetch: Annotated[bool, typer.Option(help="Ask Kaggle for the scores that are still missing.")] = True,
+) -> None:
+    """What was made and handed in, with its score and how far validation was off."""
+    from kit import ledger as book
+    from kit.remote.client import connect
+    from kit.remote.submit import fetch_scores
+
+    folder = submissions_folder() or Path()
+    lines = book.read(folder)
+    if not lines:
+        raise KitError(f"There is no {folder / 'ledger.csv'} yet. A run of a whole data set in a clone's folder writes one.")
+    if fetch and any(line["ref"] and not line["public_score"] for line in lines):
+        fetch_scores(connect(), folder)
+        lines = book.read(folder)
+    table = Table("submission", "made", "parameters", "bytes", "validation", "public", "gap", "private", "handed in", show_edge=False)
+    for line in lines:
+        accuracy, gap = line["validation_accuracy"], book.gap(line)
+        table.add_row(
+            *(line[name] for name in ("submission", "date", "parameters", "bytes")),
+            f"{float(accuracy):.4f}" if accuracy else "",
+            line["public_score"],
+            "" if gap is None else f"{gap:+.4f}",
+            *(line[name] for name in ("private_score", "handed_in")),
+        )
+    console.print(table)

@@ -1,0 +1,34 @@
+"""Entry point of the command: the verbs, and how a mistake ends."""
+
+import os
+import sys
+
+# isort: off
+from kit.cli import runs, files, kaggle  # noqa: F401  the verbs, in the order that --help shows
+
+# isort: on
+
+from kit.cli.app import app
+from kit.errors import KitError
+from kit.files import REMEDIES
+from kit.remote.credentials import hide
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends in one paragraph and exit code 1, never in a traceback."""
+    try:
+        app()
+    except KitError as error:
+        fail(str(error))
+    except OSError as error:
+        if error.errno not in REMEDIES or error.filename is None:
+            raise
+        fail(f"{error.filename}: {error.strerror}. {REMEDIES[error.errno]}; what was saved before is untouched.")
+    except KeyboardInterrupt:
+        fail("stopped by Ctrl-C", 130)
+
+
+def fail(message: str, code: int = 1) -> None:
+    if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+        print(hide(f"error: {message}"), file=sys.stderr)
+    sys.exit(code)

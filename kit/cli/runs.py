@@ -1,0 +1,181 @@
+"""The verbs that make something: a run, a plan of one, photos to try it on. Heavy imports wait inside, so that `--help` starts at once."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kit.cli.app import CacheOption, DataOption, SetOption, TeacherOption, app, say, submissions_folder
+from kit.config.competitions import competition
+from kit.config.recipes import RECIPES, recipe
+from kit.config.schema import Config, override
+from kit.console import console
+from kit.errors import KitError
+from kit.studies.catalogue import STUDIES, choose, find_study
+
+
+@app.command(
+    rich_help_panel="Runs",
+    epilog="Example: `kit run record --data Food-11 --budget 9h --out runs/record`. To go on with a run, give the same command again.",
+)
+def run(
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of {', '.join(RECIPES)}.")],
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for all that the run leaves; default: runs/RECIPE.", show_default=False)] = None,
+    budget: Annotated[str | None, typer.Option(help="This session's time, such as 9h or 30m; default: none.", show_default=False)] = None,
+    subset: Annotated[float, typer.Option(help="Stratified share of every split, for a smoke test on real photos.")] = 1.0,
+    teachers: TeacherOption = None,
+    assignments: SetOption = None,
+    attached: Annotated[
+        list[Path] | None,
+        typer.Option("--resume-from", metavar="DIR", help="Look here too for an earlier output of this run; the furthest wins."),
+    ] = None,
+    least_step: Annotated[int, typer.Option(help="Refuse to begin from less than this step, counted over all stages.")] = 0,
+    cache: CacheOption = None,
+    tiny: Annotated[bool, typer.Option("--tiny", help="The same path in seconds: two epochs at 32 px.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the whole config, its digest and the student's size; do nothing.")
+    ] = False,
+) -> None:
+    """Photos in, a checked submission out; or today's part of it."""
+    config = recipe(name)
+    config = override(config.tiny() if tiny else config, (assignments or []) + ([f"data.subset={subset}"] if subset != 1 else []))
+    if dry_run:
+        print_plan(config)
+        return
+    from kit.data.cache import cache_folder
+    from kit.data.draw import draw_dataset
+    from kit.pipeline import run as run_pipeline
+    from kit.train.budget import Budget, parse_duration
+
+    out = out or Path("runs") / name
+    limit = Budget(parse_duration(budget) if budget else None)
+    if data is None:
+        if name != "sample":
+            raise KitError(
+                f"kit run {name} needs --data DIR, the folder that holds training/ and evaluation/. `kit run sample` needs none."
+            )
+        data = draw_dataset(out / "photos")
+    record = run_pipeline(
+        config,
+        data,
+        out,
+        cache=cache_folder(cache),
+        budget=limit,
+        teacher_files=teachers or (),
+        submissions=submissions_folder(),
+        attached=attached or (),
+        least_step=least_step,
+    )
+    if "validation_accuracy" in record:
+        reached = record["validation_accuracy"]
+        accuracy = "no validation accuracy" if reached is None else f"validation accuracy {reached:.4f}"
+        say(f"{record['state']}: {accuracy}, submission {out / 'submission.csv'}")
+    if limit.stop:
+        raise typer.Exit(75)  # a signal ended it, not its budget: a script's && should not go on
+
+
+@app.command(
+    rich_help_panel="Runs",
+    epilog="Example: `kit plan record --data Food-11 --budget 9h --quota 30h`, or with `--epochs auto` for what fits.",
+)
+def plan(
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of {', '.join(RECIPES)}.")],
+    data: Annotated[Path, typer.Option(help="Folder that holds the data set, at any depth.")],
+    budget: Annotated[str, typer.Option(help="A session's time, such as 9h.")] = "9h",
+    quota: Annotated[str, typer.Option(help="The time of all sessions, such as 30h a week.")] = "30h",
+    epochs: Annotated[str | None, typer.Option(help="A number, or auto: as many as the quota holds.", show_default=False)] = None,
+    teachers: TeacherOption = None,
+    assignments: SetOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """How many hours and sessions a run needs on this machine: one epoch of everything is done and measured."""
+    from kit import plan as planning
+    from kit.data.cache import cache_folder
+    from kit.train.budget import parse_duration
+
+    number = [f"train.epochs={epochs}"] if epochs and epochs != "auto" else []
+    config, length, all_hours = override(recipe(name), (assignments or []) + number), parse_duration(budget), parse_duration(quota)
+    measured = planning.measure(config, data, cache_folder(cache), teachers or ())
+    if epochs == "auto":
+        config = planning.fit_epochs(config, measured, length, all_hours)
+    for part in planning.describe(config, measured, length, all_hours):
+        console.print(part)
+    words = ["kit", "run", name, "--data", str(data), "--budget", budget]
+    for file in teachers or ():
+        words += ["--teacher", str(file)]
+    for assignment in [*(assignments or []), f"train.epochs={config.train.epochs}"]:
+        words += ["--set", assignment]
+    console.print(shlex.join(words), markup=False)
+
+
+def print_plan(config: Config) -> None:
+    from kit.models.students import build_student, count_parameters
+    from kit.models.widths import widths_for
+
+    rules = competition(config.limit or config.competition)
+    classes = len(rules.classes) if rules.classes else 6
+    parameters = count_parameters(build_student(config.student.name, widths_for(config.student, classes), classes))
+    print(json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False))
+    limit = f"{rules.max_parameters:,}" if rules.max_parameters else "none"
+    console.print(
+        f"digest {config.digest()}, student {config.student.name} with {parameters:,} parameters for {classes} classes, limit {limit}, "
+        f"{'pruned' if config.prune else 'not pruned'}",
+        markup=False,
+    )
+
+
+@app.command(rich_help_panel="Runs", epilog="Example: `kit sample photos`, then `kit run boss --data photos --tiny --set competition=any`.")
+def sample(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write the photos.")],
+    seed: Annotated[int, typer.Option(help="Equal seeds draw equal photos.")] = 0,
+) -> None:
+    """Draw a small data set in the HW13 layout: six kinds of shapes that colour alone can't tell apart."""
+    from kit.data.draw import SPLITS, draw_dataset
+
+    draw_dataset(folder, seed)
+    say(f"{folder}: {', '.join(f'{count} {name}' for name, count in SPLITS.items())} photos")
+
+
+@app.command(rich_help_panel="Runs", epilog="Example: `kit study hw13 --data Food-11 --budget 40m`; the same command goes on from there.")
+def study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(STUDIES)}.")],
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the arms' runs; default: runs/study-NAME.", show_default=False)] = None,
+    docs: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the journal, tables and figures; default: docs/studies in a clone, else --out.", show_default=False),
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="This session's time, such as 40m; default: none.", show_default=False)] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
+    only: Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; may be repeated.")] = None,
+    tiny: Annotated[bool, typer.Option("--tiny", help="The same path in seconds; its figures stay in --out.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="The arms as they are, for a GPU; default: reduced to this machine's size.")] = False,
+    teachers: TeacherOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """Arms × seeds of a question, run or gone on with; its table and figure from the journal."""
+    from kit.data.cache import cache_folder
+    from kit.data.draw import draw_dataset
+    from kit.studies.journal import read
+    from kit.studies.runner import Place, run_study
+    from kit.studies.tables import write
+    from kit.train.budget import Budget, parse_duration
+
+    asked = choose(find_study(name), only or [])
+    out = out or Path("runs") / f"study-{name}"
+    if data is None and not tiny:
+        raise KitError(f"kit study {name} needs --data DIR, the folder that holds training/ and evaluation/. With --tiny it draws its own.")
+    data = data or draw_dataset(out / "photos")
+    clone = submissions_folder() and not tiny
+    folder = docs or (Path("docs/studies") if clone else out)
+    place = Place(folder / f"{name}.jsonl", out / "arms")
+    setting = "tiny" if tiny else "full" if full else "reduced"
+    limit = Budget(parse_duration(budget) if budget else None)
+    first = asked.arms[0].config.train.seed
+    numbers = range(first, first + seeds)
+    run_study(asked, place, data, cache=cache_folder(cache), budget=limit, seeds=numbers, setting=setting, say=say, teachers=teachers or ())
+    for file in write(find_study(name), read(place.journal, name, say), setting, folder):
+        say(f"{file}")

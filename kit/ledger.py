@@ -1,0 +1,64 @@
+"""`submissions/`: a folder for each submission, its CSV and where it came from, and ledger.csv, a line for each.
+
+A line is known by its CSV's sha256. A later CSV of the same name takes the place of one that was not handed in; the line of one that was
+stays for good.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kit.errors import KitError
+from kit.files import locked, make_folder, sha256_of, write_durably, write_json
+
+COLUMNS = (
+    "submission", "date", "recipe", "competition", "state", "validation_accuracy", "parameters", "bytes", "commit", "csv_sha256",
+    "handed_in", "ref", "public_score", "private_score",
+)  # fmt: skip
+Line = dict[str, str]
+
+
+def file_away(folder: Path, name: str, csv: Path, provenance: dict[str, Any]) -> Path:
+    """Keep a submission under `folder`: its CSV, where it came from, and a line in the ledger. Returns its folder."""
+    place = make_folder(folder / name)
+    write_durably(place / "submission.csv", csv.read_bytes())
+    write_json(place / "provenance.json", provenance)
+    enter(folder, provenance | {"submission": name, "csv_sha256": sha256_of(csv)})
+    return place
+
+
+def enter(folder: Path, values: dict[str, Any]) -> None:
+    """Add to the line of the CSV with `values["csv_sha256"]`, or make it."""
+    new = {name: str(values[name]) for name in COLUMNS if values.get(name) is not None}
+    with locked(folder, wait=True):  # two runs may end at once
+        lines = read(folder)
+        old = next((line for line in lines if line["csv_sha256"] == new["csv_sha256"]), dict.fromkeys(COLUMNS, ""))
+        line = old | new | ({"submission": old["submission"]} if old["submission"] else {})
+        stays = [other for other in lines if other is not old and (other["ref"] or other["submission"] != line["submission"])]
+        table = pd.DataFrame([*stays, line], columns=list(COLUMNS))
+        write_durably(folder / "ledger.csv", table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def read(folder: Path) -> list[Line]:
+    """The ledger's lines, oldest first; a column that an older kit did not write is empty.
+
+    Raises:
+        KitError: it is no ledger.
+    """
+    file = folder / "ledger.csv"
+    if not file.is_file():
+        return []
+    try:
+        lines = pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records")
+        return [dict.fromkeys(COLUMNS, "") | {name: line[name] for name in COLUMNS if name in line} for line in lines]
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise KitError(f"{file} can't be read ({error}). Move it away to begin a new one.") from None
+
+
+def gap(line: Line) -> float | None:
+    """Validation accuracy minus public score; None where one is missing."""
+    try:
+        return float(line["validation_accuracy"]) - float(line["public_score"])
+    except ValueError:
+        return None

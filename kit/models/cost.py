@@ -1,0 +1,62 @@
+"""What a network costs: multiplications, bytes of activations, and seconds as they are on this machine."""
+
+import statistics
+import time
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kit.models.blocks import training_only
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module, image_size: int) -> dict[str, int]:
+    """Multiplications of every convolution and linear layer for one photo, counted while it answers to an empty one. Branches that fuse
+    away are left out, as where parameters are counted."""
+    found: dict[str, int] = {}
+
+    def count(name: str, module: nn.Module, _: tuple, answer: Tensor) -> None:
+        found[name] = answer.numel() * module.weight[0].numel()
+
+    beside = training_only(model)
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and m not in beside]
+    hooks = [module.register_forward_hook(partial(count, name)) for name, module in layers]
+    try:
+        model(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def activation_bytes(model: nn.Module, image_size: int) -> int:
+    """What a training step keeps of one photo for its backward pass, float32 and without the parameters. Leaves the model in
+    evaluation mode, since two photos are looked at."""
+    held: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        answer = model.eval()(torch.zeros(2, 3, image_size, image_size).to(memory_format=torch.channels_last))
+    del answer  # until here: an address that is freed may be given to the next map
+    return sum(held.values()) // 2
+
+
+def step_seconds(model: nn.Module, image_size: int, batch: int, repeats: int) -> float:
+    """Of forward and backward over a batch of noise with cross entropy: the median, after one that warms up. Its gradients stay."""
+    x = torch.randn(batch, 3, image_size, image_size).to(memory_format=torch.channels_last)
+    labels, times = torch.zeros(batch, dtype=torch.int64), []
+    model.train()
+    for _ in range(repeats + 1):
+        model.zero_grad(set_to_none=True)
+        start = time.perf_counter()
+        F.cross_entropy(model(x), labels).backward()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])

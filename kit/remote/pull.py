@@ -1,0 +1,50 @@
+"""`kit pull`: what a kernel's newest session left, filed with where it came from."""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+from kit import ledger
+from kit.errors import KitError
+from kit.files import make_folder, write_durably
+from kit.remote.client import Kaggle
+from kit.remote.output import PROVENANCE, contents, read_object
+from kit.remote.push import newest_version
+
+WANTED = r"submission\.csv|student\.kit|run\.json|report\.html"
+
+
+def pull(kaggle: Kaggle, ref: str, name: str, folder: Path, pattern: str = WANTED, out: Path | None = None) -> list[Path]:
+    """Fetch a kernel's output into `folder`/<date>-`name`, with the kernel's version in its provenance and a line in the ledger.
+
+    Args:
+        pattern: a regular expression that a file's whole name must fit.
+        out: another folder to fetch into; the ledger is then left alone.
+    Raises:
+        KitError: Kaggle refused, nothing fits, or a file is not what its run wrote: then nothing is kept.
+    """
+    files = dict(contents(kaggle, ref, pattern))
+    made = read_object(files.get(PROVENANCE, b"{}"))
+    made |= {"kernel": ref, "kernel_version": newest_version(kaggle, ref)[0], "pulled": time.strftime("%Y-%m-%d %H:%M:%S")}
+    files[PROVENANCE] = (json.dumps(made, indent=2, ensure_ascii=False) + "\n").encode()
+    place = out or free_place(folder, f"{time.strftime('%Y-%m-%d')}-{name}", files.get("submission.csv"))
+    for file in files:
+        if not (place / file).resolve().is_relative_to(place.resolve()):
+            raise KitError(f"Kaggle lists a file {file!r}, which would be written outside of {place}. Nothing is kept.")
+    for file, content in files.items():
+        write_durably(make_folder((place / file).parent) / (place / file).name, content)
+    if out is None and "submission.csv" in files and not made.get("partial"):
+        ledger.enter(folder, made | {"submission": place.name, "csv_sha256": hashlib.sha256(files["submission.csv"]).hexdigest()})
+    return [place / file for file in files]
+
+
+def free_place(folder: Path, name: str, csv: bytes | None) -> Path:
+    """`folder`/`name`, with a number where that already holds another CSV: it may have been handed in."""
+    for place in [folder / name, *(folder / f"{name}-{number}" for number in range(2, 1000))]:
+        try:
+            if csv is None or (place / "submission.csv").read_bytes() == csv:
+                return place
+        except OSError:
+            return place
+    raise KitError(f"{folder} holds a thousand folders {name}-…: move them away.")

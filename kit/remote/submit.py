@@ -1,0 +1,230 @@
+"""`kit submit`: a CSV handed in once, with its making in the message, and its score written into the ledger.
+
+Kaggle counts submissions by the day, so nothing is sent twice: a CSV is known by the first digits of its sha256, which stand in the
+message, in whichever ledger or on Kaggle itself.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kit import ledger
+from kit.config.competitions import COMPETITIONS, Competition, competition
+from kit.errors import KitError
+from kit.files import sha256_of
+from kit.remote.client import PAUSES, Kaggle, Unreachable
+from kit.remote.credentials import hide
+from kit.submission import check
+
+DIGITS = 12  # of the sha256 that a message bears
+POLL = 10.0  # seconds between two looks at a score
+WHEN = "%Y-%m-%d %H:%M:%S"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A CSV that may be handed in. provenance: where it came from, empty where that is not known."""
+
+    csv: Path
+    rules: Competition
+    competition: str
+    provenance: dict[str, Any]
+    sha256: str
+
+    @property
+    def mark(self) -> str:
+        return f"csv {self.sha256[:DIGITS]}"
+
+    def message(self) -> str:
+        """What Kaggle's list shows: run, commit, parameters, bytes, validation accuracy, and the CSV's digest."""
+        made, parts = self.provenance, []
+        if made:
+            parts = [f"{made['recipe']} ({made.get('state')})", f"commit {str(made.get('commit'))[:12]}"]
+            parts += [f"{made['parameters']:,} parameters"] if made.get("parameters") else []
+            parts += [f"{made['bytes']:,} bytes"] if made.get("bytes") else []
+            parts += [f"validation {made['validation_accuracy']:.4f}"] if made.get("validation_accuracy") is not None else []
+        return ", ".join([*parts, self.mark])
+
+
+def read_entry(place: Path, name: str | None, say: Say) -> Entry:
+    """The CSV that `place` is or holds, checked.
+
+    Args:
+        name: the competition's; None for the one that the run was for.
+    Raises:
+        KitError: it is not to hand in, with all that is wrong with it.
+    """
+    csv = place / "submission.csv" if place.is_dir() else place
+    if not csv.is_file():
+        raise KitError(f"There is no {csv}. Give a run's folder, one of submissions/, or a CSV.")
+    sha256, made = sha256_of(csv), read_provenance(csv.parent / "provenance.json")
+    if made and made.get("csv_sha256") != sha256:
+        say(f"note: {csv} is not the file that provenance.json beside it tells of; it is handed in without a history")
+        made = {}
+    name = name or made.get("competition") or "hw13-2023"
+    rules = competition(name)
+    if not rules.slug:
+        raise KitError(
+            f"The competition {name!r} is not one on Kaggle. Name yours: --competition "
+            f"{' or '.join(other for other, its in COMPETITIONS.items() if its.slug)}."
+        )
+    if found := [*check(csv, name), *made.get("problems", [])]:
+        raise KitError(f"{csv} is not to hand in: {'; '.join(dict.fromkeys(found))}.")
+    return Entry(csv, rules, name, made, sha256)
+
+
+def read_provenance(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) and "recipe" in value else {}
+
+
+def submit(entry: Entry, kaggle: Kaggle, say: Say, folder: Path, *, wait: bool = True) -> Any:
+    """Hand a CSV in, and wait for its score.
+
+    Args:
+        folder: of the ledger, which gets a line at once and the score when it is there.
+    Returns:
+        Kaggle's submission, with public_score; None where it was not waited for.
+    Raises:
+        KitError: it was handed in before, none are left today, or Kaggle refused.
+    """
+    refuse_twice(entry, kaggle, folder)
+    left = allowed_today(kaggle, entry.rules)
+    token = upload(kaggle, entry)
+    ref = create(kaggle, entry, token, say)
+    ledger.enter(folder, line(entry) | {"ref": ref, "handed_in": time.strftime(WHEN)})
+    say(f"handed in to {entry.rules.slug} as {ref}: {entry.message()}; {left - 1} more today")
+    return wait_for_score(entry, kaggle, say, folder) if wait else None
+
+
+def line(entry: Entry) -> dict[str, Any]:
+    """What the ledger says of a CSV."""
+    return {"submission": entry.csv.parent.name} | entry.provenance | {"competition": entry.competition, "csv_sha256": entry.sha256}
+
+
+def refuse_twice(entry: Entry, kaggle: Kaggle, folder: Path) -> None:
+    if before := next((one for one in ledger.read(folder) if one["csv_sha256"] == entry.sha256 and one["ref"]), None):
+        score = f", public score {before['public_score']}" if before["public_score"] else "; `kit ledger` fetches its score"
+        raise KitError(f"{entry.csv} was handed in on {before['handed_in']} as {before['ref']}{score}. It would score the same again.")
+    if there := find(entry, kaggle):
+        keep(entry, folder, there)
+        raise KitError(f"{entry.csv} was handed in on {there.date:%Y-%m-%d} as {there.ref}, Kaggle's list says. It is in the ledger now.")
+
+
+def find(entry: Entry, kaggle: Kaggle) -> Any:
+    """This CSV's submission in Kaggle's list; None where it isn't there."""
+    return next((one for one in submissions(kaggle, entry.rules) if entry.mark in (one.description or "")), None)
+
+
+def submissions(kaggle: Kaggle, rules: Competition) -> list[Any]:
+    """All of this account's, newest first."""
+    from kagglesdk.competitions.types.competition_api_service import ApiListSubmissionsRequest
+
+    wanted, found = ApiListSubmissionsRequest(), []
+    wanted.competition_name, wanted.page_size = rules.slug, 100
+    while True:
+        answer = kaggle.ask(lambda client: client.competitions.competition_api_client.list_submissions(wanted))
+        found += answer.submissions or []
+        if not answer.next_page_token:
+            return found
+        wanted.page_token = answer.next_page_token
+
+
+def allowed_today(kaggle: Kaggle, rules: Competition) -> int:
+    """Raises:
+    KitError: none.
+    """
+    from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionLimitsRequest
+
+    wanted = ApiGetSubmissionLimitsRequest()
+    wanted.competition_name = rules.slug
+    limits = kaggle.ask(lambda client: client.competitions.competition_api_client.get_submission_limits(wanted))
+    if limits.num_allowed_now <= 0:
+        raise KitError(
+            f"{rules.slug} takes no more submissions today ({limits.num_today} were handed in). The day begins anew at 00:00 UTC; "
+            "nothing was sent."
+        )
+    return limits.num_allowed_now
+
+
+def upload(kaggle: Kaggle, entry: Entry) -> str:
+    """Kaggle's token for the uploaded CSV."""
+    from kagglesdk.competitions.types.competition_api_service import ApiStartSubmissionUploadRequest
+
+    content, wanted = entry.csv.read_bytes(), ApiStartSubmissionUploadRequest()
+    wanted.competition_name, wanted.file_name, wanted.content_length = entry.rules.slug, entry.csv.name, len(content)
+    wanted.last_modified_epoch_seconds = int(entry.csv.stat().st_mtime)
+    answer = kaggle.ask(lambda client: client.competitions.competition_api_client.start_submission_upload(wanted))
+    kaggle.send_file(answer.create_url, content, entry.csv.name)
+    return answer.token
+
+
+def create(kaggle: Kaggle, entry: Entry, token: str, say: Say) -> str:
+    """The submission's number. Sent again only when Kaggle's list does not have it."""
+    from kagglesdk.competitions.types.competition_api_service import ApiCreateSubmissionRequest
+
+    wanted = ApiCreateSubmissionRequest()
+    wanted.competition_name, wanted.blob_file_tokens, wanted.submission_description = entry.rules.slug, token, entry.message()
+    for pause in (*PAUSES, None):
+        try:
+            answer = kaggle.once(lambda client: client.competitions.competition_api_client.create_submission(wanted))
+        except Unreachable as error:
+            say(f"{error}; asking whether the submission arrived")
+            if pause is None:
+                raise KitError(f"{entry.csv} could not be handed in: {error}, {len(PAUSES) + 1} times. Try again later.") from None
+            kaggle.sleep(pause)
+            if there := find(entry, kaggle):
+                return str(there.ref)
+            continue
+        if answer.ref:
+            return str(answer.ref)
+        if there := find(entry, kaggle):
+            return str(there.ref)
+        raise KitError(hide(f"Kaggle did not take {entry.csv}: {answer.message or 'it says nothing more'}."))
+    raise AssertionError("the last pause is None")
+
+
+def wait_for_score(entry: Entry, kaggle: Kaggle, say: Say, folder: Path) -> Any:
+    """Raises:
+    KitError: Kaggle could not score it.
+    """
+    while True:
+        there = find(entry, kaggle)
+        state = there.status.name if there else "PENDING"
+        if state == "ERROR":
+            raise KitError(hide(f"Kaggle could not score {entry.csv} ({there.ref}): {there.error_description or 'no reason given'}."))
+        if state == "COMPLETE":
+            keep(entry, folder, there)
+            say(f"public score {there.public_score}{described_gap(entry, there)}")
+            return there
+        kaggle.sleep(POLL)
+
+
+def described_gap(entry: Entry, there: Any) -> str:
+    gap = ledger.gap({"validation_accuracy": str(entry.provenance.get("validation_accuracy")), "public_score": there.public_score or ""})
+    return "" if gap is None else f", validation said {entry.provenance['validation_accuracy']:.4f} ({-gap:+.4f})"
+
+
+def keep(entry: Entry, folder: Path, there: Any) -> None:
+    scores = {"public_score": there.public_score, "private_score": there.private_score}
+    when = {"handed_in": there.date.strftime(WHEN)} if there.date else {}
+    values = {name: score for name, score in scores.items() if score}
+    ledger.enter(folder, line(entry) | when | values | {"ref": str(there.ref)})
+
+
+def fetch_scores(kaggle: Kaggle, folder: Path) -> None:
+    """Ask Kaggle for the scores that the ledger still lacks."""
+    waiting = [one for one in ledger.read(folder) if one["ref"] and not one["public_score"] and one["competition"] in COMPETITIONS]
+    for name in dict.fromkeys(one["competition"] for one in waiting):
+        there = {str(one.ref): one for one in submissions(kaggle, competition(name))}
+        for csv, found in ((one["csv_sha256"], there.get(one["ref"])) for one in waiting if one["competition"] == name):
+            if found and found.public_score:
+                scores = {"public_score": found.public_score, "private_score": found.private_score or ""}
+                ledger.enter(folder, {"csv_sha256": csv} | scores)

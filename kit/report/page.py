@@ -1,0 +1,242 @@
+"""`report.html`: a run on one page that needs neither network nor script. What is not known yet is left out, section by section."""
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+
+from kit.config.competitions import competition
+from kit.config.recipes import RECIPES
+from kit.config.schema import differences
+from kit.report import scores
+from kit.report.figures import Line, Plot, histogram, plot, reliability, sizes, sparkline
+from kit.report.render import brief, percent, render, whole_percent
+from kit.report.run import Run
+
+KINDS = {
+    "step": "training steps",
+    "evaluate": "looking at validation",
+    "save": "checkpoints",
+    "wait": "waiting for the device",
+    "photos": "reading photos",
+    "teacher": "looking at the teacher",
+    "rehearsal": "rehearsing the hand-in",
+    "hand in": "provisional hand-in",
+}
+MATRIX = 30  # classes that a confusion matrix is shown for
+LAYERS = 12  # histograms
+
+
+def page(run: Run) -> str:
+    """A run's page."""
+    return render("page.html", {"run": run, "title": f"{run.record['recipe']} · {run.name}"} | answer(run) | sections(run))
+
+
+def answer(run: Run) -> dict[str, Any]:
+    """What comes first."""
+    record = run.record
+    rules = competition(run.config.limit or run.config.competition)
+    return {
+        "record": record,
+        "rules": rules,
+        "competition": competition(run.config.competition),
+        "problems": record.get("submission", {}).get("problems", []),
+        "seconds": sum(session.get("seconds", 0) for session in record["sessions"]),
+        "last": record["sessions"][-1] if record["sessions"] else {},
+        "photos": len(run.answers.labels) if run.answers else None,
+        "discs": discs(run),
+    }
+
+
+def discs(run: Run) -> dict[str, Any] | None:
+    """How much smaller the student is than its teacher."""
+    found = {stage.key: stage for stage in run.stages}
+    if not {"teacher", "quantize"} <= found.keys():
+        return None
+    teacher, student = found["teacher"].parameters, found["quantize"].parameters
+    says = f"Two discs in scale: the teacher's {teacher:,} parameters, and the student's {student:,}, 1 in {teacher / student:,.0f}."
+    return {"figure": sizes(teacher, student, says), "teacher": teacher, "student": student}
+
+
+def sections(run: Run) -> dict[str, Any]:
+    ours, labels = run.logits.get("quantize"), run.answers.labels if run.answers else None
+    known = ours is not None and labels is not None
+    return {
+        "stages": run.stages,
+        "agreements": agreements(run),
+        "curves": curves(run),
+        "times": times(run),
+        "confusion": confused(run, ours, labels) if known else None,
+        "moves": moves(run),
+        "calibration": calibration(run, ours, labels) if known else None,
+        "mistakes": mistakes(run, ours, labels) if known else [],
+        "slimmed": slimmed(run),
+        "histograms": histograms(run),
+        "changes": changes(run),
+        "config": json.dumps(run.record["config"], indent=2, ensure_ascii=False),
+        "again": [command.partition(" ")[2] for command in dict.fromkeys(s.get("command", "") for s in run.record["sessions"]) if command],
+    }
+
+
+def agreements(run: Run) -> dict[str, dict[str, float]]:
+    """With the teacher, of each student."""
+    if "teacher" not in run.logits:
+        return {}
+    teacher, labels = run.logits["teacher"], run.answers.labels
+    return {key: scores.agreement(logits, teacher, labels) for key, logits in run.logits.items() if key != "teacher"}
+
+
+def borders(run: Run, stages: tuple[str, ...]) -> list[tuple[float, str]]:
+    """(epoch, label) where another session went on, epochs counted through."""
+    found, before, session = [], 0, None
+    for stage in stages:
+        last = {line["epoch"]: line["session"] for line in run.timing.get(stage, [])}  # an epoch may have been done twice
+        for epoch, number in sorted(last.items()):
+            if session is not None and number != session:
+                found.append((before + epoch - 0.5, f"session {number}"))
+            session = number
+        before += len(run.histories.get(stage, []))
+    return found
+
+
+def curves(run: Run) -> dict[str, Any]:
+    """The student's way through its stages in one plot, a small one for each term of its loss, and the teacher's where it learned here."""
+    trained = run.trained
+    found: dict[str, Any] = {"accuracy": None, "terms": [], "teacher": None}
+    if trained:
+        found["terms"] = [plot_term(run, trained, name) for name in terms(run, trained)]
+    if trained and not run.config.train.final_fit:
+        found["accuracy"] = plot(accuracy_plot(run, trained))
+    if lines := run.histories.get("teacher"):
+        way = Line("teacher", [(line["epoch"], line["accuracy"]) for line in lines], "c2")
+        says = f"The teacher's validation accuracy over {len(lines)} epochs, best {max(y for _, y in way.points):.1%}."
+        found["teacher"] = plot(Plot(says, [way], borders=borders(run, ("teacher",)), write=whole_percent, least=0.01))
+    return found
+
+
+def offsets(run: Run, trained: list[str]) -> dict[str, int]:
+    return {stage: sum(len(run.histories[other]) for other in trained[:i]) for i, stage in enumerate(trained)}
+
+
+def accuracy_plot(run: Run, trained: list[str]) -> Plot:
+    start, found = offsets(run, trained), {stage.key: stage.accuracy for stage in run.stages}
+    lines = [Line(stage, [(start[stage] + line["epoch"], line["accuracy"]) for line in run.histories[stage]], "c1") for stage in trained]
+    dots, end, order = [], lines[-1].points[-1][0], list(run.student_stages)
+    ways = {order.index(line.name): line for line in lines}
+    for i, stage in enumerate(order):
+        if stage.startswith("prune") and stage in found:  # between two lines, and tied to both
+            before, after = [way for at, way in ways.items() if at < i][-1], [way for at, way in ways.items() if at > i][:1]
+            pruned = (before.points[-1][0] + 0.5, found[stage])
+            dots.append((*pruned, "hollow"))
+            lines.append(Line("pruning", [before.points[-1], pruned, *[way.points[0] for way in after]], "thin"))
+    if "quantize" in found:
+        dots.append((end, found["quantize"], "full"))
+    level = (found["teacher"], f"teacher {percent(found['teacher'])}") if "teacher" in found else None
+    stories = ", ".join(f"{stage.name} {stage.accuracy:.1%}" for stage in run.stages)
+    says = f"Validation accuracy of the student over {end} epochs. {stories}."
+    marks = [(start[stage] + 0.5, "quantized" if stage == "qat" else "fine-tuning") for stage in trained if stage != "distil"]
+    return Plot(says, lines, dots, borders(run, tuple(trained)) + marks, level, whole_percent, least=0.01)
+
+
+def terms(run: Run, trained: list[str]) -> list[str]:
+    every = [name for stage in trained for line in run.histories[stage] for name in line]
+    return [name for name in dict.fromkeys(every) if name not in ("stage", "epoch", "step", "accuracy", "macro_f1", "rate")]
+
+
+def plot_term(run: Run, trained: list[str], name: str) -> dict[str, Any]:
+    start = offsets(run, trained)
+    ways = {s: [(start[s] + line["epoch"], line[name]) for line in run.histories[s] if name in line] for s in trained}
+    lines = [Line(stage, way, "c1") for stage, way in ways.items() if way]
+    first, last = lines[0].points[0][1], lines[-1].points[-1][1]
+    says = f"The loss term {name} over the epochs, from {brief(first)} to {brief(last)}."
+    marks = [(x, "") for x, _ in borders(run, tuple(trained))]
+    return {"name": "total" if name == "loss" else name, "last": last, "figure": plot(Plot(says, lines, borders=marks, small=True))}
+
+
+def times(run: Run) -> list[tuple[str, float]]:
+    """(what, seconds) over all sessions, the longest first; what nothing measured is the rest."""
+    spent = dict.fromkeys(KINDS, 0.0)
+    for session in run.record["sessions"]:
+        for kind in KINDS:
+            spent[kind] += session.get("seconds_by_kind", {}).get(kind, 0)
+    whole = sum(session.get("seconds", 0) for session in run.record["sessions"])
+    parts = sorted(((KINDS[kind], seconds) for kind, seconds in spent.items() if seconds >= 0.5), key=lambda part: -part[1])
+    rest = whole - sum(seconds for _, seconds in parts)
+    return parts + ([("starting, packing, the rest", rest)] if rest > 0 else [])
+
+
+def confused(run: Run, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    table = scores.confusion(logits, labels)
+    shares = table / np.maximum(table.sum(1, keepdims=True), 1)
+    pairs = [(run.classes[true], run.classes[said], count) for true, said, count in scores.most_confused(table)]
+    cells = [list(zip(map(int, row), map(float, share), strict=True)) for row, share in zip(table, shares, strict=True)]
+    return {
+        "rows": cells if len(run.classes) <= MATRIX else [],
+        "pairs": pairs,
+        "scores": [(name, *entry) for name, entry in zip(run.classes, scores.per_class(logits, labels), strict=True)],
+    }
+
+
+def moves(run: Run) -> dict[str, Any] | None:
+    """Each class's recall at each stage, and who lost most on the way from the first student to the last."""
+    stages = [stage for stage in run.stages if stage.key in run.logits]
+    students = [i for i, stage in enumerate(stages) if stage.key != "teacher"]
+    if not students:
+        return None
+    columns = [scores.recalls(run.logits[stage.key], run.answers.labels) for stage in stages]
+    rows = []
+    for name, *values in zip(run.classes, *columns, strict=True):
+        way = [values[i] for i in students]
+        change = None if None in way or len(way) < 2 else way[-1] - way[0]
+        told = ", ".join(f"{stage.name} {value:.0%}" for stage, value in zip(stages, values, strict=True) if value is not None)
+        rows.append({"name": name, "values": values, "change": change, "figure": sparkline(way, f"Recall of {name}: {told}.")})
+    ranked = sorted((row for row in rows if row["change"] is not None), key=lambda row: row["change"])
+    return {"stages": stages, "rows": rows, "least": ranked[0] if ranked else None, "most": ranked[-1] if ranked else None}
+
+
+def calibration(run: Run, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    found = scores.calibrate(logits, labels)
+    confidence = float(scores.softmax(logits).max(1).mean())
+    right = float((logits.argmax(1) == labels).mean())
+    each = {"student": found} | ({"teacher": scores.calibrate(run.logits["teacher"], labels)} if "teacher" in run.logits else {})
+    says = "Reliability diagram of the {}: accuracy over confidence, expected calibration error {:.3f}."
+    figures = [(name, reliability(one, says.format(name, one.ece))) for name, one in each.items()]
+    teacher = each["teacher"].ece if "teacher" in each else None
+    return {"figures": figures, "ece": found.ece, "confidence": confidence, "right": right, "teacher": teacher}
+
+
+def mistakes(run: Run, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
+    shares, found = scores.softmax(logits), []
+    for row in scores.worst(logits, labels):
+        if row in run.answers.thumbnails:
+            said = int(logits[row].argmax())
+            image = base64.b64encode(run.answers.thumbnails[row]).decode()
+            truth, told = run.classes[labels[row]], run.classes[said]
+            found.append({"file": run.answers.names[row], "truth": truth, "said": told, "sure": float(shares[row, said]), "image": image})
+    return found
+
+
+def slimmed(run: Run) -> list[tuple[int, int, int]]:
+    """(layer, width before, after) where channels were taken."""
+    before, after = run.widths["distil"], run.widths["quantize"]
+    return [(i + 1, b, a) for i, (b, a) in enumerate(zip(before, after, strict=True))] if before != after else []
+
+
+def histograms(run: Run) -> list[dict[str, Any]]:
+    largest = sorted(run.weights, key=lambda entry: -entry[1].numel())[:LAYERS]
+    names, found = {name for name, *_ in largest}, []
+    for name, before, after in run.weights:
+        if name in names:
+            error = float((after - before).square().mean().sqrt() / before.std())
+            shape = "×".join(map(str, before.shape))
+            says = f"Histogram of the {before.numel():,} weights of {name} before and after packing, {error:.2%} of their spread apart."
+            figure = histogram(before.flatten().numpy(), after.flatten().numpy(), says)
+            found.append({"name": name.removesuffix(".weight"), "shape": shape, "error": error, "figure": figure})
+    return found
+
+
+def changes(run: Run) -> list[str]:
+    """What differs from the recipe as it is written."""
+    made = RECIPES.get(run.record["recipe"])
+    return differences(made().model_dump(mode="json"), run.record["config"]) if made else []

@@ -1,0 +1,192 @@
+"""A run's folder as the page reads it: run.json, the lines of its epochs, the answers, the networks that it left."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from kit.answers import FILE, Answers, read_answers
+from kit.compress.fold import fold
+from kit.compress.pack import Packed, unpack
+from kit.config.schema import Config
+from kit.console import Log
+from kit.errors import KitError
+from kit.models.cost import count_macs
+from kit.models.library import shapes_on
+from kit.models.students import build_student, count_parameters, widths_of
+from kit.models.teacher import build_teacher
+from kit.models.widths import widths_for
+from kit.session import read_record
+from kit.stages.prune import steps_of
+from kit.train.checkpoint import saved_in, whole
+
+STUDENT_STAGES = {"distil": "distilled", "prune": "pruned", "finetune": "fine-tuned", "qat": "trained quantized", "quantize": "packed"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A network of the run. macs: multiplications of one photo. size: bytes of its weights, as float32 until they are packed."""
+
+    key: str
+    name: str
+    accuracy: float
+    parameters: int
+    macs: int
+    size: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """record: run.json. histories, timing: a line an epoch, by stage. answers: None where none were kept."""
+
+    out: Path
+    record: dict[str, Any]
+    config: Config
+    histories: dict[str, list[dict[str, Any]]]
+    timing: dict[str, list[dict[str, Any]]]
+    answers: Answers | None
+
+    @property
+    def name(self) -> str:
+        return self.out.resolve().name
+
+    @cached_property
+    def packed(self) -> Packed | None:
+        try:
+            return unpack(self.out / "student.kit")
+        except KitError:
+            return None
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        return self.answers.classes if self.answers else self.packed.classes if self.packed else ()
+
+    @cached_property
+    def student_stages(self) -> dict[str, str]:
+        """{stage: its name in words}, in the order of the run; the steps of pruning are numbered but for the last."""
+        steps = steps_of(self.config.prune)
+        numbered = [f", step {i}" if len(steps) > 1 else "" for i in range(1, len(steps) + 1)]
+        pairs = zip(steps, numbered, strict=True)
+        middle = {stage: STUDENT_STAGES[kind] + which for step, which in pairs for stage, kind in step.stages.items()}
+        return {key: STUDENT_STAGES[key] for key in ("distil",)} | middle | {key: STUDENT_STAGES[key] for key in ("qat", "quantize")}
+
+    @property
+    def trained(self) -> list[str]:
+        """The student's stages that have epochs, in order."""
+        return [stage for stage in self.student_stages if self.histories.get(stage)]
+
+    @cached_property
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        """Of the stages' students, as far as the run is."""
+        student, classes = self.config.student, len(self.classes)
+        with torch.device(shapes_on(student.name)):
+            latest = widths_of(build_student(student.name, widths_for(student, classes), classes))
+        found = {}
+        for stage in self.student_stages:
+            found[stage] = latest = tuple(self.record["stages"].get(stage, {}).get("widths", ())) or latest
+        return found | ({"quantize": widths_of(self.packed.student)} if self.packed else {})
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """The teacher and the students that there are, in order."""
+        entries, found = self.record["stages"], []
+        if "accuracy" in entries.get("teacher", {}) and self.classes:
+            teacher = entries["teacher"]
+            if "macs" in teacher:
+                parameters, macs = teacher["parameters"], teacher["macs"]
+            else:  # its run was broken off before the teacher was examined, or is an older one
+                parameters, macs = measure(build_teacher, self.config.teacher.arch, len(self.classes), size=self.config.data.image_size)
+            found.append(Stage("teacher", "teacher", teacher["accuracy"], parameters, macs, 4 * parameters, teacher.get("seconds")))
+        for key, name in self.student_stages.items():
+            entry = entries.get(key, {})
+            if (accuracy := entry.get("accuracy", self.best_so_far(key))) is None or not self.classes:
+                continue
+            shape = (self.config.student.name, self.widths[key], len(self.classes))
+            parameters, macs = measure(build_student, *shape, size=self.config.data.image_size)
+            half_done = entry.get("state") == "half done"
+            size = entry.get("bytes", 4 * parameters)
+            found.append(Stage(key, f"{name}, so far" if half_done else name, accuracy, parameters, macs, size, entry.get("seconds")))
+        return found
+
+    def best_so_far(self, stage: str) -> float | None:
+        return max((line["accuracy"] for line in self.histories.get(stage, []) if "accuracy" in line), default=None)
+
+    @cached_property
+    def logits(self) -> dict[str, Any]:
+        """The answers of the stages that are shown, in order."""
+        kept = self.answers.logits if self.answers else {}
+        return {key: kept[key] for key in ("teacher", *self.student_stages) if key in kept}
+
+    @cached_property
+    def weights(self) -> list[tuple[str, Tensor, Tensor]]:
+        """(name, before, after packing) of each folded weight. Before are the checkpoint's that was packed: the nearest one; there may be
+        none, since a provisional hand-in may pack a copy that was pruned for it."""
+        students = [saved for saved in saved_in(self.out) if saved.stage != "teacher"] if self.packed else []
+        bests = [content["state"]["best"]["weights"] for _, content in whole(reversed(students), Log())]
+        found = [pairs for weights in bests if weights and (pairs := self.beside_packed(weights))]
+        return min(found, key=lambda pairs: sum(float((after - before).square().sum()) for _, before, after in pairs), default=[])
+
+    def beside_packed(self, weights: dict[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
+        """Empty where a student of other widths was packed. Weights that were trained on a grid are folded already."""
+        after = self.packed.student.state_dict()
+        if any(name.endswith(".step") for name in weights):
+            return [(name, weights[name], values) for name, values in after.items() if values.ndim >= 2]
+        with torch.random.fork_rng(devices=[]):
+            student = build_student(self.config.student.name, self.widths["quantize"], len(self.classes))
+        if any(weights[name].shape != values.shape for name, values in student.state_dict().items()):
+            return []
+        student.load_state_dict(weights)
+        return [(name, values, after[name]) for name, values in fold(student).state_dict().items() if values.ndim >= 2]
+
+
+def measure(build: Any, *shape: Any, size: int) -> tuple[int, int]:
+    """(parameters, multiplications of one photo) of a network that is never given weights."""
+    with torch.device(shapes_on(shape[0])):
+        network: nn.Module = build(*shape).eval()
+        return count_parameters(network), sum(count_macs(network, size).values())
+
+
+def read_run(out: Path) -> Run:
+    """A run's folder.
+
+    Raises:
+        KitError: it is none, or nothing has been learned in it yet.
+    """
+    record = read_record(out, Log()) if out.is_dir() else None
+    if record is None:
+        raise KitError(f"{out} holds no run.json that is whole. Give the folder of a run, the --out of `kit run`.")
+    histories = by_stage(read_lines(out / "metrics.jsonl"))
+    if not any(histories.values()):
+        raise KitError(
+            f"{out} holds no metrics.jsonl with an epoch in it: nothing has been learned there yet. Run the same `kit run` command again, "
+            "or fetch metrics.jsonl beside its run.json."
+        )
+    try:
+        config = Config.model_validate(record["config"])
+    except ValidationError:
+        raise KitError(f"{out} was written by another version of the kit. Draw its page with that version.") from None
+    return Run(out, record, config, histories, by_stage(read_lines(out / "timing.jsonl")), read_answers(out / FILE))
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """JSON lines; one that a kill left half written is passed over."""
+    lines = []
+    for text in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+def by_stage(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        stages.setdefault(line["stage"], []).append(line)
+    return stages

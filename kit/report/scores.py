@@ -1,0 +1,74 @@
+"""The figures of the page that are made from logits: per class, calibration, agreement, mistakes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+BINS = 10  # of the reliability diagram
+SHOWN = 18  # mistakes
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A bin an entry: photos in it, their mean confidence and accuracy. ece: expected calibration error, Σ n/N · |accuracy − confidence|
+    (Guo et al. 2017, equation 3)."""
+
+    counts: list[int]
+    confidence: list[float]
+    accuracy: list[float]
+    ece: float
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)
+
+
+def calibrate(logits: np.ndarray, labels: np.ndarray) -> Calibration:
+    confidence, right = softmax(logits).max(1), logits.argmax(1) == labels
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    counts = np.bincount(place, minlength=BINS)
+    sums = [np.bincount(place, weights=values, minlength=BINS) for values in (confidence, right)]
+    mean_confidence, mean_right = (total / np.maximum(counts, 1) for total in sums)
+    ece = float((counts * np.abs(mean_right - mean_confidence)).sum() / len(labels))
+    return Calibration(counts.tolist(), mean_confidence.tolist(), mean_right.tolist(), ece)
+
+
+def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """int64 [K, K], a row a true class."""
+    return confusion_matrix(labels, logits.argmax(1), labels=range(logits.shape[1]))
+
+
+def per_class(logits: np.ndarray, labels: np.ndarray) -> list[tuple[float, float, float, int]]:
+    """(precision, recall, F1, photos) of each class."""
+    scores = precision_recall_fscore_support(labels, logits.argmax(1), labels=range(logits.shape[1]), zero_division=0)
+    return [(float(p), float(r), float(f), int(n)) for p, r, f, n in zip(*scores, strict=True)]
+
+
+def recalls(logits: np.ndarray, labels: np.ndarray) -> list[float | None]:
+    """Share of each class's photos that are known; None for a class without a photo."""
+    right = logits.argmax(1) == labels
+    return [float(right[labels == k].mean()) if (labels == k).any() else None for k in range(logits.shape[1])]
+
+
+def agreement(student: np.ndarray, teacher: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Shares of the photos: `same` answer; and who is right: both, the teacher alone, the student alone, neither."""
+    ours, theirs = student.argmax(1), teacher.argmax(1)
+    we, they = ours == labels, theirs == labels
+    parts = {"both": we & they, "teacher": ~we & they, "student": we & ~they, "neither": ~we & ~they}
+    return {"same": float((ours == theirs).mean())} | {name: float(part.mean()) for name, part in parts.items()}
+
+
+def worst(logits: np.ndarray, labels: np.ndarray) -> list[int]:
+    """Rows of the mistakes, the least share for the true class first."""
+    shares = softmax(logits)[np.arange(len(labels)), labels]
+    wrong = np.flatnonzero(logits.argmax(1) != labels)
+    return [int(row) for row in wrong[np.argsort(shares[wrong], kind="stable")][:SHOWN]]
+
+
+def most_confused(table: np.ndarray, count: int = 5) -> list[tuple[int, int, int]]:
+    """(true class, answer, photos) of the most frequent mistakes."""
+    off = table - np.diag(np.diag(table))
+    order = np.argsort(-off, axis=None, kind="stable")[:count]
+    return [(int(i), int(j), int(off[i, j])) for i, j in zip(*np.unravel_index(order, off.shape), strict=True) if off[i, j]]

@@ -1,0 +1,104 @@
+"""Any network as a teacher: a file of ResNet weights, or what the kit itself has trained.
+
+A student that was trained before may teach a smaller one (the teacher's assistant of Mirzadeh et al. 2020), and checkpoints of one run may
+teach together: a student.kit, a run's folder, and a file below its `checkpoints/` are read as well as other programs' weights.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from kit.compress.pack import is_packed, unpack
+from kit.config.schema import Config
+from kit.errors import KitError
+from kit.models.students import build_student
+from kit.models.teacher import build_teacher, load_teacher
+from kit.models.widths import widths_for
+from kit.train.checkpoint import Damaged, Saved, read, saved_in
+
+SEEN = ("image_size", "mean", "std")  # what a network's input must have in common with the one that it was trained on
+
+
+def file_of(source: Path) -> Path:
+    """The file that a teacher is read from: of a run's folder the trained student, before it was packed, where that is there.
+
+    Raises:
+        KitError: the folder holds no student.
+    """
+    if not source.is_dir():
+        return source
+    done = [saved.path for saved in saved_in(source) if saved.done and saved.kind in ("distil", "finetune")]
+    file = done[-1] if done else source / "student.kit"
+    if not file.is_file():
+        raise KitError(
+            f"{source} holds no student that could teach: no stage is done and there is no student.kit. Give another folder or file."
+        )
+    return file
+
+
+def read_teacher(file: Path, config: Config, classes: tuple[str, ...] | None) -> nn.Module:
+    """A teacher, frozen and in evaluation mode.
+
+    Args:
+        classes: that it must know, None where they are not known yet.
+    Raises:
+        KitError: it can't be read, or was trained on other classes, another input size or another normalisation.
+    """
+    if is_packed(file):
+        packed = unpack(file)
+        network, trained = packed.student, packed.config
+        refuse_other_classes(file, packed.classes, classes)
+    elif saved := as_checkpoint(file):
+        network, trained = from_checkpoint(saved, classes)
+    else:
+        return load_teacher(file, config.teacher.arch, classes and len(classes))
+    for name in SEEN:
+        theirs, ours = getattr(trained.data, name), getattr(config.data, name)
+        if theirs != ours:
+            value = str(list(theirs)) if isinstance(theirs, tuple) else theirs
+            raise KitError(f"The teacher {file} was trained with data.{name} {theirs}, this run has {ours}: --set 'data.{name}={value}'.")
+    return network.eval().requires_grad_(False)
+
+
+def refuse_other_classes(file: Path, theirs: tuple[str, ...], ours: tuple[str, ...] | None) -> None:
+    if ours is not None and theirs != ours:
+        found = next((f"{a!r} for {b!r}" for a, b in zip(theirs, ours, strict=False) if a != b), f"{len(theirs)} for {len(ours)}")
+        raise KitError(f"The teacher {file} knows other classes than the data has ({found}). Give one that was trained on these classes.")
+
+
+def as_checkpoint(file: Path) -> Saved | None:
+    """The kit's checkpoint that a file is by its name and place; None for all others."""
+    if file.parent.name != "checkpoints":
+        return None
+    return next((saved for saved in saved_in(file.parent.parent) if saved.path == file), None)
+
+
+def from_checkpoint(saved: Saved, classes: tuple[str, ...] | None) -> tuple[nn.Module, Config]:
+    """The best weights of a stage so far, in a network of their shape, and what it was trained with."""
+    try:
+        content = read(saved)
+    except Damaged as damage:
+        raise KitError(f"{saved.path} is damaged ({damage}). Give another checkpoint.") from None
+    config, state = Config.model_validate(content["config"]), content["state"]
+    weights = weights_in(state)
+    outputs = len(next(tensor for name, tensor in reversed(weights.items()) if name.endswith("bias")))
+    if classes is not None and outputs != len(classes):
+        raise KitError(f"The teacher {saved.path} has {outputs} outputs, the data has {len(classes)} classes. Give one of these classes.")
+    if saved.stage == "teacher":
+        network = build_teacher(config.teacher.arch, outputs)
+    else:
+        network = build_student(config.student.name, state.get("widths") or widths_for(config.student, outputs), outputs)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError:
+        raise KitError(
+            f"{saved.path} is half of a stage and does not say how wide its network is. Give a result (-done-), or a student.kit."
+        ) from None
+    return network, config
+
+
+def weights_in(state: dict[str, Any]) -> dict[str, Tensor]:
+    if "weights" in state:
+        return state["weights"]
+    return state["best"]["weights"] or state.get("ema") or state["network"]

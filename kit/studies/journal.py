@@ -1,0 +1,59 @@
+"""The journal: a JSON line for each arm and seed that has ended, appended and never rewritten. Tables are made of it alone."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kit.errors import KitError
+from kit.files import StorageError, make_folder
+
+Entry = dict[str, Any]
+NEEDED = {"study", "arm", "seed", "digest", "state", "setting"}
+
+
+def append(file: Path, entry: Entry) -> None:
+    """Raises:
+    StorageError: the line could not be written whole.
+    """
+    make_folder(file.parent)
+    try:
+        with open(file, "ab+") as journal:
+            journal.seek(0, os.SEEK_END)
+            if journal.tell() and not ends_a_line(journal):
+                journal.write(b"\n")  # the line before was cut off; it stays, and is passed over
+            journal.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+    except OSError as error:
+        raise StorageError.of(file, error) from None
+
+
+def ends_a_line(journal: Any) -> bool:
+    journal.seek(-1, os.SEEK_END)
+    return journal.read(1) == b"\n"
+
+
+def read(file: Path, study: str, say: Callable[[str], None]) -> list[Entry]:
+    """The journal's entries; a line that is no whole entry is named and passed over.
+
+    Raises:
+        KitError: the journal is another study's.
+    """
+    if not file.is_file():
+        return []
+    entries = []
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            whole = entry.keys() >= NEEDED
+        except (ValueError, AttributeError):
+            whole = False
+        if not whole:
+            say(f"{file}, line {number}: half written, passed over")
+            continue
+        if entry["study"] != study:
+            raise KitError(f"{file} is the journal of the study {entry['study']!r}, not of {study!r}. Choose another --out.")
+        entries.append(entry)
+    return entries

@@ -1,0 +1,21 @@
+import torch
+from torch import nn
+
+from kit.models.cost import activation_bytes, count_macs, step_seconds
+
+
+def test_macs_are_those_of_the_forward_pass():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.Conv2d(8, 8, 3, 1, 1, groups=8))
+    assert count_macs(model, 32) == {"0": 16 * 16 * 8 * 27, "1": 16 * 16 * 8 * 9}
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_activations_are_the_maps_that_backward_needs():
+    """A convolution keeps its input, a ReLU its output, which is the next convolution's input: both maps once."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.Flatten())
+    assert activation_bytes(model, 8) == (3 + 4) * 8 * 8 * 4
+
+
+def test_a_step_that_has_more_to_do_takes_longer():
+    thin, thick = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), nn.Sequential(nn.Conv2d(3, 256, 9), nn.Flatten())
+    assert 0 < step_seconds(thin, 16, 4, 3) < step_seconds(thick, 16, 4, 3)

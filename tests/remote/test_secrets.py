@@ -1,0 +1,100 @@
+"""A key is planted, Kaggle's answers and logs are made to repeat it, and it is looked for in all that the commands say, start and leave."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from server import KEY, Server, loopback
+
+from kit.remote.credentials import account, credentials, hide
+
+METADATA = Path(__file__).parents[2] / "kernels" / "smoke" / "kernel-metadata.json"
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    yield from loopback(monkeypatch, Server(tmp_path / "kaggle"))
+
+
+@pytest.fixture
+def clone(tmp_path):
+    kernel = tmp_path / "clone" / "kernels" / "smoke"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel-metadata.json").write_bytes(METADATA.read_bytes())
+    (kernel / "main.py").write_text("open('submission.csv', 'w').write('Id,Category\\n')\nprint('the session runs')\n")
+    return tmp_path / "clone"
+
+
+@pytest.fixture
+def seen():
+    """The arguments of every process that this machine has run meanwhile and that name the key."""
+    found, over = set(), threading.Event()
+
+    def watch():
+        while not over.wait(0.05):
+            for entry in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    words = entry.read_bytes()
+                except OSError:
+                    continue
+                if KEY.encode() in words:
+                    found.add(words)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    yield found
+    over.set()
+    thread.join()
+
+
+def test_a_planted_key_is_nowhere_in_what_is_said_started_or_left(server, clone, seen):
+    def kit(*words):
+        done = subprocess.run([sys.executable, "-m", "kit", *words], cwd=clone, capture_output=True, text=True, timeout=120)
+        return done.stdout + done.stderr
+
+    said = [kit("doctor"), kit("bundle", "smoke"), kit("push", "smoke", "--dry-run"), kit("chain", "smoke", "--max-sessions", "1")]
+    server.kernels["someone/kit-smoke"].log = f"a session that prints {KEY}\n"
+    server.kernels["someone/kit-smoke"].failure = f"exit code 1, {KEY}"
+    server.root = None
+    server.faults["SaveKernel"].extend([f"no push with {KEY}"])
+    said += [
+        kit("push", "smoke"),
+        kit("push", "smoke", "--wait"),
+        kit("pull", "smoke"),
+        kit("submit", str(clone)),
+        kit("ledger", "--no-fetch"),
+    ]
+    assert [words for words in said if KEY in words] == []
+    assert "no push with <KAGGLE_KEY>" in said[4]
+    assert "a session that prints <KAGGLE_KEY>" in said[5]
+    assert [file for file in clone.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()] == []
+    assert seen == set()
+
+
+def test_secrets_are_known_from_every_place_that_the_client_reads(tmp_path, monkeypatch):
+    for name in ("KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert credentials() == {}
+    (tmp_path / "kaggle.json").write_text('{"username": "someone", "key": "the-key-of-json"}')
+    (tmp_path / "token").write_text("the-token-of-a-file\n")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", str(tmp_path / "token"))
+    assert hide("the-key-of-json, the-token-of-a-file") == "<kaggle.json>, <token>"
+    assert account() == "someone"
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "the-token-itself")
+    assert hide("the-token-itself") == "<KAGGLE_API_TOKEN>"
+    assert "the-token-itself" not in str(list(credentials()))
+    assert os.environ["KAGGLE_API_TOKEN"] == "the-token-itself"
+
+
+def test_without_an_answer_the_doctor_says_so_and_goes_on(monkeypatch, tmp_path):
+    """No server at all: the proxy's port is closed."""
+    clean = os.environ | {"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": KEY, "KAGGLE_CONFIG_DIR": str(tmp_path), "COLUMNS": "200"}
+    done = subprocess.run([sys.executable, "-m", "kit", "doctor"], env=clean, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "No answer from Kaggle" in done.stdout
+    assert KEY not in done.stdout + done.stderr

@@ -1,0 +1,146 @@
+"""Handing in on a Kaggle on loopback: once, with its making, and the score beside the validation accuracy."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from server import DROP_AFTER, DROP_BEFORE, KEY, Server, loopback
+
+from kit.errors import KitError
+from kit.files import sha256_of
+from kit.ledger import read
+from kit.remote.client import connect
+from kit.remote.submit import fetch_scores, read_entry, submit
+
+MADE = {"recipe": "record", "state": "done", "competition": "hw13-2023", "commit": "abc1234", "parameters": 59451, "bytes": 61665}
+
+
+@pytest.fixture
+def server(monkeypatch):
+    yield from loopback(monkeypatch, Server())
+
+
+@pytest.fixture
+def kaggle(server):
+    client = connect()
+    client.api.args = ["--local"]
+    return type(client)(client.api, lambda seconds: None)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """What a run leaves: a CSV of 2,218 rows and where it came from."""
+    folder = tmp_path / "runs" / "record"
+    folder.mkdir(parents=True)
+    write(folder / "submission.csv", 0)
+    made = MADE | {"validation_accuracy": 0.5232, "csv_sha256": sha256_of(folder / "submission.csv"), "problems": []}
+    (folder / "provenance.json").write_text(json.dumps(made))
+    return folder
+
+
+def write(file, shift):
+    file.write_text("Id,Category\n" + "".join(f"{i:04d},{(i + shift) % 11}\n" for i in range(2218)))
+
+
+def hand_in(place, kaggle, tmp_path, **how):
+    said = []
+    submit(read_entry(place, None, said.append), kaggle, said.append, tmp_path / "submissions", **how)
+    return said
+
+
+@pytest.fixture
+def submissions(tmp_path):
+    (tmp_path / "submissions").mkdir()
+    return tmp_path / "submissions"
+
+
+def test_a_csv_is_handed_in_with_its_making_and_its_score_is_kept(run, kaggle, server, submissions, tmp_path):
+    said = hand_in(run, kaggle, tmp_path)
+    (sent,) = server.submissions
+    assert sent["content"] == (run / "submission.csv").read_bytes()
+    assert sent["description"].startswith("record (done), commit abc1234, 59,451 parameters, 61,665 bytes, validation 0.5232, csv ")
+    assert "4 more today" in said[0]
+    assert said[1] == "public score 0.50000, validation said 0.5232 (-0.0232)"
+    (line,) = read(submissions)
+    assert (line["ref"], line["public_score"], line["submission"]) == ("100", "0.50000", "record")
+
+
+def test_the_same_file_is_not_sent_twice_whether_the_ledger_or_kaggle_knows_it(run, kaggle, server, submissions, tmp_path):
+    hand_in(run, kaggle, tmp_path)
+    with pytest.raises(KitError, match=r"was handed in on .* as 100, public score 0\.50000"):
+        hand_in(run, kaggle, tmp_path)
+    (submissions / "ledger.csv").unlink()
+    with pytest.raises(KitError, match="Kaggle's list says"):
+        hand_in(run / "submission.csv", kaggle, tmp_path)
+    assert len(server.submissions) == 1
+    assert read(submissions)[0]["public_score"] == "0.50000"
+
+
+@pytest.mark.parametrize(("fault", "sent"), [(503, 1), (DROP_BEFORE, 1), (DROP_AFTER, 1)])
+def test_an_answer_that_is_lost_costs_no_second_submission(run, kaggle, server, submissions, tmp_path, fault, sent):
+    server.faults["CreateSubmission"].append(fault)
+    server.faults["upload"].extend([503, 500])
+    hand_in(run, kaggle, tmp_path)
+    assert len(server.submissions) == sent
+    assert server.calls.count("upload") == 3
+
+
+def test_what_can_not_be_handed_in_is_refused_before_anything_is_sent(run, kaggle, server, submissions, tmp_path):
+    made = json.loads((run / "provenance.json").read_text())
+    (run / "provenance.json").write_text(json.dumps(made | {"problems": ["99,891 parameters are over"]}))
+    with pytest.raises(KitError, match="99,891 parameters are over"):
+        hand_in(run, kaggle, tmp_path)
+    write(run / "submission.csv", 1)
+    (run / "submission.csv").write_text((run / "submission.csv").read_text().replace("0000,", "0,"))
+    with pytest.raises(KitError, match="lost their padding"):
+        hand_in(run, kaggle, tmp_path)
+    with pytest.raises(KitError, match=r"There is no .*nowhere"):
+        hand_in(tmp_path / "nowhere", kaggle, tmp_path)
+    with pytest.raises(KitError, match=r"is not one on Kaggle\. Name yours: --competition hw13-2023"):
+        read_entry(run, "any", print)
+    assert server.calls == []
+
+
+def test_a_csv_that_was_edited_goes_without_a_history(run, kaggle, server, submissions, tmp_path):
+    write(run / "submission.csv", 1)
+    said = hand_in(run, kaggle, tmp_path)
+    assert "is not the file that provenance.json beside it tells of" in said[0]
+    assert server.submissions[0]["description"].startswith("csv ")
+
+
+def test_a_used_up_day_is_said_before_the_upload(run, kaggle, server, submissions, tmp_path):
+    server.allowed = 0
+    with pytest.raises(KitError, match=r"no more submissions today .*00:00 UTC"):
+        hand_in(run, kaggle, tmp_path)
+    assert "upload" not in server.calls
+
+
+def test_refusals_and_failed_scoring_come_in_kaggles_words(run, kaggle, server, submissions, tmp_path):
+    server.faults["GetSubmissionLimits"].append(403)
+    with pytest.raises(KitError, match="accept its rules"):
+        hand_in(run, kaggle, tmp_path)
+    server.faults["upload"].extend([400])
+    with pytest.raises(KitError, match=r"could not be uploaded \(400"):
+        hand_in(run, kaggle, tmp_path)
+    server.score = None
+    with pytest.raises(KitError, match=r"could not score .*: bad ids"):
+        hand_in(run, kaggle, tmp_path)
+
+
+def test_scores_that_were_not_waited_for_are_fetched_later(run, kaggle, server, submissions, tmp_path):
+    assert len(hand_in(run, kaggle, tmp_path, wait=False)) == 1
+    for _ in range(2):
+        fetch_scores(kaggle, submissions)
+    assert read(submissions)[0]["public_score"] == "0.50000"
+
+
+def test_the_commands_hand_in_and_show_the_ledger(run, server, tmp_path):
+    words = [sys.executable, "-m", "kit"]
+    how = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120, "env": os.environ | {"COLUMNS": "200"}}
+    done = subprocess.run([*words, "submit", str(run), "--no-wait"], **how)
+    assert "handed in to ml2023spring-hw13 as 100" in done.stdout, done.stderr
+    table = subprocess.run([*words, "ledger"], **{**how, "cwd": run})
+    assert "0.5232" in table.stdout, table.stderr
+    assert KEY not in done.stdout + done.stderr + table.stdout + table.stderr

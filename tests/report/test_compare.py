@@ -1,0 +1,29 @@
+"""Several runs on one page."""
+
+import re
+
+from kit.report.compare import changes, compare, distinct
+from kit.report.run import read_run
+
+
+def test_two_runs_stand_side_by_side_with_their_curves(runs, tmp_path):
+    read = [read_run(runs.suspended), read_run(runs.done)]
+    html = compare(read, tmp_path / "new" / "comparison.html").read_text()
+    assert all(f'<th scope="row">{name}</th>' in html for name in ("suspended", "done"))
+    assert len(re.findall(r'<path class="line c[12]" d="M0\.00 ', html)) == 2
+    assert "Validation accuracy over the epochs: suspended ends at" in html
+    assert "&lt;script&gt;x" in html
+    assert not re.search(r"https?:|<script", html)
+
+
+def test_what_differs_between_configs_is_listed_a_value_a_run(runs):
+    one, other = read_run(runs.done), read_run(runs.done)
+    other.record["config"]["train"]["lr"] = 0.5
+    assert changes([one, other]) == [("train.lr", ["0.004", "0.5"])]
+    assert changes([one, other, one]) == [("train.lr", ["0.004", "0.5", "0.004"])]
+    assert changes([one, one]) == []
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(runs):
+    assert distinct([read_run(runs.done), read_run(runs.done)]) == [str(runs.done)] * 2
+    assert distinct([read_run(runs.done), read_run(runs.suspended)]) == ["done", "suspended"]

@@ -1,0 +1,146 @@
+"""The page of a run, made from the folders that real runs leave."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+from kit.answers import read_answers
+from kit.config.recipes import recipe
+from kit.config.schema import override
+from kit.errors import KitError
+from kit.pipeline import run
+from kit.report.page import page
+from kit.report.run import read_run
+from kit.report.write import report, write_page
+from kit.session import open_session
+from kit.train.budget import Budget
+
+SECTIONS = (
+    "answer", "stages", "curves", "times", "classes", "moves", "agreement", "calibration", "mistakes", "widths", "weights", "again",
+)  # fmt: skip
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes, its ancestors' too."""
+
+    VOID = ("meta", "link", "img", "br", "path", "rect", "circle")
+
+    def __init__(self, html):
+        super().__init__()
+        self.found, self.open = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes), [above for _, above in self.open]))
+        if tag not in self.VOID:
+            self.open.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop()[0] == tag
+
+
+@pytest.fixture(scope="module")
+def html(runs):
+    return (runs.done / "report.html").read_text()
+
+
+def test_a_finished_run_has_every_section(html):
+    assert {e["id"] for _, e, _ in Elements(html).found if "id" in e} == set(SECTIONS)
+
+
+def test_every_figure_has_alternative_text(html):
+    figures = [e for tag, e, above in Elements(html).found if tag in ("svg", "img") and not any(a.get("role") == "img" for a in above)]
+    assert len(figures) > 20
+    assert all(len(e.get("alt") or e.get("aria-label", "")) > 10 for e in figures), figures
+    assert all(e["aria-label"] for _, e, _ in Elements(html).found if e.get("role") == "img")
+
+
+def test_the_page_is_small_and_asks_nothing_of_anyone(html):
+    assert len(html.encode()) < 2_000_000
+    assert not re.search(r"https?:|//[a-z]|@import|<script|url\(", html)
+    sources = [e.get("src") or e.get("href") for _, e, _ in Elements(html).found]
+    assert all(source is None or source.startswith("data:") for source in sources)
+    assert "default-src 'none'" in html
+
+
+def test_names_of_classes_are_text_and_nothing_else(html):
+    assert "&lt;script&gt;x" in html
+    assert "a&amp;b" in html
+    assert "{{ g }}" in html
+
+
+def test_the_answer_is_the_runs_own(runs, html):
+    record = json.loads((runs.done / "run.json").read_text())
+    assert f"{100 * record['validation_accuracy']:.1f}<small>%</small>" in html
+    assert f"<dd>{record['bytes']:,}</dd>" in html
+    assert "session 2" in html  # where it went on
+
+
+def test_a_suspended_run_says_so_and_how_it_goes_on(runs):
+    html = (runs.suspended / "report.html").read_text()
+    assert '<span class="state suspended">suspended</span>' in html
+    assert "Suspended: SIGTERM came" in html
+    assert "epochs are left" in html
+    assert "provisional" in html or "not to hand in" in html  # so early it may give one class to all
+
+
+def test_a_page_is_drawn_again_from_the_folder_alone_byte_for_byte(runs, html, tmp_path):
+    shutil.copytree(runs.done, tmp_path / "done")
+    assert write_page(read_run(tmp_path / "done"), tmp_path / "pages" / "page.html").read_text() == html
+
+
+@pytest.mark.parametrize("lost", ["validation.npz", "student.kit", "checkpoints", "timing.jsonl"])
+def test_what_is_lost_costs_its_sections_and_not_the_page(runs, tmp_path, lost):
+    out = shutil.copytree(runs.done, tmp_path / "run")
+    shutil.rmtree(out / lost) if lost == "checkpoints" else (out / lost).write_bytes(b"PK\3\4 nothing")
+    assert 'id="stages"' in page(read_run(out))
+
+
+def test_a_folder_without_metrics_is_refused_with_a_remedy(runs, tmp_path):
+    shutil.copy(runs.done / "run.json", tmp_path)
+    with pytest.raises(KitError, match=r"metrics\.jsonl with an epoch in it.*Run the same `kit run` command again"):
+        read_run(tmp_path)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(KitError, match=r"no run\.json"):
+        read_run(tmp_path / "nowhere")
+
+
+def test_a_line_that_a_kill_left_half_written_is_passed_over(runs, tmp_path):
+    out = shutil.copytree(runs.done, tmp_path / "run")
+    with open(out / "timing.jsonl", "a") as file:
+        file.write('{"session": 2, "sta')
+    assert "session 2" in page(read_run(out))
+
+
+def test_each_stage_has_answered_and_none_is_asked_twice(runs):
+    answers = read_answers(runs.done / "validation.npz")
+    assert set(answers.logits) == {"teacher", "distil", "prune", "finetune", "quantize"}
+    accuracy = (answers.logits["quantize"].argmax(1) == answers.labels).mean()
+    assert accuracy == json.loads((runs.done / "run.json").read_text())["validation_accuracy"]
+    wrong = (answers.logits["quantize"].argmax(1) != answers.labels).sum()
+    assert len(answers.thumbnails) == min(wrong, 18)
+
+
+def test_a_page_that_cannot_be_written_is_said_in_a_line_and_fails_nothing(runs, tmp_path):
+    out = shutil.copytree(runs.done, tmp_path / "done")
+    (out / "report.html").unlink()
+    (out / "report.html").mkdir()
+    config = override(recipe("sample").tiny(), ["train.epochs=4"])
+    record = run(config, runs.done.parent / "photos", out, cache=runs.done.parent / "cache", budget=Budget(None))
+    assert record["state"] == "done"
+    assert "report.html could not be written" in (out / "log.txt").read_text()
+
+
+def test_a_session_without_the_time_leaves_the_page_out_and_says_so(tmp_path, log, capsys):
+    session = open_session(recipe("record"), tmp_path, Budget(60), log)
+    session.histories["distil"] = [{"epoch": 1}]
+    session.budget.longest["page"] = 60
+    report(session, object())
+    assert "report.html is left out, there is no time for it: `kit report" in capsys.readouterr().out
+    assert not (tmp_path / "report.html").exists()

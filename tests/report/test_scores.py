@@ -1,0 +1,49 @@
+"""The page's figures against small tables that can be counted by hand."""
+
+import numpy as np
+import pytest
+
+from kit.report.figures import ticks
+from kit.report.scores import agreement, calibrate, confusion, most_confused, per_class, recalls, worst
+
+LABELS = np.array([0, 0, 0, 1])
+LOGITS = np.log(np.array([[0.9, 0.1, 1e-9], [0.6, 0.4, 1e-9], [0.2, 0.8, 1e-9], [0.3, 0.7, 1e-9]]))
+
+
+def test_scores_of_a_class_without_photos_are_none_or_nought():
+    assert recalls(LOGITS, LABELS) == [pytest.approx(2 / 3), 1.0, None]
+    assert per_class(LOGITS, LABELS)[2] == (0, 0, 0, 0)
+    assert per_class(LOGITS, LABELS)[1] == (0.5, 1.0, pytest.approx(2 / 3), 1)
+
+
+def test_a_row_of_the_confusion_is_a_true_class():
+    assert confusion(LOGITS, LABELS).tolist() == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert most_confused(confusion(LOGITS, LABELS)) == [(0, 1, 1)]
+
+
+def test_the_calibration_error_is_the_weighted_gap():
+    found = calibrate(LOGITS, LABELS)
+    assert sum(found.counts) == 4
+    assert found.ece == pytest.approx((0.1 + 0.4 + 0.8 + 0.3) / 4, abs=1e-6)  # each alone in its bin
+    sure = calibrate(np.log(np.array([[0.75, 0.25]] * 4)), LABELS)  # right three times in four, and as sure as that
+    assert sure.ece == pytest.approx(0)
+
+
+def test_the_four_parts_of_an_agreement_are_all_photos():
+    shares = agreement(LOGITS, -LOGITS[:, [1, 0, 2]] * [1, 1, -1], LABELS)
+    assert shares["same"] == 1
+    assert sum(shares[part] for part in ("both", "teacher", "student", "neither")) == 1
+    assert agreement(LOGITS, np.roll(LOGITS, 1, 1), LABELS)["teacher"] == 0
+
+
+def test_the_worst_mistake_comes_first_and_what_is_right_never():
+    logits = np.array([[0.0, 1.0], [0.0, 9.0], [5.0, 0.0]])
+    assert worst(logits, np.array([0, 0, 0])) == [1, 0]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.12, 0.97), (0, 1e-7), (950, 1063), (0.3, 0.3), (-2, 5)])
+def test_ticks_are_few_and_span_what_is_drawn(low, high):
+    found = ticks(low, high, 4)
+    assert 2 <= len(found) <= 7
+    assert found[0] <= low + 1e-9
+    assert high <= found[-1] + 1e-9

@@ -1,0 +1,130 @@
+"""Whatever the kit has trained may teach, and is checked as other teachers are."""
+
+import pytest
+import torch
+import torchvision
+
+from kit.compress.pack import pack
+from kit.config.recipes import recipe
+from kit.config.schema import override
+from kit.config.terms import Hint, SimKD
+from kit.errors import KitError
+from kit.models.students import build_student, widths_of
+from kit.models.teacher import build_teacher
+from kit.stages.assistant import file_of, read_teacher
+from kit.stages.student import check_terms
+from kit.train.checkpoint import Checkpoints
+
+CLASSES = tuple("abcdef")
+CONFIG = override(recipe("sample"), ["student.widths=[8,16,16,24,24,32,32]"])
+
+
+@pytest.fixture
+def student():
+    torch.manual_seed(3)
+    return build_student("record", CONFIG.student.widths, 6).eval()
+
+
+@pytest.fixture
+def packed(student, tmp_path):
+    pack(tmp_path / "student.kit", student, CONFIG, widths_of(student), CLASSES, {})
+    return tmp_path / "student.kit"
+
+
+def x():
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def checkpoint(out, student, log, stage="distil", done=True, **state):
+    checkpoints = Checkpoints(out, stage, {}, CONFIG.settled().model_dump(mode="json"), log)
+    state = {"best": {"accuracy": 0.5, "epoch": 1, "weights": student.state_dict()}} | state
+    return (checkpoints.finish if done else checkpoints.save)(7, state)
+
+
+def test_a_packed_student_teaches(packed, student):
+    teacher = read_teacher(packed, CONFIG, CLASSES)
+    assert not teacher.training
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert torch.allclose(teacher(x()), student(x()), atol=0.1)  # its weights have eight bits
+
+
+def test_a_runs_folder_is_its_trained_student_before_it_was_packed(packed, student, tmp_path, log):
+    assert file_of(tmp_path) == packed
+    result = checkpoint(tmp_path, student, log, widths=widths_of(student))
+    assert file_of(tmp_path) == result
+    assert torch.equal(read_teacher(result, CONFIG, CLASSES)(x()), student(x()))
+
+
+def test_a_checkpoint_on_the_way_teaches_with_its_best_weights_so_far(student, tmp_path, log):
+    on_the_way = checkpoint(tmp_path, student, log, done=False, network={})
+    assert torch.equal(read_teacher(on_the_way, CONFIG, CLASSES)(x()), student(x()))
+
+
+def test_half_a_fine_tuning_does_not_say_how_wide_it_is(student, tmp_path, log):
+    slimmer = build_student("record", (8, 8, 8, 8, 8, 8, 8), 6)
+    half = checkpoint(tmp_path, slimmer, log, stage="finetune", done=False)
+    with pytest.raises(KitError, match="half of a stage"):
+        read_teacher(half, CONFIG, CLASSES)
+
+
+def test_a_run_without_a_student_is_refused(tmp_path):
+    with pytest.raises(KitError, match="holds no student"):
+        file_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        ("data.image_size=64", r"image_size 32, this run has 64: --set 'data.image_size=32'"),
+        ("data.mean=[0.5,0.5,0.5]", r"--set 'data.mean=\[0.485, 0.456, 0.406\]'"),
+        ("data.std=[0.5,0.5,0.5]", r"--set 'data.std="),
+    ],
+)
+def test_a_teacher_of_another_input_is_refused_with_the_setting_that_fits(packed, change, remedy):
+    with pytest.raises(KitError, match=remedy):
+        read_teacher(packed, override(CONFIG, [change]), CLASSES)
+
+
+def test_a_teacher_of_other_classes_is_refused(packed, student, tmp_path, log):
+    with pytest.raises(KitError, match=r"other classes.*'a' for 'b'"):
+        read_teacher(packed, CONFIG, tuple("bacdef"))
+    result = checkpoint(tmp_path, student, log, widths=widths_of(student))
+    with pytest.raises(KitError, match="has 6 outputs, the data has 2 classes"):
+        read_teacher(result, CONFIG, CLASSES[:2])
+    torch.save(torchvision.models.resnet18(num_classes=5).state_dict(), tmp_path / "t.pt")
+    with pytest.raises(KitError, match="has 5 outputs, the data has 6 classes"):
+        read_teacher(tmp_path / "t.pt", CONFIG, CLASSES)
+    assert read_teacher(tmp_path / "t.pt", CONFIG, None).fc.out_features == 5
+
+
+def check(teacher, **changes):
+    check_terms(CONFIG.model_copy(update=changes), teacher)
+
+
+def test_a_recipe_is_held_against_its_networks_before_anything_is_done(packed):
+    resnet, assistant = build_teacher("torchvision/resnet18", 6), read_teacher(packed, CONFIG, CLASSES)
+    check(resnet)
+    with pytest.raises(KitError, match=r"'layer1', which Classifier does not have.*Nearest"):
+        check(assistant)
+    check(assistant, distill=(Hint(student="blocks.1", teacher="blocks.3"),))
+    with pytest.raises(KitError, match=r"end student.widths with 512"):
+        check(resnet, distill=(SimKD(student="blocks.5", teacher="layer4"),))
+    with pytest.raises(KitError, match=r"'boss' takes its stem from a ResNet"):
+        check(assistant, student=recipe("boss").student, distill=recipe("medium").distill)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "words"),
+    [
+        (["teacher.store=float16"], "'hint' needs the teacher's maps"),
+        (["teacher.store=float16", 'distill=[{"loss":"ce"}]'], "no term of distill looks at a teacher"),
+        (['distill=[{"loss":"simkd","student":"blocks.5","teacher":"layer4"}]'], "leave out simkd or prune"),
+        (['distill=[{"loss":"review","student":["blocks.1"],"teacher":["layer1","layer2"]}]'], "review pairs stages"),
+        (["distill=[]"], "distill"),
+        (['distill=[{"loss":"ce","ramp":[[0.2,1],[0.7,0]]},{"loss":"kd","ramp":"first half"}]'], "zero at p = 0.7"),
+    ],
+)
+def test_what_can_not_work_together_is_refused_when_the_recipe_is_built(assignments, words):
+    with pytest.raises(KitError) as error:
+        override(recipe("sample"), assignments)
+    assert words in str(error.value)

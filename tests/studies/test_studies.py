@@ -1,0 +1,125 @@
+"""Studies: skipped, gone on with, failed and passed; and tables that hold what the journal holds."""
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+
+from kit.config.recipes import sample
+from kit.errors import KitError
+from kit.studies.catalogue import STUDIES, choose, find_study
+from kit.studies.journal import append, read
+from kit.studies.runner import Place, configured, run_study
+from kit.studies.study import Arm, Study, replaced
+from kit.studies.tables import markdown, rows, write
+from kit.train.budget import Budget
+
+LONGER = {"teacher.train.epochs": 8}  # of tiny: enough for a teacher that is no guesser
+
+
+def small() -> Study:
+    bare = replaced(sample(), {"prune": None, "data.image_size": 32})
+    arms = (Arm("plain", bare, "as it is"), Arm("wide", replaced(bare, {"distill": [{"loss": "ce"}]}), "labels alone"))
+    lengthen = lambda config: replaced(config, {"train.epochs": 2})  # noqa: E731
+    return Study("small", "Does it run?", arms, "plain", lengthen, "two epochs")
+
+
+def entry(arm, seed, accuracy=None, **more):
+    made = {"study": "small", "arm": arm, "seed": seed, "digest": "d", "setting": "reduced", "state": "failed", "error": "no photos"}
+    done = {
+        "state": "done",
+        "validation_accuracy": accuracy,
+        "parameters": 10,
+        "bytes": 20,
+        "seconds": 60.0,
+        "device": "CPU",
+        "commit": "c",
+    }
+    return made | (done if accuracy is not None else {}) | more
+
+
+def run(study, tmp_path, drawn, seeds, said, seconds=None):
+    place = Place(tmp_path / "journal.jsonl", tmp_path / "arms")
+    budget = Budget(seconds, started=time.time())
+    how = {"cache": tmp_path / "cache", "budget": budget, "seeds": seeds, "setting": "tiny", "say": said.append, "teachers": ()}
+    return run_study(study, place, drawn, **how)
+
+
+def test_a_study_runs_what_is_missing_and_passes_an_arm_that_fails(tmp_path, drawn):
+    """The second arm's hint names a stage that does not exist."""
+    study, said = small(), []
+    hint = {"loss": "hint", "student": "blocks.99", "teacher": "layer1"}
+    broken = replace(study.arms[1], config=replaced(study.arms[1].config, {"distill": [{"loss": "ce"}, hint]}))
+    assert run(replace(study, arms=(broken, study.arms[0])), tmp_path, drawn, [1], said)
+    states = [(line["arm"], line["state"]) for line in read(tmp_path / "journal.jsonl", "small", print)]
+    assert states == [("wide", "failed"), ("plain", "done")]
+    assert "blocks.99" in said[0]
+    assert run(study, tmp_path, drawn, [1], said)  # mended, and the other is not run again
+    states = [(line["arm"], line["state"]) for line in read(tmp_path / "journal.jsonl", "small", print)]
+    assert states[2:] == [("wide", "done")]
+
+
+def test_a_study_without_time_says_what_is_next_and_begins_nothing(tmp_path, drawn):
+    said = []
+    assert not run(small(), tmp_path, drawn, [1], said, seconds=5)
+    assert said == ["the budget is over: plain with seed 1 is next; the same command goes on from here"]
+    assert not (tmp_path / "journal.jsonl").exists()
+
+
+def test_an_arm_under_another_config_is_not_mixed_in(tmp_path, drawn):
+    append(tmp_path / "journal.jsonl", entry("plain", 1, 0.5, setting="tiny"))
+    with pytest.raises(KitError, match="under another config"):
+        run(small(), tmp_path, drawn, [1], [])
+
+
+def test_half_a_line_is_passed_over_and_the_next_is_whole(tmp_path):
+    file, said = tmp_path / "journal.jsonl", []
+    append(file, entry("plain", 1, 0.5))
+    file.write_text(file.read_text() + '{"study": "sma')
+    append(file, entry("plain", 2, 0.6))
+    assert [line["seed"] for line in read(file, "small", said.append)] == [1, 2]
+    assert said == [f"{file}, line 2: half written, passed over"]
+    with pytest.raises(KitError, match="is the journal of the study 'small', not of 'other'"):
+        read(file, "other", print)
+
+
+def test_the_table_has_mean_spread_and_what_the_seeds_can_not_tell_apart():
+    far = [entry("wide", seed, 0.7 + seed / 1000) for seed in range(3)]
+    near = [entry("plain", seed, 0.5 + seed / 1000) for seed in range(3)]
+    assert "| wide | labels alone | 10 | 20 | 0.7010 ± 0.0010 | 0.7000 0.7010 0.7020 | +20.00 | 1.0 |" in markdown(
+        small(), near + far, "reduced"
+    )
+    noisy = [entry("wide", seed, 0.5 + seed / 10) for seed in range(3)]
+    assert "+9.90 (unseparated)" in markdown(small(), near + noisy, "reduced")
+    assert "+20.00 (one seed)" in markdown(small(), near[:1] + far[:1], "reduced")
+    assert "failed: no photos" in markdown(small(), [*near, entry("wide", 0)], "reduced")
+
+
+def test_tables_and_figures_come_from_the_journal_alone_and_repeat(tmp_path):
+    entries = [entry(arm, seed, 0.5 + seed / 100) for arm in ("plain", "wide") for seed in range(2)]
+    files = write(small(), entries, "reduced", tmp_path / "a")
+    write(small(), entries, "reduced", tmp_path / "b")
+    assert {file.suffix for file in files} == {".md", ".tex", ".csv", ".svg", ".png"}
+    assert all(file.read_bytes() == (tmp_path / "b" / file.name).read_bytes() for file in files)
+    assert "\\toprule" in (tmp_path / "a" / "small.tex").read_text()
+    assert rows(small(), entries, "full") == []
+    assert write(small(), entries, "full", tmp_path / "c") == []
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_arm_is_a_config_in_every_setting(name):
+    study = find_study(name)
+    assert study.reference in {arm.name for arm in study.arms}
+    assert len({arm.name for arm in study.arms}) == len(study.arms)
+    for setting in ("tiny", "reduced", "full"):
+        digests = {configured(study, arm, 1, setting).digest() for arm in study.arms}
+        assert len(digests) == len(study.arms), f"two arms of {name} are the same run when {setting}"
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(KitError, match=r"no study 'hw31'\. Nearest: hw13"):
+        find_study("hw31")
+    with pytest.raises(KitError, match=r"no arm 'bos'\. Nearest: boss"):
+        choose(find_study("hw13"), ["bos"])
+    assert json.dumps([arm.name for arm in choose(find_study("hw13"), ["boss"]).arms]) == '["boss"]'

@@ -1,0 +1,38 @@
+"""What a recipe is refused for before anything is spent on it."""
+
+import pytest
+
+from kit.config.recipes import recipe
+from kit.config.schema import override
+from kit.errors import KitError
+from kit.pipeline import check_recipe
+
+
+def check(log, name, *assignments):
+    check_recipe(override(recipe(name), list(assignments)), log)
+
+
+@pytest.mark.parametrize(
+    ("name", "assignments", "words"),
+    [
+        ("simple", ["student.name=hw7"], r"256,779 parameters are over hw13-2023's limit of 60,000.*student\.parameters"),
+        ("simple", ["student.name=timm/lcnet_035"], "377,461 parameters are over"),
+        ("simple", ["student.name=timm/lcnet_0"], "Nearest: timm/lcnet"),
+        ("simple", ["student.name=branchd"], "Nearest: branched"),
+        ("simple", ["student.parameters=90000"], r"9\d,\d{3}|8\d,\d{3} parameters are over"),
+        ("sample", ["student.name=timm/repvgg_a0"], "can't be removed|fixes sizes|can't be followed"),
+        ("simple", ["student.name=branched", "pack.method=course"], "deployed without its branches"),
+        ("sample", ["student.name=timm/vit_tiny_patch16_224"], "can't be used at 96 px|no channels that could be removed"),
+        ("simple", ["student.name=timm/vit_tiny_patch16_224", "competition=any", "data.image_size=96"], "can't be used at 96 px"),
+    ],
+)
+def test_a_student_that_can_not_be_handed_in_or_used_is_refused(log, name, assignments, words):
+    with pytest.raises(KitError, match=words):
+        check(log, name, *assignments)
+
+
+def test_any_student_is_let_through_at_its_limit(log):
+    check(log, "simple", "student.name=hw7", "student.parameters=60000")
+    check(log, "simple", "student.name=branched")
+    check(log, "simple", "student.name=timm/lcnet_035", "competition=any", "data.image_size=96")
+    check(log, "sample", "student.name=timm/lcnet_035")

@@ -1,0 +1,51 @@
+"""submissions/ as a person finds it after weeks: a folder and a line for each CSV, and what was handed in stays."""
+
+import pytest
+
+from kit.errors import KitError
+from kit.ledger import COLUMNS, enter, file_away, gap, read
+
+
+@pytest.fixture
+def csv(tmp_path):
+    def write(answer):
+        file = tmp_path / f"{answer}.csv"
+        file.write_text(f"Id,Category\n0000,{answer}\n")
+        return file
+
+    return write
+
+
+def shown(folder, *names):
+    return [tuple(line[name] for name in names) for line in read(folder)]
+
+
+def test_a_filed_submission_has_its_making_and_one_line(csv, tmp_path):
+    folder = tmp_path / "submissions"
+    for answer, state in ((1, "suspended"), (2, "done")):
+        place = file_away(folder, "record-1", csv(answer), {"recipe": "record", "state": state, "validation_accuracy": 0.5})
+    file_away(folder, "boss-2", csv(3), {"recipe": "boss", "state": "done"})
+    assert (place / "submission.csv").read_bytes() == csv(2).read_bytes()
+    assert shown(folder, "submission", "state") == [("record-1", "done"), ("boss-2", "done")]
+
+
+def test_what_was_handed_in_keeps_its_line_when_its_folder_gets_another_csv(csv, tmp_path):
+    file_away(tmp_path, "record-1", csv(1), {"validation_accuracy": 0.5})
+    (line,) = read(tmp_path)
+    enter(tmp_path, {"csv_sha256": line["csv_sha256"], "ref": "7", "public_score": "0.45"})
+    file_away(tmp_path, "record-1", csv(2), {"validation_accuracy": 0.6})
+    assert shown(tmp_path, "ref", "validation_accuracy", "public_score") == [("7", "0.5", "0.45"), ("", "0.6", "")]
+    assert [gap(line) for line in read(tmp_path)] == [pytest.approx(0.05), None]
+
+
+def test_a_ledger_of_an_older_kit_is_read_with_what_it_has(tmp_path, csv):
+    (tmp_path / "ledger.csv").write_text("submission,date,csv_sha256\nold-1,2026-01-01,00ff\n")
+    file_away(tmp_path, "new-2", csv(1), {})
+    assert shown(tmp_path, "submission", "csv_sha256")[0] == ("old-1", "00ff")
+    assert (tmp_path / "ledger.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
+
+
+def test_what_is_no_ledger_is_named(tmp_path):
+    (tmp_path / "ledger.csv").write_text("")
+    with pytest.raises(KitError, match=r"ledger\.csv can't be read"):
+        read(tmp_path)

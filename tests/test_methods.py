@@ -1,0 +1,160 @@
+"""Distillation methods in whole runs, in this process: every term from photos to a packed file, teachers in a chain, logits replayed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kit.compress.pack import unpack
+from kit.config.recipes import recipe
+from kit.config.schema import override
+from kit.config.terms import AFD, CE, CRD, KD, Hint, Review, SimKD
+from kit.distill.replay import Replay
+from kit.errors import KitError
+from kit.pipeline import run
+from kit.train.budget import Budget
+from kit.train.checkpoint import saved_in
+
+
+@dataclass
+class Place:
+    """Photos, a run's folder whose teacher.ckpt and student know them, with the decoded photos, and room for runs."""
+
+    photos: Path
+    assistant: Path
+    root: Path
+
+    def run(self, settings, out, teachers=None):
+        """One run to its end; returns what must repeat bit for bit."""
+        files = [self.assistant / "teacher.ckpt"] if teachers is None else teachers
+        record = run(settings, self.photos, self.root / out, cache=self.assistant / "cache", budget=Budget(None), teacher_files=files)
+        assert record["state"] == "done"
+        results = sorted(saved.path.name for saved in saved_in(self.root / out) if saved.done)
+        return results, (self.root / out / "student.kit").read_bytes(), (self.root / out / "metrics.jsonl").read_text()
+
+    def forget(self):
+        for file in (self.assistant / "cache").glob("teacher-*"):
+            file.unlink()
+
+    def said(self, out):
+        return (self.root / out / "log.txt").read_text()
+
+    def result(self, out):
+        path = next(saved.path for saved in saved_in(self.root / out) if saved.done)
+        return torch.load(path, weights_only=True)["state"]
+
+
+def config(*terms, **changes):
+    value = override(recipe("record").tiny(), ["competition=any", "student.widths=[8,16,16,24,24,32,32]", "data.workers=1"])
+    return value.model_validate(value.model_dump() | {"distill": terms or (KD(temperature=4), CE(weight=0.1))} | changes)
+
+
+COLOURS = ("red", "green", "blue", "yellow", "white", "black")
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory):
+    """Photos of one colour each: a network knows the six classes after a few steps."""
+    folder, random = tmp_path_factory.mktemp("coloured"), np.random.default_rng(0)
+    for split, count in (("training", 96), ("validation", 30), ("evaluation", 12)):
+        (folder / split).mkdir()
+        for i in range(count):
+            noisy = np.array(Image.new("RGB", (32, 32), COLOURS[i % 6]), np.int64) + random.integers(-60, 60, (32, 32, 3))
+            name = f"{i:04d}.jpg" if split == "evaluation" else f"{i % 6}_{i // 6}.jpg"
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / split / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def assistant(coloured, tmp_path_factory):
+    root = tmp_path_factory.mktemp("assistant")
+    longer = override(config(), ["teacher.train.epochs=2", "train.epochs=8", "train.ema_decay=null"])
+    Place(coloured, root / "run", root).run(longer, "run", teachers=[])
+    return root / "run"
+
+
+@pytest.fixture
+def place(coloured, assistant, tmp_path):
+    place = Place(coloured, assistant, tmp_path)
+    place.forget()
+    return place
+
+
+STAGES = {"student": ("blocks.1", "blocks.3"), "teacher": ("layer1", "layer2")}
+
+
+def test_fusion_attention_and_embeddings_train_and_stay_out_of_the_packed_student(place):
+    terms = (CE(), CRD(student="blocks.5", teacher="layer4"), Review(**STAGES, width=8), AFD(**STAGES, width=8))
+    place.run(config(*terms), "out")
+    done = place.result("out")
+    assert len(done["adapters"]) > 20
+    assert unpack(place.root / "out" / "student.kit").parameters == sum(t.numel() for n, t in done["network"].items() if is_parameter(n))
+
+
+def is_parameter(name):
+    return not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+
+
+def test_simkd_hands_in_the_teachers_classifier(place):
+    student = {"name": "record", "widths": (8, 16, 16, 24, 24, 32, 512)}
+    place.run(config(SimKD(student="blocks.5", teacher="layer4"), student=student), "out")
+    teacher = torch.load(place.assistant / "teacher.ckpt", weights_only=True)
+    assert torch.equal(place.result("out")["network"]["fc.weight"], teacher["fc.weight"])
+
+
+def test_replayed_logits_give_the_bytes_of_computed_ones_and_no_teacher_looks(place):
+    stored = config(teacher={"store": "float16"})
+    first = place.run(stored, "first")
+    assert "of 0 steps were read" in place.said("first")
+    second = place.run(stored, "second")
+    assert "of 12 steps were read" in place.said("second")
+    assert "of 0 computed" in place.said("second")
+    assert first == second
+
+
+def test_float32_logits_are_those_of_a_run_that_stores_none(place):
+    place.run(config(teacher={"store": "float32"}), "stored")
+    place.run(config(), "bare")
+    stored, bare = (place.result(out)["network"] for out in ("stored", "bare"))
+    assert all(torch.equal(stored[name], bare[name]) for name in bare)
+
+
+class Killed(BaseException):
+    """SIGKILL as far as the run can tell."""
+
+
+def test_a_run_killed_while_it_stores_goes_on_to_the_same_bytes(place, monkeypatch):
+    stored = config(teacher={"store": "float16"})
+    stored = override(stored, ["train.save_seconds=0"])
+    write = Replay.write
+
+    def die_in_the_middle(self, sample, content):
+        write(self, sample, content if self.step != 9 else content[: len(content) // 2])
+        if self.step == 9:
+            raise Killed
+
+    monkeypatch.setattr(Replay, "write", die_in_the_middle)
+    with pytest.raises(Killed):
+        place.run(stored, "killed")
+    monkeypatch.setattr(Replay, "write", write)
+    killed = place.run(stored, "killed")
+    place.forget()
+    assert killed == place.run(stored, "straight")
+
+
+def test_a_run_teaches_a_smaller_student_and_several_teach_together(place):
+    smaller, hint = {"name": "record", "widths": (8, 8, 8, 16, 16, 16, 16)}, Hint(student="blocks.1", teacher="blocks.3")
+    teachers = [place.assistant, place.assistant / "student.kit", place.assistant / "teacher.ckpt"]
+    place.run(config(KD(), hint, student=smaller), "student", teachers)
+    assert "3 teachers together: validation accuracy" in place.said("student")
+
+
+def test_what_does_not_fit_the_networks_is_refused_before_the_photos_are_read(place):
+    with pytest.raises(KitError, match=r"'layer9'.*Nearest: layer"):
+        place.run(config(Hint(student="blocks.1", teacher="layer9")), "out")
+    with pytest.raises(KitError, match=r"data.image_size 32, this run has 64"):
+        place.run(override(config(), ["data.image_size=64"]), "out", [place.assistant])
+    assert not list((place.root / "out").iterdir())

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score
+from torch import nn
+
+from kit import predict
+from kit.augment.views import evaluation_views
+from kit.compress.adjust import adjust_logits
+from kit.config.schema import Data, Predict
+from kit.data.cache import Photos
+from kit.models.students import build_student
+
+DATA = Data(image_size=32, crop_pct=0.8, cache_size=40)
+
+
+def photos(n=6):
+    pixels = np.random.default_rng(0).integers(0, 256, (n, 40, 40, 3), dtype=np.uint8)
+    return Photos(pixels, np.full((n, 2), 40), np.arange(n) % 3, tuple(map(str, range(n))), {}, "")
+
+
+def test_macro_f1_is_scikit_learns():
+    draw = np.random.default_rng(1)
+    for classes in (2, 5):
+        answer, labels = draw.integers(0, classes, 60), draw.integers(0, classes + 1, 60)
+        assert predict.macro_f1(answer, labels) == pytest.approx(f1_score(labels, answer, average="macro"))
+    assert predict.macro_f1(np.array([0, 0, 4]), np.array([0, 0, 2])) == pytest.approx(1 / 3)
+
+
+def test_a_corner_of_the_view_is_the_corner_of_the_resized_photo():
+    material = photos()
+    pixels, sizes = torch.from_numpy(material.pixels), torch.from_numpy(material.sizes)
+    plain = Data(image_size=32, crop_pct=0.8, cache_size=40, mean=(0, 0, 0), std=(1, 1, 1))
+    whole = pixels.permute(0, 3, 1, 2) / 255
+    for (x, y), part in {(-1, -1): (0, 0), (1, -1): (8, 0), (1, 1): (8, 8), (0, 0): (4, 4)}.items():
+        wanted = whole[:, :, part[1] : part[1] + 32, part[0] : part[0] + 32]
+        assert torch.allclose(evaluation_views(pixels, sizes, plain, (x, y)), wanted, atol=1e-4)
+
+
+def test_five_crops_and_flips_are_averaged():
+    model, material = build_student("hw13", (4, 4, 4, 4), 3).eval(), photos()
+    with torch.no_grad():
+        views = [
+            evaluation_views(torch.from_numpy(material.pixels), torch.from_numpy(material.sizes), DATA, place)
+            for place in (predict.CENTRE, *predict.CORNERS)
+        ]
+        answers = torch.stack([model(x) for view in views for x in (view, view.flip(-1))])
+    assert torch.allclose(predict.logits(model, material, DATA, views=Predict(crops=5, flip=True)), answers.mean(0), atol=1e-5)
+    assert torch.allclose(predict.logits(model, material, DATA), answers[0], atol=1e-6)
+
+
+def test_adjusted_logits_take_the_log_of_the_priors():
+    student, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.randn(2, 4)
+    adjusted = adjust_logits(student, np.array([60, 30, 10]), 1.5)
+    assert torch.allclose(adjusted(x), student(x) - 1.5 * torch.tensor([0.6, 0.3, 0.1]).log(), atol=1e-6)
+    assert adjusted is not student
