@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from kit.compress.fold import fold, unfold
+from kit.compress.recalibrate import recalibrate
 from kit.errors import KitError
 from kit.models.blocks import plain
 from kit.models.students import STUDENTS, build_student, widths_of
@@ -71,13 +72,25 @@ class OutOfOrder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.conv, self.norm, self.pretrained_cfg = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), {}
         nn.init.constant_(self.norm.running_mean, 4.0)
 
     def forward(self, x):
-        return self.conv(self.norm(x)).relu()
+        return self.conv(self.norm(x)).relu().mean((2, 3))
 
 
-def test_layers_that_run_in_another_order_than_they_are_listed_are_refused():
-    with pytest.raises(KitError, match="OutOfOrder runs its layers in another order"):
-        fold(OutOfOrder())
+def test_a_norm_of_timms_that_runs_before_the_convolution_it_is_listed_after_stays():
+    student = build_student("timm/lcnet_035", (), 5)
+    student.body, student.fc = OutOfOrder(), nn.Linear(3, 5)
+    folded, x = fold(student), torch.randn(2, 3, 32, 32)
+    assert isinstance(folded.body.norm, nn.BatchNorm2d)
+    assert torch.equal(folded(x), student.eval()(x))
+
+
+@pytest.mark.parametrize("name", ["timm/lcnet_035", "timm/mobilenetv3_small_050"])
+def test_norms_of_timms_are_folded_with_their_activations_left(name):
+    student, x = trained_looking(name).eval(), torch.randn(2, 3, 64, 64)
+    recalibrate(student, lambda step: (torch.randn(8, 3, 64, 64), None), 2)
+    folded = fold(student)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    assert torch.allclose(folded(x), student.eval()(x), atol=1e-4, rtol=1e-4)

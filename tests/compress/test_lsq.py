@@ -10,7 +10,7 @@ from kit.compress.pack import pack, unpack
 from kit.compress.quantize import restore
 from kit.config.recipes import recipe
 from kit.config.schema import Pack, override
-from kit.distill.align import tap
+from kit.distill.align import LOGITS, look
 from kit.models.students import STUDENTS, build_student, count_parameters, widths_of
 
 
@@ -80,7 +80,7 @@ def test_gradients_are_those_of_the_paper():
 
 def test_training_on_the_grid_lowers_the_loss_and_taps_see_through_it():
     stepped, x = with_steps(trained_looking("hw13"), Pack(bits=4)), torch.randn(8, 3, 64, 64)
-    assert torch.equal(tap(stepped, ["cnn.3"])(x)["logits"], stepped(x))
+    assert torch.equal(look(stepped, ["cnn.3"], x)[LOGITS], stepped(x))
     assert taught(copy.deepcopy(stepped), x, 1) > 1.2 * taught(stepped, x, 40)
 
 
