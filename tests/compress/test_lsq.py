@@ -38,7 +38,7 @@ def test_it_begins_on_the_grid_that_packing_would_choose(name, method):
     student, x = trained_looking(name), torch.randn(4, 3, 64, 64)
     stepped = with_steps(student, Pack(bits=8, method=method))
     assert (stepped(x) - fold(student)(x)).abs().max() < 0.2 * student(x).std() + 1e-3
-    frozen = [p.requires_grad for p in student.parameters() if p.ndim == 4]
+    frozen = [p.requires_grad for p in fold(student).parameters() if p.ndim == 4]
     assert [layer.step.requires_grad for layer in stepped.modules() if isinstance(layer, Stepped)][: len(frozen)] == frozen
 
 
