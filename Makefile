@@ -20,8 +20,8 @@ KILLS ?= 300
 chaos: $(READY)  ## the real command killed at random moments, half an hour; KILLS=28 takes 4 minutes, KIT_CHAOS_SEED draws others
 	KIT_CHAOS_KILLS=$(KILLS) $(VENV)/bin/python -m pytest -s tests/chaos
 
-chain: $(READY)  ## a run over eight sessions on a Kaggle on loopback, four minutes
-	KIT_LONG_CHAIN=1 $(VENV)/bin/python -m pytest tests/remote/test_chain.py
+chain: $(READY)  ## a run over ten sessions on a Kaggle on loopback that kills, loses and delays, twice five minutes
+	KIT_LONG_CHAIN=1 $(VENV)/bin/python -m pytest tests/remote/test_chain.py -k ten_sessions
 
 $(READY): requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; name it with: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }

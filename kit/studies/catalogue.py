@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from kit.config.recipes import boss, medium, simple
 from kit.errors import KitError
+from kit.studies.record import finals, screen
 from kit.studies.study import Arm, Study, proving_ground
 
 
@@ -25,7 +26,7 @@ def hw13() -> Study:
     )
 
 
-STUDIES: dict[str, Callable[[], Study]] = {"hw13": hw13}
+STUDIES: dict[str, Callable[[], Study]] = {"hw13": hw13, "record": finals, "record-screen": screen}
 
 
 def find_study(name: str) -> Study:

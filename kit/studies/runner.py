@@ -14,7 +14,6 @@ from kit.config.schema import Config
 from kit.errors import KitError
 from kit.files import Busy, locked, make_folder
 from kit.pipeline import run as run_pipeline
-from kit.session import command
 from kit.studies.journal import Entry, append, read
 from kit.studies.study import Arm, Study, replaced
 from kit.train.budget import Budget
@@ -109,7 +108,7 @@ def run_arm(
 ) -> Entry | None:
     """The journal's line of an arm; None when the budget ended before it."""
     entry: Entry = {"study": study.name, "arm": arm.name, "seed": seed, "setting": setting, "digest": config.digest()}
-    entry |= {"epochs": config.train.epochs, "image_size": config.data.image_size, "commit": commit(), "command": command()}
+    entry |= {"epochs": config.train.epochs, "image_size": config.data.image_size, "commit": commit()}
     session = Budget(budget.seconds, budget.started)  # a run's times are its own
     try:
         out = place.runs / f"{arm.name}-{seed}-{config.digest()[:6]}"  # an arm that was mended begins anew

@@ -136,7 +136,8 @@ def test_a_notebook_holds_the_same_in_cells_that_run(tmp_path, monkeypatch):
     assert "What it does." in "".join(page["cells"][0]["source"])
     places = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PATH": os.environ["PATH"]}
     cells = "\n".join("".join(cell["source"]) for cell in page["cells"][1:])
-    done = subprocess.run([sys.executable, "-c", f"{cells}\nprint(found)"], env=places, cwd=tmp_path, capture_output=True, text=True)
+    text = f"{cells}\nprint(found)\n"
+    done = subprocess.run([sys.executable, "-"], input=text, env=places, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.stdout.startswith(str(tmp_path)), done.stderr
 
 

@@ -71,7 +71,7 @@ def kernel(tmp_path, head=QUICK):
 
 
 @pytest.mark.skipif("KIT_LONG_CHAIN" not in os.environ, reason="sessions that train take minutes: make chain runs them")
-@pytest.mark.parametrize("via", ["self", "pair", "dataset"])
+@pytest.mark.parametrize("via", ["self", "dataset"])
 def test_a_chain_of_ten_sessions_ends_with_the_bytes_of_one_long_run(tmp_path, server, kaggle, via):
     """Three sessions are killed by the time limit, two of them losing their output, one is given an older output than it was promised,
     and one push is answered too late, after it was taken."""
@@ -151,7 +151,7 @@ def test_a_chain_that_was_killed_goes_on_with_the_session_that_runs(tmp_path, se
         pass
 
     def say(line):
-        if "RUNNING" in line:
+        if "https://" in line:  # it is pushed and written down
             raise Killed
 
     with pytest.raises(Killed):
