@@ -42,7 +42,7 @@ def has_width(module: nn.Module) -> bool:
     """Whether a module's output channels are one of the student's widths: a convolution's own, or how many a selection keeps."""
     if not isinstance(module, nn.Conv2d):
         return isinstance(module, Select)
-    return not getattr(module, "follows", module.groups > 1)  # unmarked: depthwise, or in one of timm's not plain
+    return not getattr(module, "follows", False)
 
 
 def depthwise(width: int, kernel: int, stride: int) -> nn.Conv2d:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from kit.models.blocks import following
+
 
 class CourseNet(nn.Module):
     """The course's own shape and state-dict names: `cnn.*` and `fc.0`."""
@@ -31,6 +33,6 @@ def hw7(widths: Sequence[int], classes: int) -> nn.Module:
     blocks = []
     for i, (ins, outs) in enumerate(itertools.pairwise(widths)):
         pool = [nn.MaxPool2d(2)] if i < 3 else []
-        depthwise = nn.Conv2d(ins, ins, 3, 1, 1, groups=ins)
+        depthwise = following(nn.Conv2d(ins, ins, 3, 1, 1, groups=ins))
         blocks.append(nn.Sequential(depthwise, nn.BatchNorm2d(ins), nn.ReLU6(), nn.Conv2d(ins, outs, 1), *pool))
     return CourseNet([first, *blocks], widths[-1], classes)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kit.errors import KitError
-from kit.models.blocks import has_width
+from kit.models.blocks import following
 from kit.models.resize import resize
 
 PREFIX = "timm/"
@@ -45,7 +45,10 @@ class FromLibrary(nn.Module):
             raise KitError(f"timm has no network {known!r}." + (f" Nearest: {', '.join(PREFIX + n for n in near)}." if near else ""))
         self.body = timm.create_model(known, pretrained=False, num_classes=0)
         self.fc = nn.Linear(self.body.head_hidden_size, classes)
-        own = [m for m in self.modules() if has_width(m)]
+        own = []
+        for conv in [m for m in self.modules() if isinstance(m, nn.Conv2d)]:
+            following(conv, conv.groups > 1)  # said now: a depthwise one of a single channel would look like a plain one
+            own += [] if conv.follows else [conv]
         if not widths or list(widths) == [conv.out_channels for conv in own]:
             return
         if len(widths) != len(own) or any(width > conv.out_channels for width, conv in zip(widths, own, strict=True)):

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from kit.errors import KitError
-from kit.models.blocks import Bottleneck, Classifier, LargeKernel, Residual, Select, has_width, strided_stem, training_only
+from kit.models.blocks import Bottleneck, Classifier, LargeKernel, Residual, Select, following, has_width, strided_stem, training_only
 from kit.models.cifar import CifarResNet, PreCifarResNet, plain_ties, plain_widths, pre_ties, pre_widths
 from kit.models.course import hw7, hw13
 from kit.models.library import FromLibrary, is_library
@@ -54,7 +54,7 @@ def boss(widths: Sequence[int], classes: int) -> nn.Module:
     """Seed 002's boss student: the teacher's stem, then depthwise and pointwise blocks at the teacher's strides."""
 
     def block(ins: int, outs: int, stride: int) -> nn.Module:
-        depthwise = nn.Conv2d(ins, ins, 3, stride, 1, groups=ins)
+        depthwise = following(nn.Conv2d(ins, ins, 3, stride, 1, groups=ins))
         return nn.Sequential(
             depthwise, nn.BatchNorm2d(ins), nn.LeakyReLU(0.01), nn.Conv2d(ins, outs, 1), nn.BatchNorm2d(outs), nn.LeakyReLU(0.01)
         )

@@ -8,6 +8,7 @@ from kit.config.schema import Config
 from kit.distill.align import LOGITS, look
 from kit.errors import KitError
 from kit.models.library import refuse_unusable
+from kit.models.recognise import as_network
 from kit.models.students import build_student, count_parameters, widths_of
 
 SMALL = "timm/lcnet_035"
@@ -18,6 +19,21 @@ def test_a_network_of_timms_is_a_student_by_its_name_alone():
     assert count_parameters(student) == count_parameters(reference)
     assert widths_of(build_student(SMALL, widths_of(student), 11)) == widths_of(student)
     assert student(torch.zeros(2, 3, 64, 64)).shape == (2, 11)
+
+
+def test_a_layer_of_one_channel_keeps_its_place_among_the_widths():
+    """A depthwise convolution of it is in one group, as a plain one."""
+    for name in (SMALL, "hw7", "boss", "inverted"):
+        widths = tuple(1 for _ in widths_of(build_student(name, (), 4)))
+        assert widths_of(build_student(name, widths, 4)) == widths
+
+
+def test_another_programs_weights_are_read_under_the_students_names():
+    weights = timm.create_model("lcnet_035", num_classes=11).eval().state_dict()
+    found, x = as_network(weights, SMALL), torch.randn(2, 3, 64, 64)
+    reference = timm.create_model("lcnet_035", num_classes=11).eval()
+    reference.load_state_dict(weights)
+    assert torch.equal(found(x), reference(x))
 
 
 def test_its_stages_can_be_tapped():
