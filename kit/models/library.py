@@ -70,7 +70,7 @@ class FromLibrary(nn.Module):
 def renamed(weights: Mapping[str, Tensor], student: FromLibrary) -> dict[str, Tensor]:
     """Another program's weights of timm's network, under the student's names."""
     last = student.body.pretrained_cfg.get("classifier")
-    if not isinstance(last, str) or f"{last}.weight" not in weights:
+    if not isinstance(last, str) or f"{last}.weight" not in weights or any(name.startswith("body.") for name in weights):
         return dict(weights)
     own = {f"{last}.{key}": f"fc.{key}" for key in ("weight", "bias")}
     return {own.get(name, f"body.{name}"): tensor for name, tensor in weights.items()}

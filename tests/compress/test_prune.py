@@ -6,7 +6,7 @@ from torch import nn
 
 from kit.compress.criteria import CRITERIA
 from kit.compress.prune import Cost, Target, slim
-from kit.compress.surgery import find_groups
+from kit.compress.surgery import find_groups, remove
 from kit.config.schema import Prune
 from kit.errors import KitError
 from kit.models.cost import count_macs
@@ -63,10 +63,14 @@ def test_a_target_of_bytes_is_met_by_asking_what_each_candidate_takes():
     assert len(asked) < 12
 
 
-def test_what_a_choice_costs_is_known_before_it_is_built():
-    student = trained_looking("record")
-    cost = Cost(student, find_groups(student, 64), 64)
-    assert cost([0] * 4) == (count_parameters(student), sum(count_macs(student, 64).values()))
+@pytest.mark.parametrize("name", ["record", "branched", "inverted"])
+def test_what_a_choice_costs_is_known_before_it_is_built(name):
+    student = trained_looking(name)
+    groups = find_groups(student, 64)
+    cost, removed = Cost(student, groups, 64), {group.name: torch.arange(2) for group in groups}
+    slimmer = remove(student, name, 11, groups, removed)
+    for counts, network in (([0] * len(groups), student), ([2] * len(groups), slimmer)):
+        assert cost(counts) == (count_parameters(network), sum(count_macs(network, 64).values()))
 
 
 def test_the_channels_with_the_smallest_scales_go():

@@ -29,6 +29,8 @@ def test_a_layer_of_one_channel_keeps_its_place_among_the_widths():
 
 
 def test_another_programs_weights_are_read_under_the_students_names():
+    own = build_student("timm/resnet10t", (), 5).state_dict()
+    assert as_network(own, "timm/resnet10t").state_dict().keys() == own.keys()  # whose last layer has the same name in both
     weights = timm.create_model("lcnet_035", num_classes=11).eval().state_dict()
     found, x = as_network(weights, SMALL), torch.randn(2, 3, 64, 64)
     reference = timm.create_model("lcnet_035", num_classes=11).eval()

@@ -23,6 +23,13 @@ def test_a_limit_is_met_from_below_until_no_channel_fits_any_more(name, limit, c
         assert parameters(name, [w + (i in tie) for i, w in enumerate(widths)], classes) > limit
 
 
+@pytest.mark.parametrize("name", ["resnet8x4", "preresnet8x4"])
+def test_cifars_networks_are_narrowed_with_their_streams_whole(name):
+    widths = solve(name, 60_000, 11)
+    assert 58_000 < parameters(name, widths) <= 60_000
+    assert build_student(name, widths, 11)(torch.zeros(2, 3, 32, 32)).shape == (2, 11)
+
+
 def test_equal_arguments_give_equal_widths_in_the_tables_proportions():
     widths = solve("record", 60_000, 11)
     assert widths == solve("record", 60_000, 11) == widths_for(Student(name="record", parameters=60_000), 11)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -116,6 +117,15 @@ def test_a_line_that_a_kill_left_half_written_is_passed_over(runs, tmp_path):
     with open(out / "timing.jsonl", "a") as file:
         file.write('{"session": 2, "sta')
     assert "session 2" in page(read_run(out))
+
+
+def test_an_assistant_has_its_own_size(runs, tmp_path):
+    out = shutil.copytree(runs.done, tmp_path / "run")
+    record = json.loads((out / "run.json").read_text())
+    assert read_run(out).stages[0].parameters == record["stages"]["teacher"]["parameters"] > 11_000_000
+    record["stages"]["teacher"] |= {"parameters": 59_451, "macs": 7}
+    found = replace(read_run(out), record=record).stages[0]
+    assert (found.parameters, found.macs) == (59_451, 7)
 
 
 def test_each_stage_has_answered_and_none_is_asked_twice(runs):
