@@ -5,6 +5,7 @@ that is still running is waited for, not started a second time. A copy of the fu
 """
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any, Literal, get_args
 
 from kit.errors import KitError
 from kit.files import Busy, locked, make_folder, write_json
-from kit.remote.client import Kaggle
+from kit.remote.client import Kaggle, Refused
 from kit.remote.datasets import upload
 from kit.remote.output import mirror, session_record
 from kit.remote.push import TAIL, Dropped, Ended, Pushed, newest_version, push, read_metadata, wait_for
 
 PATIENCE = 12 * 3600.0  # seconds to wait for a free session
+LIMIT = 9 * 3600.0  # seconds after which Kaggle ends a session
 LIMIT_WORDS = ("time limit", "timed out", "timeout", "exceeded")  # in what Kaggle says of a session that it ended
 STALE_WORDS = "was to be found there"  # in what a session says that was told of a later step than it found
 STILL = 2  # sessions without progress after which a person should look
@@ -30,14 +32,15 @@ VIAS: tuple[Via, ...] = get_args(Via)
 class Story:
     """A chain so far.
 
-    via: how the state travels. running: the session that was pushed and not yet looked at. before: the newest version when a push was
-    begun, None when none is under way. steps: of the run, after each session. furthest: the session that brought the run there. tail:
-    the end of the last session's log.
+    via: how the state travels. running: the session that was pushed and not yet looked at, began: when. before: the newest version when
+    a push was begun, None when none is under way. steps: of the run, after each session. furthest: the session that brought the run
+    there. tail: the end of the last session's log.
     """
 
     ref: str
     via: Via = "self"
     running: dict[str, Any] | None = None
+    began: float = 0.0
     before: int | None = None
     steps: list[int] = field(default_factory=list)
     furthest: dict[str, Any] | None = None
@@ -88,9 +91,10 @@ def chain(
                     begin(story, kernel, kaggle, say, folder, timeout)
                 pushed = Pushed(**story.running)
                 ended = wait_for(pushed, kaggle, say)
-                look(story, pushed, kaggle, folder, ended)
+                late = time.time() - story.began > (timeout or LIMIT)
+                going_on = look(story, pushed, kaggle, folder, ended, late)
                 save(story, folder)
-                if not goes_on(ended):
+                if not going_on:
                     ended.insist(f"{pushed.ref} version {pushed.version}")
                 say(f"session {len(story.steps)}: step {story.steps[-1]:,}, {story.state}")
                 if story.state != "done" and story.still >= STILL:
@@ -126,7 +130,7 @@ def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, ti
             save(story, folder)
             say(f"Kaggle dropped {', '.join(drop.sources)}: the state will travel by --via {story.via}")
             wait_for(drop.pushed, kaggle, say)  # it finds less than it was promised and stops at once
-    story.running, story.before = asdict(pushed), None
+    story.running, story.began, story.before = asdict(pushed), time.time(), None
     save(story, folder)
     say(f"{pushed.ref} version {pushed.version}: {pushed.url}")
 
@@ -162,25 +166,25 @@ def next_way(story: Story, changes: dict[str, Any], drop: Dropped) -> Via:
     return VIAS[VIAS.index(story.via) + 1]
 
 
-def goes_on(ended: Ended) -> bool:
-    """Whether the chain goes on after a session that ended like this: also after one that Kaggle's time limit ended, whose output may be
-    lost, and after one that was given an older output than it had been promised."""
-    text = f"{ended.reason} {' '.join(ended.log[-TAIL:])}".lower()
-    return ended.state == "COMPLETE" or any(words in text for words in (*LIMIT_WORDS, STALE_WORDS))
+def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ended, late: bool) -> bool:
+    """How far the session that has ended brought the run, by the run.json that it left; whether the chain goes on after it.
 
-
-def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ended) -> None:
-    """How far the session that has ended brought the run, by the run.json that it left; a failed one counts for nothing."""
+    It goes on after a session that ended well, that brought the run further, that was given an older output than it had been promised,
+    or that Kaggle's time limit ended (Kaggle says so, or it is `late`), whose output may be lost. Any other failure counts for nothing.
+    """
     story.running, story.tail = None, ended.tail()
-    if not goes_on(ended):
-        return
+    words = f"{ended.reason} {' '.join(ended.log[-TAIL:])}".lower()
+    excused = ended.state == "COMPLETE" or late or any(word in words for word in (*LIMIT_WORDS, STALE_WORDS))
     record = session_record(kaggle, pushed.ref) or {}
     step = int((record.get("sessions") or [{}])[-1].get("steps", 0))
     if step > story.step:
         mirror(kaggle, pushed.ref, folder / "output")
         story.furthest = {"ref": pushed.ref, "version": pushed.version, "step": step}
+    elif not excused:
+        return False
     story.steps.append(step)
     story.state = "done" if record.get("state") == "done" else "running"
+    return True
 
 
 def refuse_used_up(story: Story, kaggle: Kaggle, kernel: Path, say: Say) -> None:
@@ -189,9 +193,9 @@ def refuse_used_up(story: Story, kaggle: Kaggle, kernel: Path, say: Say) -> None
     Raises:
         KitError: the week's time is used up.
     """
-    if not read_metadata(kernel, kaggle.user)["enable_gpu"] or (time := gpu_time(kaggle)) is None:
+    if not read_metadata(kernel, kaggle.user)["enable_gpu"] or (hours := gpu_time(kaggle)) is None:
         return
-    used, allowed = time
+    used, allowed = hours
     if used >= allowed:
         raise KitError(
             f"The week's {allowed:.0f} GPU hours are used up. Start the chain again when Kaggle gives new ones."
@@ -205,7 +209,10 @@ def gpu_time(kaggle: Kaggle) -> tuple[float, float] | None:
     from kagglesdk.kernels.types.kernels_api_service import ApiGetAcceleratorQuotaStatisticsRequest
 
     wanted = ApiGetAcceleratorQuotaStatisticsRequest()
-    quota = kaggle.ask(lambda client: client.kernels.kernels_api_client.get_accelerator_quota_statistics(wanted)).gpu_quota
+    try:
+        quota = kaggle.ask(lambda client: client.kernels.kernels_api_client.get_accelerator_quota_statistics(wanted)).gpu_quota
+    except Refused:
+        return None
     if quota is None or not quota.total_time_allowed:
         return None
     return (quota.time_used.total_seconds() if quota.time_used else 0.0) / 3600, quota.total_time_allowed.total_seconds() / 3600

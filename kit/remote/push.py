@@ -235,6 +235,14 @@ class Ended:
         return hide("\n".join(self.log[-TAIL:]))
 
 
+def log_of(kaggle: Kaggle, ref: str) -> list[str]:
+    """The newest session's log; empty where Kaggle does not show it yet."""
+    try:
+        return log_lines(list_output(kaggle, ref)[1])
+    except Refused:
+        return []
+
+
 def wait_for(pushed: Pushed, kaggle: Kaggle, say: Say) -> Ended:
     """Follow a session to its end, saying each state and each new line of its log."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
@@ -247,7 +255,7 @@ def wait_for(pushed: Pushed, kaggle: Kaggle, say: Say) -> Ended:
         if answer.status.name != state:
             state = answer.status.name
             say(f"{pushed.ref} version {pushed.version}: {state}")
-        lines = log_lines(list_output(kaggle, pushed.ref)[1])
+        lines = log_of(kaggle, pushed.ref)
         for line in lines[said:]:
             say(hide(line))
         said = max(said, len(lines))

@@ -46,6 +46,7 @@ class Server:
 
     def __init__(self, root: Path | None = None):
         self.root, self.limits, self.stale = root, {}, set()
+        self.wordless: set[int] = set()  # sessions whose output is kept, and that are called failed without a reason
         self.kernels: dict[str, Kernel] = {}
         self.faults: dict[str, deque] = defaultdict(deque)
         self.calls: list[str] = []
@@ -177,7 +178,7 @@ class Server:
         if kept and code in (0, None):  # what is attached is a version that ran to its end or its limit
             kernel.outputs.append(place / "working")
         kernel.failure = "Your notebook exceeded the time limit" if code is None else "" if code == 0 else f"exit code {code}"
-        kernel.states = deque(["COMPLETE" if code == 0 else "ERROR"])
+        kernel.states = deque(["COMPLETE" if code == 0 and number not in self.wordless else "ERROR"])
 
     def GetKernel(self, body):
         kernel = self.kernels.get(f"{body['userName']}/{body['kernelSlug']}")

@@ -191,6 +191,22 @@ def test_a_session_that_fails_stops_the_chain_and_the_next_start_pushes_again(tm
     assert chain(small, kaggle, print, folder=tmp_path / "chain").state == "done"
 
 
+def test_a_session_that_failed_after_it_brought_the_run_further_is_followed_by_another(tmp_path, server, kaggle):
+    """Nothing in its log or in Kaggle's words says why: the limit may have ended it."""
+    small = kernel(tmp_path, COUNTS)
+    server.wordless = {2}
+    assert chain(small, kaggle, print, folder=tmp_path / "chain").steps == [3, 6, 9]
+
+
+def test_a_kaggle_that_does_not_tell_logs_or_gpu_time_is_lived_with(tmp_path, server, kaggle):
+    small = kernel(tmp_path, COUNTS)
+    metadata = json.loads((small / "kernel-metadata.json").read_text())
+    (small / "kernel-metadata.json").write_text(json.dumps(metadata | {"enable_gpu": True}))
+    server.faults["GetAcceleratorQuotaStatistics"].extend([404] * 9)
+    server.faults["ListKernelSessionOutput"].extend([404])
+    assert chain(small, kaggle, print, folder=tmp_path / "chain").state == "done"
+
+
 def test_used_up_gpu_time_stops_the_chain_before_it_pushes(tmp_path, server, kaggle):
     small = kernel(tmp_path)
     metadata = json.loads((small / "kernel-metadata.json").read_text())
