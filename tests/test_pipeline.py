@@ -89,7 +89,7 @@ def test_pruning_in_steps_narrows_the_student_again_and_again_and_is_resumed(pla
     assert 41_500 < parameters[1] <= (58_846 * 30_000) ** 0.5
     assert 29_500 < parameters[-1] <= 30_000
     assert (place / "straight" / "student.kit").stat().st_size < 20_000
-    names = ["distilled", "pruned, step 1", "fine-tuned, step 1", "pruned, step 2", "fine-tuned, step 2", "trained quantized", "packed"]
+    names = ["distilled", "pruned, step 1", "fine-tuned, step 1", "pruned, step 2", "fine-tuned, step 2", "trained quantized"]
     page = (place / "straight" / "report.html").read_text().partition('<section id="stages"')[2]
     assert sorted(names, key=page.index) == names
     shutil.copytree(place / "straight", place / "cut")
