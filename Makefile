@@ -1,5 +1,5 @@
 # Both targets make their own virtual environment first: nothing needs to be installed but Python 3.11 or 3.12 and make.
-.PHONY: smoke test chaos chain clean
+.PHONY: smoke test slow chaos chain clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -14,7 +14,10 @@ smoke: $(READY)  ## the main job on photos that the kit draws itself
 
 test: $(READY)  ## the tests, on the CPU alone
 	$(VENV)/bin/ruff check kit kernels tests
-	$(VENV)/bin/python -m pytest --ignore tests/chaos
+	$(VENV)/bin/python -m pytest --ignore tests/chaos -m "not slow"
+
+slow: $(READY)  ## the tests that take half a minute and more each: several processes, a planted key, every option at once
+	$(VENV)/bin/python -m pytest --ignore tests/chaos -m slow
 
 KILLS ?= 300
 chaos: $(READY)  ## the real command killed at random moments, half an hour; KILLS=28 takes 4 minutes, KIT_CHAOS_SEED draws others

@@ -78,6 +78,7 @@ def test_every_recipe_runs_from_photos_to_a_checked_csv(place, recipe):
     assert 0 <= record["validation_macro_f1"] <= 1
 
 
+@pytest.mark.slow
 def test_pruning_in_steps_narrows_the_student_again_and_again_and_is_resumed(place):
     """And trained at last on the grid of its four bits."""
     words = ["sample", *TINY, "--set", "prune.steps=2", "--set", "prune.criterion=taylor", "--set", "prune.parameters=30000"]
@@ -264,6 +265,7 @@ def test_the_loader_without_a_cache_runs_too(place):
     assert record_of(place)["state"] == "done"
 
 
+@pytest.mark.slow
 def test_a_final_fit_on_all_photos_with_every_option_claims_no_validation_figure(place):
     shutil.copytree(place / "photos" / "evaluation", place / "photos" / "unlabelled")
     settings = ["student.name=branched", "student.parameters=20000", 'distill=[{"loss": "kd"}, {"loss": "ce"}]', "data.unlabelled=true"]

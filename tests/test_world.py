@@ -62,6 +62,7 @@ def weights(place, out, stage):
     return torch.load(path, weights_only=True)["state"]["network"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_to_the_weights_of_one(place):
     """The whole run, the teacher given: a student distilled with hints and EMA, slimmed, fine-tuned, packed."""
     words = ["sample", "--set", "competition=any"]
@@ -77,6 +78,7 @@ def test_two_processes_train_to_the_weights_of_one(place):
     assert (place / "two" / "submission.csv").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(place):
     words = ["simple", "--set", "competition=any", "--set", "train.epochs=2000"]
     assert "provisional" in run(place, "out", *words, "--budget", "20s", processes=2) or (place / "out" / "submission.csv").is_file()

@@ -108,7 +108,7 @@ def curves(run: Run) -> dict[str, Any]:
         found["terms"] = [plot_term(run, trained, name) for name in terms(run, trained)]
     if trained and not run.config.train.final_fit:
         found["accuracy"] = plot(accuracy_plot(run, trained))
-    if lines := run.histories.get("teacher"):
+    if lines := [line for line in run.histories.get("teacher", []) if "accuracy" in line]:
         way = Line("teacher", [(line["epoch"], line["accuracy"]) for line in lines], "c2")
         says = f"The teacher's validation accuracy over {len(lines)} epochs, best {max(y for _, y in way.points):.1%}."
         found["teacher"] = plot(Plot(says, [way], borders=borders(run, ("teacher",)), write=whole_percent, least=0.01))

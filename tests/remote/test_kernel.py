@@ -32,6 +32,7 @@ def test_a_refusal_ends_the_script_with_one_paragraph(kaggle):
         session(recipe("sample"))
 
 
+@pytest.mark.slow
 def test_two_cards_share_a_session_and_a_refusal_is_said_once(kaggle, drawn, capfd):
     """Two processes on the CPU: what a session does where Kaggle gives two T4."""
     config = override(recipe("sample").tiny(), ["teacher.train.epochs=8", "train.epochs=1"])

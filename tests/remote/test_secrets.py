@@ -50,6 +50,7 @@ def seen():
     thread.join()
 
 
+@pytest.mark.slow
 def test_a_planted_key_is_nowhere_in_what_is_said_started_or_left(server, clone, seen):
     def kit(*words):
         done = subprocess.run([sys.executable, "-m", "kit", *words], cwd=clone, capture_output=True, text=True, timeout=120)
