@@ -97,7 +97,7 @@ class Kaggle:
                 reason = type(error).__name__
             if pause is not None:
                 self.sleep(pause)
-        raise KitError(f"{name} could not be uploaded ({reason}). Nothing was handed in; try again later.")
+        raise KitError(f"{name} could not be uploaded ({reason}). Try again later.")
 
 
 @contextlib.contextmanager

@@ -32,9 +32,9 @@ def session(config: Config, *, budget: str = BUDGET, least_step: int = 0, data: 
     """
     least_step = max(least_step, int(os.environ.get(LEAST, "0")))
     try:
-        cards = usable_cards()
-        work = on_cards if cards > 1 else on_this_machine
-        return work(config, budget, least_step, data, *([cards] if cards > 1 else []))
+        if (cards := usable_cards()) > 1:
+            return on_cards(config, budget, least_step, data, cards)
+        return on_this_machine(config, budget, least_step, data)
     except KitError as error:
         sys.exit(f"error: {error}")
 
@@ -88,9 +88,12 @@ def on_cards(config: Config, budget: str, least_step: int, data: Path | None, ca
         json.dump(order, file)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cards)]
     with subprocess.Popen([*launcher, "-m", "kit.remote.kernel", file.name]) as process:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, _: process.send_signal(number))
+        pass_on = lambda number, _: process.send_signal(number)  # noqa: E731
+        before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
         code = process.wait()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    Path(file.name).unlink()
     if code:
         raise KitError(f"The session's {cards} processes ended with exit code {code}. The reason stands above.")
     return json.loads((places()[1] / "run.json").read_text(encoding="utf-8"))

@@ -4,7 +4,6 @@ Kaggle counts submissions by the day, so nothing is sent twice: a CSV is known b
 message, in whichever ledger or on Kaggle itself.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from kit.errors import KitError
 from kit.files import sha256_of
 from kit.remote.client import PAUSES, Kaggle, Unreachable
 from kit.remote.credentials import hide
+from kit.remote.output import read_object
 from kit.submission import check
 
 DIGITS = 12  # of the sha256 that a message bears
@@ -78,11 +78,8 @@ def read_entry(place: Path, name: str | None, say: Say) -> Entry:
 
 
 def read_provenance(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) and "recipe" in value else {}
+    made = read_object(file.read_bytes()) if file.is_file() else {}
+    return made if "recipe" in made else {}
 
 
 def submit(entry: Entry, kaggle: Kaggle, say: Say, folder: Path, *, wait: bool = True) -> Any:

@@ -1,6 +1,7 @@
 """A kernel's session, and the folders that are pushed."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,9 @@ def test_a_refusal_ends_the_script_with_one_paragraph(kaggle):
 def test_two_cards_share_a_session_and_a_refusal_is_said_once(kaggle, drawn, capfd):
     """Two processes on the CPU: what a session does where Kaggle gives two T4."""
     config = override(recipe("sample").tiny(), ["teacher.train.epochs=8", "train.epochs=1"])
+    before = signal.getsignal(signal.SIGINT)
     record = on_cards(config, "1h", 0, drawn, 2)
+    assert signal.getsignal(signal.SIGINT) is before
     assert record["state"] == "done"
     assert (kaggle / "working" / "submission.csv").is_file()
     with pytest.raises(KitError, match="2 processes ended with exit code 1"):
