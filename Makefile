@@ -20,7 +20,7 @@ slow: $(READY)  ## the tests that take half a minute and more each: several proc
 	$(VENV)/bin/python -m pytest --ignore tests/chaos -m slow
 
 KILLS ?= 300
-chaos: $(READY)  ## the real command killed at random moments, half an hour; KILLS=26 takes 4 minutes, KIT_CHAOS_SEED draws others
+chaos: $(READY)  ## the real command killed at random moments, half an hour; KILLS=26 takes under 5 minutes, KIT_CHAOS_SEED draws others
 	KIT_CHAOS_KILLS=$(KILLS) $(VENV)/bin/python -m pytest -s tests/chaos
 
 chain: $(READY)  ## a run over ten sessions on a Kaggle on loopback that kills, loses and delays, twice five minutes

@@ -20,11 +20,12 @@ STAGES = {
     "teacher": (r"teacher: ", 2.0),
     "distil": (r"distil[: ]", 2.0),
     "prune": (r"distil: best", 0.25),
-    "finetune": (r"finetune[: ]", 1.5),
+    "finetune": (r"finetune[: ]", 0.9),
     "quantize": (r"finetune: best", 0.12),
     "submit": (r"packed", 0.04),
 }
-WORDS = ("run", "sample", "--tiny", "--set", "competition=any", "--data", "photos", "--out", "out", "--cache", "cache")
+WORDS = ("run", "sample", "--tiny", "--set", "competition=any", "--set", "teacher.train.epochs=1")
+WORDS += ("--data", "photos", "--out", "out", "--cache", "cache")
 
 
 def results(out: Path) -> dict:
