@@ -15,7 +15,7 @@ from torch import nn
 from kit import predict
 from kit.compress.fold import fold
 from kit.compress.lowrank import Ranks, factorise, ranks_within
-from kit.compress.pack import pack, unpack
+from kit.compress.pack import unpack
 from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import recalibrate
 from kit.config.schema import Config, Prune, override
@@ -29,7 +29,7 @@ from kit.models.cost import count_macs
 from kit.models.recognise import outputs_of
 from kit.models.students import count_parameters, widths_of
 from kit.stages.photos import cached_batches
-from kit.stages.prune import RECALIBRATION, packed_size
+from kit.stages.prune import RECALIBRATION, pack_student, packed_size
 from kit.stages.weights import find_weights, understand
 
 UNITS = {"params": 1, "MMACs": 1e6, "kB": 1e3, "MB": 1e6, "bit": 1, "B": 1}
@@ -108,7 +108,7 @@ def compress(
     config = with_bits(config, limits.bits or config.pack.bits)
     if limits.bytes and not ranks:
         student, config = fit_bytes(student, limits, config, classes, photos)
-    size = pack(out, student, config.settled(), widths_of(student), classes, {"recipe": config.recipe}, ranks)
+    size = pack_student(out, config, student, classes, ranks)
     left = count_parameters(factorise(fold(student), ranks) if ranks else student)
     shape = f"ranks {ranks}" if ranks else f"widths {list(widths_of(student))}"
     kept = f"{left:,} of {before:,} parameters, {shape}" if left < before else "all parameters"

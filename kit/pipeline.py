@@ -80,9 +80,10 @@ def run(
                 student = distil(session, material, teachers)
                 for step in steps_of(config.prune):
                     student = finetune(session, material, prune(session, material, student, step), teachers, step.finetune)
+                finished = {"training": student}
                 if config.quantize.train_epochs:
-                    student = train_quantized(session, material, student, teachers)
-                world.lead(lambda: submit(session, material, quantize(session, material, student), "done", submissions))
+                    finished["qat"] = train_quantized(session, material, student, teachers)
+                world.lead(lambda: submit(session, material, quantize(session, material, finished), "done", submissions))
             except Suspended as pause:
                 session.suspended = str(pause)
                 session.log(f"suspended: {pause}; the same command goes on from here")

@@ -90,6 +90,9 @@ def test_pruning_in_steps_narrows_the_student_again_and_again_and_is_resumed(pla
     assert 41_500 < parameters[1] <= (58_846 * 30_000) ** 0.5
     assert 29_500 < parameters[-1] <= 30_000
     assert (place / "straight" / "student.kit").stat().st_size < 20_000
+    candidates = stages["quantize"]["candidates"]
+    assert list(candidates) == ["training", "qat"]
+    assert candidates[stages["quantize"]["chosen"]] == max(candidates.values()) == stages["quantize"]["accuracy"]
     names = ["distilled", "pruned, step 1", "fine-tuned, step 1", "pruned, step 2", "fine-tuned, step 2", "trained quantized"]
     page = (place / "straight" / "report.html").read_text().partition('<section id="stages"')[2]
     assert sorted(names, key=page.index) == names
@@ -117,6 +120,16 @@ def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place):
     before = len((place / "out" / "metrics.jsonl").read_text().splitlines())
     assert "distil: going on from step" in run(place, *words, "--budget", "12s")
     assert len((place / "out" / "metrics.jsonl").read_text().splitlines()) > before
+
+
+@pytest.mark.slow
+def test_a_session_that_ends_in_training_on_the_grid_hands_in_what_packing_leaves_the_best(place):
+    words = ["sample", *TINY, "--set", "prune=null", "--set", "quantize.train_epochs=5000", "--set", "pack.bits=3"]
+    printed = run(place, *words, "--budget", "45s")
+    record = record_of(place)
+    assert record["state"] == "suspended"
+    assert "packed after qat it would have" in printed
+    assert record["validation_accuracy"] == max(record["stages"]["quantize"]["candidates"].values())
 
 
 def test_a_session_that_only_trained_the_teacher_is_suspended_and_no_error(place):

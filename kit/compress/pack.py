@@ -88,7 +88,7 @@ def pack(
             vectors[kind_of(vector)] += vector.astype(KINDS[kind_of(vector)]).tobytes()
     coded = {kind: encode(content) for kind, content in vectors.items() if content}
     fields = {
-        "config": config.model_dump(mode="json"),
+        "config": brief(config),
         "widths": widths,
         "classes": classes,
         "notes": notes,
@@ -101,6 +101,14 @@ def pack(
     rest = len(header).to_bytes(4, "little") + header + b"".join(body + [stream for _, stream in coded.values()])
     write_durably(path, MAGIC + hashlib.sha256(rest).digest() + rest)
     return path.stat().st_size
+
+
+def brief(config: Config) -> dict[str, Any]:
+    """The config without the training settings that are the defaults of this version: 300 bytes less. What a prediction depends on is
+    written out, whatever a later version's defaults may be."""
+    telling = config.model_dump(mode="json", exclude_defaults=True)
+    told = {name: section for name, section in telling.items() if name in ("teacher", "train", "prune", "quantize")}
+    return config.model_dump(mode="json", exclude={"teacher", "train", "prune", "quantize"}) | told
 
 
 def kind_of(vector: np.ndarray) -> str:

@@ -1,5 +1,6 @@
 """The finish: pack, read back, predict, check; done provisionally when a session's time is over."""
 
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -9,31 +10,35 @@ from torch import Tensor, nn
 from kit import predict, submission
 from kit.answers import FILE, keep_answer
 from kit.compress.adjust import adjust_logits
-from kit.compress.pack import Packed, pack, unpack
+from kit.compress.lsq import with_steps
+from kit.compress.pack import Packed, unpack
 from kit.compress.prune import Target
 from kit.config.competitions import check_limits, competition
 from kit.errors import KitError, Suspended
 from kit.files import sha256_of, write_json
 from kit.ledger import file_away
-from kit.models.students import build_student, count_parameters, widths_of
+from kit.models.students import build_student, count_parameters
 from kit.models.widths import widths_for
 from kit.session import Session, command
 from kit.stages.photos import Material
-from kit.stages.prune import cut, steps_of
+from kit.stages.prune import cut, pack_student, steps_of
 
 PROVENANCE = "provenance.json"
 
 
-def quantize(session: Session, material: Material, student: nn.Module) -> Packed:
-    """student.kit, and the student as read back from it: what is measured and predicted with from here on."""
+def quantize(session: Session, material: Material, students: dict[str, nn.Module]) -> Packed:
+    """student.kit, and the student as read back from it: what is measured and predicted with from here on.
+
+    Args:
+        students: {stage: what it ended with}, in the order of the run; of several the one that packing leaves the best.
+    """
     with session.stage("quantize"):
-        file = session.out / "student.kit"
+        file, classes = session.out / "student.kit", material.dataset.classes
         session.attempt(PROVENANCE, lambda stale: stale.unlink(missing_ok=True))  # it would tell of files that are about to change
         if tau := session.config.predict.logit_adjustment:
-            student = adjust_logits(student, material.dataset.training.per_class(len(material.dataset.classes)), tau)
-        size = pack(
-            file, student, session.config.settled(), widths_of(student), material.dataset.classes, {"recipe": session.config.recipe}
-        )
+            photos = material.dataset.training.per_class(len(classes))
+            students = {stage: adjust_logits(student, photos, tau) for stage, student in students.items()}
+        size = pack_student(file, session.config, best_packed(session, material, students), classes)
         packed = unpack(file)
         packed.student.to(session.device.device)
         scores = score(session, material, packed, sha256_of(file)[:16])
@@ -44,6 +49,28 @@ def quantize(session: Session, material: Material, student: nn.Module) -> Packed
         session.note("quantize", accuracy=scores.get("accuracy"), macro_f1=scores.get("macro_f1"), parameters=parameters, bytes=size)
         session.log(f"packed {file}: {parameters:,} parameters, {size:,} bytes, {predict.say(scores)}")
     return packed
+
+
+def best_packed(session: Session, material: Material, students: dict[str, nn.Module]) -> nn.Module:
+    """The student that keeps the limits and knows most of the validation photos once it is packed, of equals the last; what each would
+    have cost is said. After a final fit, which leaves nothing to choose by, the last."""
+    last = list(students)[-1]
+    if len(students) == 1 or session.config.train.final_fit:
+        return students[last]
+    worth = {}
+    with tempfile.TemporaryDirectory(prefix="kit-choice-") as folder:
+        for stage, student in students.items():
+            file = Path(folder) / "student.kit"
+            size = pack_student(file, session.config, student, material.dataset.classes)
+            packed = unpack(file)
+            packed.student.to(session.device.device)
+            scores = predict.scores(packed.student, material.validation, session.config.data, views=session.config.predict)
+            broken = check_limits(session.config.limit or session.config.competition, packed.parameters, size)
+            worth[stage] = (not broken, scores["accuracy"])
+            session.log(f"packed after {stage} it would have {size:,} bytes, {predict.say(scores)}" + "".join(f"; {b}" for b in broken))
+    chosen = max(reversed(students), key=worth.__getitem__)
+    session.note("quantize", chosen=chosen, candidates={stage: accuracy for stage, (_, accuracy) in worth.items()})
+    return students[chosen]
 
 
 def score(session: Session, material: Material, packed: Packed, digest: str) -> dict[str, float]:
@@ -118,7 +145,6 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         left = (session.out / "submission.csv").is_file()
         session.log("the submission of the session before stays" if left else "no submission yet: there was no time for one")
         return
-    # not those that were trained on a grid: their accuracy is of quantized weights, the others' is of weights that packing will still round
     stages = [stage for step in reversed(steps_of(session.config.prune)) for stage in (step.finetune, step.prune)]
     found = [c for stage in (*stages, "distil") if (c := candidate(session, stage, len(material.dataset.classes)))]
     if not found and (asked or session.checkpoints("teacher").files()):
@@ -140,7 +166,19 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         if not fits:  # its plan says to prune, later; until then a copy is
             best, widths = cut(session, material, best, Target(competition(limits).max_parameters))
             session.log(f"a copy was pruned to {count_parameters(best):,} parameters for this submission, widths {list(widths)}")
-        submit(session, material, quantize(session, material, best.eval()), "suspended", submissions)
+        finished = {"training": best.eval()} | (on_grids(session, students[0][2], len(material.dataset.classes)) if fits else {})
+        submit(session, material, quantize(session, material, finished), "suspended", submissions)
+
+
+def on_grids(session: Session, student: nn.Module, classes: int) -> dict[str, nn.Module]:
+    """What training with fake quantization has made of the last stage's student so far, if it has begun. Its accuracy is of quantized
+    weights and the others' of weights that packing will still round: they are compared once they are packed."""
+    found = candidate(session, "qat", classes)
+    if not found:
+        return {}
+    stepped = with_steps(student, session.config.pack)
+    stepped.load_state_dict(found[2])
+    return {"qat": stepped.eval()}
 
 
 def candidate(session: Session, stage: str, classes: int) -> tuple[tuple[int, ...], float, dict[str, Tensor]] | None:

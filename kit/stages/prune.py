@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from kit import predict
+from kit.compress.lowrank import Ranks
 from kit.compress.pack import pack
 from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import recalibrate
@@ -105,7 +106,12 @@ def target_of(session: Session, whole: nn.Module, classes: tuple[str, ...], shar
 def packed_size(config: Config, student: nn.Module, classes: tuple[str, ...]) -> int:
     """Bytes of student.kit with this student in it."""
     with tempfile.TemporaryDirectory(prefix="kit-size-") as folder:
-        return pack(Path(folder) / "student.kit", student, config.settled(), widths_of(student), classes, {"recipe": config.recipe})
+        return pack_student(Path(folder) / "student.kit", config, student, classes)
+
+
+def pack_student(file: Path, config: Config, student: nn.Module, classes: tuple[str, ...], ranks: Ranks | None = None) -> int:
+    """Write a student as a run does; returns the file's size in bytes."""
+    return pack(file, student, config.settled(), widths_of(student), classes, {"recipe": config.recipe}, ranks)
 
 
 def cut(session: Session, material: Material, student: nn.Module, target: Target) -> tuple[nn.Module, tuple[int, ...]]:
