@@ -14,7 +14,7 @@ from torch import nn
 
 from kit import predict
 from kit.compress.fold import fold
-from kit.compress.lowrank import Ranks, factorise, ranks_within
+from kit.compress.lowrank import Ranks, factorise, ranks_in, ranks_within
 from kit.compress.pack import unpack
 from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import recalibrate
@@ -100,17 +100,17 @@ def compress(
     classes = found.classes or (photos.classes if photos else tuple(map(str, range(outputs_of(found.weights)))))
     before = count_parameters(student)
     yield f"{found.origin}: {config.student.name}, {before:,} parameters"
-    target, ranks = Target(limits.parameters, limits.macs, fill=True), None
+    target = Target(limits.parameters, limits.macs, fill=True)
     if by == "rank":
-        ranks = ranks_to_fit(student, limits, config)
+        student = factorise(fold(student), ranks_to_fit(student, limits, config))
     elif too_large(student, target, config):
         student = pruned(student, target, config, classes, photos)
     config = with_bits(config, limits.bits or config.pack.bits)
-    if limits.bytes and not ranks:
+    if limits.bytes and by == "channels":
         student, config = fit_bytes(student, limits, config, classes, photos)
-    size = pack_student(out, config, student, classes, ranks)
-    left = count_parameters(factorise(fold(student), ranks) if ranks else student)
-    shape = f"ranks {ranks}" if ranks else f"widths {list(widths_of(student))}"
+    size = pack_student(out, config, student, classes)
+    left = count_parameters(student)
+    shape = f"ranks {ranks_in(student)}" if by == "rank" else f"widths {list(widths_of(student))}"
     kept = f"{left:,} of {before:,} parameters, {shape}" if left < before else "all parameters"
     yield f"{out}: {size:,} bytes at {config.pack.bits} bits, {kept}"
     if photos:

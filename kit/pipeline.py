@@ -1,6 +1,6 @@
 """The story of a run: photos in, a checked submission out.
 
-    photos → teacher → distil → prune → finetune → (train quantized) → quantize → submit
+    photos → teacher → distil → prune → finetune → (low rank) → (train quantized) → quantize → submit
 
 A stage is skipped when its result is there and resumed when it is half there. The prediction is made with the network that was read
 back from the packed file, the thing that would be handed in.
@@ -32,7 +32,7 @@ from kit.stages.history import sum_up
 from kit.stages.photos import read_photos
 from kit.stages.prune import prune, steps_of
 from kit.stages.rehearsal import as_if_trained
-from kit.stages.student import check_terms, distil, finetune, train_quantized
+from kit.stages.student import check_terms, distil, factorised, finetune, train_factorised, train_quantized
 from kit.stages.teacher import get_teachers
 from kit.takeover import take_over
 from kit.train.budget import Budget
@@ -80,6 +80,8 @@ def run(
                 student = distil(session, material, teachers)
                 for step in steps_of(config.prune):
                     student = finetune(session, material, prune(session, material, student, step), teachers, step.finetune)
+                if config.lowrank:
+                    student = train_factorised(session, material, student, teachers)
                 finished = {"training": student}
                 if config.quantize.train_epochs:
                     finished["qat"] = train_quantized(session, material, student, teachers)
@@ -100,7 +102,9 @@ def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = ()) -
     student = build_student(name, widths_for(config.student, classes), classes)
     refuse_unfit(config, student)
     parameters = count_parameters(student)
-    if not config.prune and (broken := check_limits(config.limit or config.competition, parameters)):
+    if config.lowrank:
+        factorised(student, config)  # whether its layers can be as thin as that
+    elif not config.prune and (broken := check_limits(config.limit or config.competition, parameters)):
         remedy = "Choose a smaller one" if is_library(name) else "Set student.parameters, smaller student.widths, or prune"
         raise KitError(f"The student {name!r} can't be handed in: {'; '.join(broken)}. {remedy}.")
     for mark in check_limits(config.competition, parameters) if config.limit else []:

@@ -15,6 +15,7 @@ from kit.config.schema import Config
 from kit.errors import KitError
 from kit.pipeline import run
 from kit.train.budget import EXIT, Budget, say_duration
+from kit.train.checkpoint import STAGES
 from kit.train.loop import KINDS
 
 
@@ -30,10 +31,11 @@ def measure(config: Config, data: Path, cache: Path, teachers: Sequence[Path]) -
     """One epoch of every stage and the whole finish, in a folder that is thrown away."""
     budget = Budget(None)
     with tempfile.TemporaryDirectory(prefix="kit-plan-") as folder:
-        shortest = with_epochs(config, teacher=1, distil=1, finetune=1, qat=1)
+        shortest = with_epochs(config, teacher=1, distil=1, finetune=1, lowrank=1, qat=1)
         run(shortest, data, Path(folder), cache=cache, budget=budget, teacher_files=teachers)
     # the last of several steps of pruning stands for all
-    seconds = {stage: sum(budget.spent[f"{stage} {kind}"] for kind in KINDS) for stage in ("teacher", "distil", "finetune", "qat")}
+    trained = [stage for stage in STAGES if stage != "prune"]
+    seconds = {stage: sum(budget.spent[f"{stage} {kind}"] for kind in KINDS) for stage in trained}
     epoch = {stage: spent for stage, spent in seconds.items() if spent}
     return Measured(epoch, budget.elapsed() + EXIT - sum(epoch.values()))
 
@@ -45,6 +47,8 @@ def with_epochs(config: Config, **epochs: int) -> Config:
     value["teacher"]["train"]["epochs"] = epochs.get("teacher", config.teacher.train.epochs)
     if config.prune:
         value["prune"]["finetune_epochs"] = epochs.get("finetune", config.prune.finetune_epochs) if config.prune.finetune_epochs else 0
+    if config.lowrank and config.lowrank.train_epochs:
+        value["lowrank"]["train_epochs"] = epochs.get("lowrank", config.lowrank.train_epochs)
     if config.quantize.train_epochs:
         value["quantize"]["train_epochs"] = epochs.get("qat", config.quantize.train_epochs)
     return Config.model_validate(value)
@@ -53,7 +57,7 @@ def with_epochs(config: Config, **epochs: int) -> Config:
 def epochs_of(config: Config) -> dict[str, int]:
     finetune = config.prune.finetune_epochs * config.prune.steps if config.prune else 0
     trained = {"teacher": config.teacher.train.epochs, "distil": config.train.epochs, "finetune": finetune}
-    return trained | {"qat": config.quantize.train_epochs}
+    return trained | {"lowrank": config.lowrank.train_epochs if config.lowrank else 0, "qat": config.quantize.train_epochs}
 
 
 def training(config: Config, measured: Measured) -> float:

@@ -123,6 +123,25 @@ def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place):
 
 
 @pytest.mark.slow
+def test_layers_become_thinner_are_trained_so_and_packed_on_grids(place):
+    words = ["sample", *TINY, "--set", "prune=null", "--set", 'lowrank={"parameters": 45000, "train_epochs": 1}']
+    words += ["--set", "quantize.train_epochs=1", "--set", "pack.bits=4"]
+    run(place, *words, out="straight")
+    record = record_of(place, "straight")
+    packed = unpack(place / "straight" / "student.kit")
+    assert packed.ranks
+    assert 43_000 < packed.parameters <= 45_000
+    assert record["parameters"] == packed.parameters
+    assert "at low rank" in (place / "straight" / "report.html").read_text()
+    shutil.copytree(place / "straight", place / "cut")
+    for saved in saved_in(place / "cut"):
+        if saved.stage in ("lowrank", "qat") and saved.done:
+            saved.path.unlink()
+    run(place, *words, out="cut")
+    assert results(place, "cut") == results(place, "straight")
+
+
+@pytest.mark.slow
 def test_a_session_that_ends_in_training_on_the_grid_hands_in_what_packing_leaves_the_best(place):
     words = ["sample", *TINY, "--set", "prune=null", "--set", "quantize.train_epochs=5000", "--set", "pack.bits=3"]
     printed = run(place, *words, "--budget", "45s")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from kit.compress.fold import fold
 from kit.errors import KitError
+from kit.models.blocks import following, has_width
 from kit.models.students import count_parameters
 
 HALVINGS = 20  # of the interval of energy shares
@@ -47,17 +48,32 @@ def factor_shape(model: nn.Module, ranks: Mapping[str, tuple[int, ...]]) -> nn.M
     return model
 
 
-def thinner(layer: nn.Module, ranks: tuple[int, ...]) -> nn.Sequential:
+class Factored(nn.Sequential):
+    """A layer as the thinner ones that it became. Their widths are its ranks; the last has the layer's own, which is the student's."""
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        return tuple(part.out_features if isinstance(part, nn.Linear) else part.out_channels for part in self[:-1])
+
+
+def ranks_in(model: nn.Module) -> Ranks:
+    """Of the layers that are factorised."""
+    return {name: module.ranks for name, module in model.named_modules() if isinstance(module, Factored)}
+
+
+def thinner(layer: nn.Module, ranks: tuple[int, ...]) -> Factored:
     if isinstance(layer, nn.Linear):
-        return nn.Sequential(
+        return Factored(
             nn.Linear(layer.in_features, ranks[0], bias=False), nn.Linear(ranks[0], layer.out_features, bias=layer.bias is not None)
         )
     middle = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "bias": False}
     last = nn.Conv2d(ranks[-1], layer.out_channels, 1, bias=layer.bias is not None)
+    if not has_width(layer):
+        following(last)
     if len(ranks) == 1:
-        return nn.Sequential(nn.Conv2d(layer.in_channels, ranks[0], layer.kernel_size, **middle), last)
-    first = nn.Conv2d(layer.in_channels, ranks[0], 1, bias=False)
-    return nn.Sequential(first, nn.Conv2d(ranks[0], ranks[1], layer.kernel_size, **middle), last)
+        return Factored(following(nn.Conv2d(layer.in_channels, ranks[0], layer.kernel_size, **middle)), last)
+    first = following(nn.Conv2d(layer.in_channels, ranks[0], 1, bias=False))
+    return Factored(first, following(nn.Conv2d(ranks[0], ranks[1], layer.kernel_size, **middle)), last)
 
 
 def factors(weight: Tensor, ranks: tuple[int, ...]) -> list[Tensor]:
@@ -101,16 +117,16 @@ def saves(shape: torch.Size, ranks: tuple[int, ...]) -> bool:
 
 
 def ranks_within(student: nn.Module, parameters: int) -> Ranks:
-    """The ranks of the largest share of energy with which the folded student has at most so many parameters.
+    """The ranks of the largest share of energy with which the student has at most so many parameters, batch norm's among them.
 
     Raises:
         KitError: even with one of everything it has more.
     """
-    folded = fold(student)
+    folded, shape = fold(student), copy.deepcopy(student).to("meta")
 
     def size(share: float) -> int:
         with torch.device("meta"):
-            return count_parameters(factor_shape(copy.deepcopy(folded), ranks_of_energy(folded, share)))
+            return count_parameters(factor_shape(copy.deepcopy(shape), ranks_of_energy(folded, share)))
 
     if size(0.0) > parameters:
         raise KitError(f"At rank one {size(0.0):,} parameters are left, more than {parameters:,}. Remove channels instead: --by channels.")

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from kit.compress.entropy import decode, encode
 from kit.compress.fold import fold, fold_in_place, fold_shape
-from kit.compress.lowrank import Ranks, factor_shape, factorise
+from kit.compress.lowrank import Ranks, factor_shape, ranks_in
 from kit.compress.lsq import Stepped, trained_codes
 from kit.compress.quantize import METHODS, Quantized, narrow, restore
 from kit.config.schema import Config
@@ -63,16 +63,11 @@ def pack(
     widths: tuple[int, ...],
     classes: tuple[str, ...],
     notes: dict[str, Any],
-    ranks: Ranks | None = None,
 ) -> int:
-    """Write a student as `config.pack` says; returns the file's size in bytes. Equal weights and notes give equal bytes.
-
-    Args:
-        ranks: of the layers that are factorised once they are folded (lowrank.py).
-    """
+    """Write a student as `config.pack` says; returns the file's size in bytes. Equal weights and notes give equal bytes."""
     table, body, vectors = [], [], dict.fromkeys(KINDS, b"")
     trained = trained_codes(student)
-    for name, values in stored_tensors(student, config.pack.method == "course", ranks or {}):
+    for name, values in stored_tensors(student, config.pack.method == "course"):
         entry: dict[str, Any] = {"name": name, "shape": list(values.shape)}
         if values.dtype == np.float32 and (values.ndim >= 2 or config.pack.method == "course"):
             stored = trained.get(name) or METHODS[config.pack.method](values, config.pack.bits)
@@ -93,7 +88,7 @@ def pack(
         "classes": classes,
         "notes": notes,
         "folded": config.pack.method != "course",
-        **({"ranks": ranks} if ranks else {}),
+        **({"ranks": ranks} if (ranks := ranks_in(student)) else {}),
         "tensors": table,
         "vectors": {kind: [coder, len(stream)] for kind, (coder, stream) in coded.items()},
     }
@@ -115,10 +110,10 @@ def kind_of(vector: np.ndarray) -> str:
     return f"{vector.dtype.kind}{vector.itemsize}"
 
 
-def stored_tensors(student: nn.Module, as_trained: bool, ranks: Ranks) -> list[tuple[str, np.ndarray]]:
+def stored_tensors(student: nn.Module, as_trained: bool) -> list[tuple[str, np.ndarray]]:
     """(name, float32, or uint16 for indices) of all that is stored. The course's files hold the network as it was trained; otherwise it is
     folded. Left out: batch norm's counter of batches, which nothing reads, and a library's tables of whole numbers, built by its name."""
-    network = student if as_trained else factorise(fold(student), ranks)
+    network = student if as_trained else fold(student)
     grids = {f"{name}.{key}" for name, layer in network.named_modules() if isinstance(layer, Stepped) for key in ("step", "low", "high")}
     tables = {n for n, t in network.state_dict().items() if isinstance(network, FromLibrary) and not t.is_floating_point()}
     left_out = grids | tables

@@ -148,6 +148,16 @@ class Prune(Section):
         return self
 
 
+class LowRank(Section):
+    """Dense layers as products of thinner ones, batch norm folded (compress/lowrank.py), after all pruning; trained under the run's own
+    objective. A limit of the competition is kept in any case."""
+
+    energy: Share = 0.95  # least share of Σσ² that every matrix keeps
+    parameters: Count | None = None  # that may stay: the largest share with which they do is taken instead of `energy`
+    train_epochs: int = Field(10, ge=0)  # 0: none
+    train_lr: Positive = 5e-4
+
+
 class Pack(Section):
     """How student.kit stores the weights: codes of `bits` bits with floats per output channel, batch norm folded (compress/quantize.py).
     `course` is HW7's own 8 bits per tensor, nothing folded."""
@@ -185,6 +195,7 @@ class Config(Section):
     distill: Annotated[tuple[Term, ...], Field(min_length=1)]
     train: Train
     prune: Prune | None = None
+    lowrank: LowRank | None = None
     quantize: Quantize = Quantize()
     pack: Pack = Pack()
     predict: Predict = Predict()
@@ -193,6 +204,12 @@ class Config(Section):
     def steps_are_learned_on_even_grids(self) -> Self:
         if self.quantize.train_epochs and self.pack.method not in ("affine", "symmetric"):
             raise ValueError(f"quantize.train_epochs learns steps, which pack.method {self.pack.method!r} has none of: choose affine")
+        return self
+
+    @model_validator(mode="after")
+    def thinner_layers_are_packed_folded(self) -> Self:
+        if self.lowrank and self.pack.method == "course":
+            raise ValueError("pack.method 'course' stores a student as it was built, and lowrank replaces its layers: choose affine")
         return self
 
     @model_validator(mode="after")

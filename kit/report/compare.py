@@ -7,7 +7,7 @@ from kit.config.schema import differences
 from kit.files import make_folder, write_durably
 from kit.report.figures import Line, Plot, plot
 from kit.report.render import percent, render, whole_percent
-from kit.report.run import STUDENT_STAGES, Run
+from kit.report.run import LATER, STUDENT_STAGES, Run
 from kit.report.scores import agreement, recalls
 
 STYLES = ("c1", "c2", "c4", "c5", "c6", "c3")  # each has a dash of its own, for eyes that see no colours
@@ -20,7 +20,7 @@ def compare(runs: list[Run], out: Path) -> Path:
     values = {
         "title": " · ".join(names),
         "runs": [entry | facts(entry["run"]) for entry in marked],
-        "stages": {key: name for key, name in STUDENT_STAGES.items() if key != "qat" or any(key in run.trained for run in runs)},
+        "stages": {key: name for key, name in STUDENT_STAGES.items() if key not in LATER or any(key in run.trained for run in runs)},
         "curves": curves(marked),
         "changes": changes(runs),
         "classes": classes(runs),

@@ -12,7 +12,7 @@ from kit.config.schema import differences
 from kit.report import scores
 from kit.report.figures import Line, Plot, histogram, plot, reliability, sizes, sparkline
 from kit.report.render import brief, percent, render, whole_percent
-from kit.report.run import Run
+from kit.report.run import LATER, Run
 
 KINDS = {
     "step": "training steps",
@@ -135,7 +135,7 @@ def accuracy_plot(run: Run, trained: list[str]) -> Plot:
     level = (found["teacher"], f"teacher {percent(found['teacher'])}") if "teacher" in found else None
     stories = ", ".join(f"{stage.name} {stage.accuracy:.1%}" for stage in run.stages)
     says = f"Validation accuracy of the student over {end} epochs. {stories}."
-    marks = [(start[stage] + 0.5, "quantized" if stage == "qat" else "fine-tuning") for stage in trained if stage != "distil"]
+    marks = [(start[stage] + 0.5, LATER.get(stage, "fine-tuning")) for stage in trained if stage != "distil"]
     return Plot(says, lines, dots, borders(run, tuple(trained)) + marks, level, whole_percent, least=0.01)
 
 

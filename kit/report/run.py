@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from kit.answers import FILE, Answers, read_answers
-from kit.compress.fold import fold
+from kit.compress.fold import fold, fold_shape
+from kit.compress.lowrank import Ranks, factor_shape
 from kit.compress.pack import Packed, unpack
 from kit.config.schema import Config
 from kit.console import Log
@@ -25,7 +26,15 @@ from kit.session import read_record
 from kit.stages.prune import steps_of
 from kit.train.checkpoint import saved_in, whole
 
-STUDENT_STAGES = {"distil": "distilled", "prune": "pruned", "finetune": "fine-tuned", "qat": "trained quantized", "quantize": "packed"}
+STUDENT_STAGES = {
+    "distil": "distilled",
+    "prune": "pruned",
+    "finetune": "fine-tuned",
+    "lowrank": "at low rank",
+    "qat": "trained quantized",
+    "quantize": "packed",
+}
+LATER = {"lowrank": "low rank", "qat": "quantized"}  # stages that few runs have, as a curve marks them
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,8 @@ class Run:
         numbered = [f", step {i}" if len(steps) > 1 else "" for i in range(1, len(steps) + 1)]
         pairs = zip(steps, numbered, strict=True)
         middle = {stage: STUDENT_STAGES[kind] + which for step, which in pairs for stage, kind in step.stages.items()}
-        return {key: STUDENT_STAGES[key] for key in ("distil",)} | middle | {key: STUDENT_STAGES[key] for key in ("qat", "quantize")}
+        last = ("lowrank", "qat", "quantize")
+        return {key: STUDENT_STAGES[key] for key in ("distil",)} | middle | {key: STUDENT_STAGES[key] for key in last}
 
     @property
     def trained(self) -> list[str]:
@@ -92,6 +102,11 @@ class Run:
             found[stage] = latest = tuple(self.record["stages"].get(stage, {}).get("widths", ())) or latest
         return found | ({"quantize": widths_of(self.packed.student)} if self.packed else {})
 
+    @property
+    def ranks(self) -> Ranks:
+        """Of the layers that are factorised, from the stage that does it on."""
+        return self.record["stages"].get("lowrank", {}).get("ranks", {})
+
     @cached_property
     def stages(self) -> list[Stage]:
         """The teacher and the students that there are, in order."""
@@ -108,7 +123,8 @@ class Run:
             if (accuracy := entry.get("accuracy", self.best_so_far(key))) is None or not self.classes:
                 continue
             shape = (self.config.student.name, self.widths[key], len(self.classes))
-            parameters, macs = measure(build_student, *shape, size=self.config.data.image_size)
+            ranks = self.ranks if key in ("lowrank", "qat", "quantize") else {}
+            parameters, macs = measure(build_student, *shape, size=self.config.data.image_size, ranks=ranks)
             half_done = entry.get("state") == "half done"
             size = entry.get("bytes", 4 * parameters)
             found.append(Stage(key, f"{name}, so far" if half_done else name, accuracy, parameters, macs, size, entry.get("seconds")))
@@ -139,16 +155,19 @@ class Run:
             return [(name, weights[name], values) for name, values in after.items() if values.ndim >= 2]
         with torch.random.fork_rng(devices=[]):
             student = build_student(self.config.student.name, self.widths["quantize"], len(self.classes))
-        if any(weights[name].shape != values.shape for name, values in student.state_dict().items()):
+        if self.packed.ranks:
+            student = factor_shape(fold_shape(student), self.packed.ranks)
+        shapes = {name: values.shape for name, values in student.state_dict().items()}
+        if shapes != {name: values.shape for name, values in weights.items()}:
             return []
         student.load_state_dict(weights)
         return [(name, values, after[name]) for name, values in fold(student).state_dict().items() if values.ndim >= 2]
 
 
-def measure(build: Any, *shape: Any, size: int) -> tuple[int, int]:
+def measure(build: Any, *shape: Any, size: int, ranks: Ranks | None = None) -> tuple[int, int]:
     """(parameters, multiplications of one photo) of a network that is never given weights."""
     with torch.device(shapes_on(shape[0])):
-        network: nn.Module = build(*shape).eval()
+        network: nn.Module = factor_shape(build(*shape), ranks or {}).eval()
         return count_parameters(network), sum(count_macs(network, size).values())
 
 

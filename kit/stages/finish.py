@@ -22,6 +22,7 @@ from kit.models.widths import widths_for
 from kit.session import Session, command
 from kit.stages.photos import Material
 from kit.stages.prune import cut, pack_student, steps_of
+from kit.stages.student import factorised
 
 PROVENANCE = "provenance.json"
 
@@ -119,7 +120,7 @@ def report_submission(session: Session, csv: Path, state: str, found: list[str])
 
 def provenance(session: Session, state: str) -> dict[str, Any]:
     """Where a submission came from, enough to make it again."""
-    stages = ["qat", *(step.finetune for step in reversed(steps_of(session.config.prune))), "distil"]
+    stages = ["qat", "lowrank", *(step.finetune for step in reversed(steps_of(session.config.prune))), "distil"]
     weights = [saved.path.name for stage in stages for saved in session.checkpoints(stage).files()[-1:]]
     kept = ("recipe", "validation_accuracy", "parameters", "bytes", "commit", "versions", "device", "photos", "teacher", "stages", "config")
     return {
@@ -166,19 +167,23 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         if not fits:  # its plan says to prune, later; until then a copy is
             best, widths = cut(session, material, best, Target(competition(limits).max_parameters))
             session.log(f"a copy was pruned to {count_parameters(best):,} parameters for this submission, widths {list(widths)}")
-        finished = {"training": best.eval()} | (on_grids(session, students[0][2], len(material.dataset.classes)) if fits else {})
+        finished = {"training": best.eval()} | (of_later_stages(session, students[0][2], len(material.dataset.classes)) if fits else {})
         submit(session, material, quantize(session, material, finished), "suspended", submissions)
 
 
-def on_grids(session: Session, student: nn.Module, classes: int) -> dict[str, nn.Module]:
-    """What training with fake quantization has made of the last stage's student so far, if it has begun. Its accuracy is of quantized
-    weights and the others' of weights that packing will still round: they are compared once they are packed."""
-    found = candidate(session, "qat", classes)
-    if not found:
-        return {}
-    stepped = with_steps(student, session.config.pack)
-    stepped.load_state_dict(found[2])
-    return {"qat": stepped.eval()}
+def of_later_stages(session: Session, student: nn.Module, classes: int) -> dict[str, nn.Module]:
+    """{stage: what it has made so far of the last pruning's student}, of the stages that change its layers. Their accuracies are no
+    measure beside the others': of weights on grids, or of fewer weights. They are compared once they are packed."""
+    found = {}
+    if session.config.lowrank and (begun := candidate(session, "lowrank", classes)):
+        student = factorised(student, session.config)
+        student.load_state_dict(begun[2])
+        found["lowrank"] = student.eval()
+    if begun := candidate(session, "qat", classes):
+        student = with_steps(student, session.config.pack)
+        student.load_state_dict(begun[2])
+        found["qat"] = student.eval()
+    return found
 
 
 def candidate(session: Session, stage: str, classes: int) -> tuple[tuple[int, ...], float, dict[str, Tensor]] | None:

@@ -7,8 +7,7 @@ from kit.config.schema import Train
 from kit.data.loader import Order
 from kit.session import Session
 from kit.stages.photos import Material
-from kit.stages.prune import steps_of
-from kit.stages.student import finetuning, quantizing
+from kit.stages.student import later_plans
 from kit.train.budget import say_duration
 from kit.train.checkpoint import saved_in, steps_done
 from kit.train.loop import KINDS
@@ -63,10 +62,7 @@ def plans_of(session: Session) -> dict[str, Train]:
     """The plans of the stages that train in this run, in order."""
     config = session.config
     plans = {"teacher": config.teacher.train} if session.histories.get("teacher") else {}
-    plans["distil"] = config.train
-    steps = steps_of(config.prune) if config.prune and config.prune.finetune_epochs else ()
-    plans |= {step.finetune: finetuning(config.train, config.prune) for step in steps}
-    return plans | ({"qat": quantizing(config.train, config.quantize)} if config.quantize.train_epochs else {})
+    return plans | {"distil": config.train} | later_plans(config)
 
 
 def pace(session: Session, stage: str) -> float:

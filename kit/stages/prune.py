@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from kit import predict
-from kit.compress.lowrank import Ranks
 from kit.compress.pack import pack
 from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import recalibrate
@@ -109,9 +108,9 @@ def packed_size(config: Config, student: nn.Module, classes: tuple[str, ...]) ->
         return pack_student(Path(folder) / "student.kit", config, student, classes)
 
 
-def pack_student(file: Path, config: Config, student: nn.Module, classes: tuple[str, ...], ranks: Ranks | None = None) -> int:
+def pack_student(file: Path, config: Config, student: nn.Module, classes: tuple[str, ...]) -> int:
     """Write a student as a run does; returns the file's size in bytes."""
-    return pack(file, student, config.settled(), widths_of(student), classes, {"recipe": config.recipe}, ranks)
+    return pack(file, student, config.settled(), widths_of(student), classes, {"recipe": config.recipe})
 
 
 def cut(session: Session, material: Material, student: nn.Module, target: Target) -> tuple[nn.Module, tuple[int, ...]]:

@@ -9,8 +9,11 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from kit.compress.fold import fold
+from kit.compress.lowrank import factorise, ranks_in, ranks_of_energy, ranks_within
 from kit.compress.lsq import with_steps
-from kit.config.schema import Config, Prune, Quantize, Train
+from kit.config.competitions import competition
+from kit.config.schema import Config, Train
 from kit.config.terms import SimKD
 from kit.distill.align import classifier, take_classifier
 from kit.distill.objective import Objective
@@ -21,6 +24,7 @@ from kit.models.widths import widths_for
 from kit.rng import derive
 from kit.session import Session
 from kit.stages.photos import Material, make_order
+from kit.stages.prune import steps_of
 from kit.stages.rehearsal import rehearse
 from kit.stages.teacher import on_device
 from kit.stages.training import train
@@ -71,8 +75,34 @@ def finetune(session: Session, material: Material, student: nn.Module, teachers:
     config = session.config
     if config.prune.finetune_epochs:
         with session.stage(stage):
-            learn(session, material, stage, student, teachers, finetuning(config.train, config.prune), 0.0)
+            learn(session, material, stage, student, teachers, later_plans(config)[stage], 0.0)
     return student
+
+
+def factorised(student: nn.Module, config: Config) -> nn.Module:
+    """A folded copy whose layers have the ranks that `config.lowrank` and the limit ask for.
+
+    Raises:
+        KitError: even at rank one it has more parameters.
+    """
+    most = [config.lowrank.parameters, competition(config.limit or config.competition).max_parameters]
+    if not config.lowrank.parameters:
+        thin = factorise(fold(student), ranks_of_energy(fold(student), config.lowrank.energy))
+        if not most[1] or count_parameters(thin) <= most[1]:
+            return thin
+    return factorise(fold(student), ranks_within(student, min(filter(None, most))))
+
+
+def train_factorised(session: Session, material: Material, student: nn.Module, teachers: Sequence[nn.Module]) -> nn.Module:
+    """The student's layers as thinner ones, distilled as they are: with their norms folded, as they are packed."""
+    config, before = session.config, count_parameters(student)
+    with session.stage("lowrank"):
+        thin = factorised(student, config)
+        session.log(f"lowrank: {before:,} → {count_parameters(thin):,} parameters, ranks {ranks_in(thin)}")
+        session.note("lowrank", parameters=count_parameters(thin), ranks=ranks_in(thin))
+        if config.lowrank.train_epochs:
+            learn(session, material, "lowrank", thin, teachers, later_plans(config)["lowrank"], 0.0)
+    return thin
 
 
 def train_quantized(session: Session, material: Material, student: nn.Module, teachers: Sequence[nn.Module]) -> nn.Module:
@@ -80,21 +110,26 @@ def train_quantized(session: Session, material: Material, student: nn.Module, te
     config, parameters = session.config, count_parameters(student)
     stepped = with_steps(student, config.pack)
     with session.stage("qat"):
-        learn(session, material, "qat", stepped, teachers, quantizing(config.train, config.quantize), 0.0)
+        learn(session, material, "qat", stepped, teachers, later_plans(config)["qat"], 0.0)
         session.note("qat", parameters=parameters)  # folding and steps neither take from the count nor add to it
     return stepped
 
 
-def quantizing(train: Train, quantize: Quantize) -> Train:
-    """The plan of training with fake quantization: the run's own with fewer epochs, a smaller rate and no warm-up."""
-    shorter = {"epochs": quantize.train_epochs, "lr": quantize.train_lr, "warmup_epochs": 0, "patience": None}
-    return Train.model_validate(train.model_dump() | shorter)
+def shorter(train: Train, epochs: int, lr: float) -> Train:
+    """The plan of a later training: the run's own with fewer epochs, a smaller rate and no warm-up."""
+    return Train.model_validate(train.model_dump() | {"epochs": epochs, "lr": lr, "warmup_epochs": 0, "patience": None})
 
 
-def finetuning(train: Train, prune: Prune) -> Train:
-    """The plan of fine-tuning: the run's own with fewer epochs, a smaller rate and no warm-up."""
-    shorter = {"epochs": prune.finetune_epochs, "lr": prune.finetune_lr, "warmup_epochs": 0, "patience": None}
-    return Train.model_validate(train.model_dump() | shorter)
+def later_plans(config: Config) -> dict[str, Train]:
+    """{stage: its plan} of those that train after distillation, in order."""
+    prune, lowrank, quantize, plans = config.prune, config.lowrank, config.quantize, {}
+    if prune and prune.finetune_epochs:
+        plans |= {step.finetune: shorter(config.train, prune.finetune_epochs, prune.finetune_lr) for step in steps_of(prune)}
+    if lowrank and lowrank.train_epochs:
+        plans["lowrank"] = shorter(config.train, lowrank.train_epochs, lowrank.train_lr)
+    if quantize.train_epochs:
+        plans["qat"] = shorter(config.train, quantize.train_epochs, quantize.train_lr)
+    return plans
 
 
 def learn(

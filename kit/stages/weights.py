@@ -42,7 +42,7 @@ def find_weights(source: Path) -> Found:
 
 def trained_weights(out: Path) -> Found | None:
     """The best weights of the latest stage that trained the student, None where no checkpoint is left."""
-    students = [saved for saved in saved_in(out) if saved.stage not in ("teacher", "qat")]  # qat's are on grids
+    students = [saved for saved in saved_in(out) if saved.stage not in ("teacher", "lowrank", "qat")]  # the last two have other layers
     for saved, content in whole(reversed(students), Log()):
         if content["state"]["best"]["weights"]:
             config = Config.model_validate(content["config"]) if content["config"] else None

@@ -29,7 +29,7 @@ from kit.world import World
 FOLDER = "checkpoints"
 FORMAT = 2  # of what a file holds; one of another format is refused
 GENERATIONS = 2
-STAGES = ("teacher", "distil", "prune", "finetune", "qat")  # in the order of a run
+STAGES = ("teacher", "distil", "prune", "finetune", "lowrank", "qat")  # in the order of a run
 REPEATED = ("prune", "finetune")  # may come in several steps, prune1 finetune1 prune2 …, of which the last has no number
 NAME = re.compile(r"(?P<stage>[a-z]+)(?P<number>\d*)-(?P<step>\d{9})(?P<done>-done)?-(?P<digest>[0-9a-f]{16})\.pt")
 
@@ -54,7 +54,7 @@ class Saved:
         """Sorts a run's checkpoints, oldest first."""
         kind = self.kind
         number = int(self.stage[len(kind) :] or 0) or math.inf
-        return 2 * (kind == "qat") + (kind in REPEATED), number, STAGES.index(kind), self.step, self.done
+        return 2 * (kind in ("lowrank", "qat")) + (kind in REPEATED), number, STAGES.index(kind), self.step, self.done
 
 
 class Damaged(Exception):

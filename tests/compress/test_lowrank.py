@@ -49,11 +49,11 @@ def test_ranks_keep_the_share_of_energy_and_only_where_it_saves():
 def test_a_limit_is_met_from_below_and_the_packed_file_brings_the_ranks(tmp_path):
     torch.manual_seed(1)
     student = build_student("hw7", (), 11).eval()
-    ranks = ranks_within(student, 150_000)
-    thinner = factorise(fold(student), ranks)
+    thinner = factorise(fold(student), ranks_within(student, 150_000))
     assert 140_000 < count_parameters(thinner) <= 150_000
     config = override(recipe("record"), ["student.name=hw7"])
-    pack(tmp_path / "s.kit", student, config, widths_of(student), ("a",) * 11, {}, ranks)
+    assert widths_of(thinner) == widths_of(student)
+    pack(tmp_path / "s.kit", thinner, config, widths_of(student), ("a",) * 11, {})
     packed, x = unpack(tmp_path / "s.kit"), torch.randn(4, 3, 64, 64)
     assert (packed.student(x) - thinner(x)).abs().max() < 0.1 * thinner(x).std() + 1e-3
     assert count_parameters(packed.student) == count_parameters(thinner)
