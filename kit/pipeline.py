@@ -47,6 +47,7 @@ def run(
     cache: Path,
     budget: Budget,
     teacher_files: Sequence[Path] = (),
+    begin: Path | None = None,
     submissions: Path | None = None,
     attached: Sequence[Path] = (),
     least_step: int = 0,
@@ -58,6 +59,7 @@ def run(
         cache: where decoded photos are kept.
         teacher_files: weights, a student.kit, a run's folder or its checkpoint, each; several teach together. None: what lies beside the
             photos, or a teacher that the run trains.
+        begin: a run's folder, a checkpoint or a student.kit, whose weights stand for the distilled student's. None: it is trained here.
         submissions: where a whole submission is filed with its provenance, None for nowhere.
         attached: folders that are searched for an earlier output of this run; the furthest wins, `out` included.
         least_step: refuse to begin from less than this step, counted over all stages.
@@ -77,7 +79,7 @@ def run(
             try:
                 material = read_photos(session, data, cache)
                 teachers = get_teachers(session, material, data, teacher_files)
-                student = distil(session, material, teachers)
+                student = distil(session, material, teachers, begin)
                 for step in steps_of(config.prune):
                     student = finetune(session, material, prune(session, material, student, step), teachers, step.finetune)
                 if config.quantize.train_epochs:
