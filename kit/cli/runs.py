@@ -159,9 +159,9 @@ def study(
     """Arms × seeds of a question, run or gone on with; its table and figure from the journal."""
     from kit.data.cache import cache_folder
     from kit.data.draw import draw_dataset
+    from kit.studies.document import write
     from kit.studies.journal import read
     from kit.studies.runner import Place, run_study
-    from kit.studies.tables import write
     from kit.train.budget import Budget, parse_duration
 
     asked = choose(find_study(name), only or [])

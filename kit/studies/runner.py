@@ -23,6 +23,7 @@ from kit.version import commit
 Setting = Literal["tiny", "reduced", "full"]
 LEAST = 30.0  # seconds of a budget that an arm is begun with
 KEPT = ("validation_accuracy", "parameters", "bytes", "device", "versions", "photos")
+GUESSER = 6  # epochs after which a tiny network is none any more
 FLOAT = 4  # bytes of a weight that is not packed yet
 Say = Callable[[str], None]
 
@@ -121,8 +122,14 @@ def job_of(study: Study, arm: Arm, seed: int, setting: Setting, place: Place, te
 
 
 def configured(study: Study, arm: Arm, seed: int, setting: Setting) -> Config:
-    config = {"tiny": lambda c: study.reduced(c).tiny(), "reduced": study.reduced, "full": lambda c: c}[setting](arm.config)
+    config = {"tiny": lambda c: rehearsed(study.reduced(c)), "reduced": study.reduced, "full": lambda c: c}[setting](arm.config)
     return replaced(config, {"train.seed": seed})
+
+
+def rehearsed(config: Config) -> Config:
+    """Tiny, on all of the few photos. What learns from labels alone may have to teach others, and a teacher that guesses is refused."""
+    longer = {"train.epochs": GUESSER} if all(term.loss == "ce" for term in config.distill) else {}
+    return replaced(config.tiny(), {"data.subset": 1.0} | longer)
 
 
 def digest_of(study: Study, arm: Arm, seed: int, setting: Setting) -> str:
@@ -162,7 +169,8 @@ def run_job(job: Job, data: Path, cache: Path, budget: Budget) -> Entry | None:
     except KitError as error:
         if session.left() < LEAST:
             return None
-        return entry | {"state": "failed", "error": str(error), "ended": time.strftime("%Y-%m-%d %H:%M:%S")}
+        reason = str(error).replace(f"{job.folder.parent}/", "").replace(str(data), "the data's folder")  # no path of this machine
+        return entry | {"state": "failed", "error": reason, "ended": time.strftime("%Y-%m-%d %H:%M:%S")}
     finally:
         budget.stop = budget.stop or session.stop
     if record["state"] != "done":

@@ -9,11 +9,12 @@ import pytest
 from kit.config.recipes import sample
 from kit.errors import KitError
 from kit.studies.catalogue import STUDIES, choose, find_study
+from kit.studies.document import markdown, write
 from kit.studies.hw7_pipeline import slimmed
 from kit.studies.journal import append, read
 from kit.studies.runner import Place, digest_of, run_study
 from kit.studies.study import Arm, Study, replaced
-from kit.studies.tables import markdown, rows, write
+from kit.studies.tables import rows
 from kit.train.budget import Budget
 
 LONGER = {"teacher.train.epochs": 8}  # of tiny: enough for a teacher that is no guesser
