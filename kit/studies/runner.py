@@ -15,6 +15,9 @@ from kit.config.schema import Config
 from kit.errors import KitError
 from kit.files import Busy, locked, make_folder
 from kit.pipeline import run as run_pipeline
+from kit.report.run import by_stage, read_lines
+from kit.session import Watch
+from kit.studies.halving import Halving
 from kit.studies.journal import Entry, append, read
 from kit.studies.study import Arm, Study, replaced
 from kit.train.budget import Budget
@@ -23,6 +26,7 @@ from kit.version import commit
 Setting = Literal["tiny", "reduced", "full"]
 LEAST = 30.0  # seconds of a budget that an arm is begun with
 KEPT = ("validation_accuracy", "parameters", "bytes", "device", "versions", "photos")
+ENDED = ("done", "stopped")  # states of an entry that is not run again
 GUESSER = 6  # epochs after which a tiny network is none any more
 FLOAT = 4  # bytes of a weight that is not packed yet
 Say = Callable[[str], None]
@@ -66,8 +70,12 @@ def run_study(
     setting: Setting,
     say: Say,
     teachers: Sequence[Path],
+    halving: bool = False,
 ) -> bool:
     """Every arm with every seed, the first seed of all arms first; whether all of it is done.
+
+    Args:
+        halving: arms that lag are stopped, all but the reference, and not run with further seeds.
 
     Raises:
         KitError: another process is at it, or the journal is of other settings.
@@ -75,10 +83,13 @@ def run_study(
     try:
         with locked(make_folder(place.runs)):
             for job in jobs_to_do(study, place, seeds, setting, say, teachers):
+                watch = watch_of(study, job, place, say) if halving else None
+                if halving and is_stopped(read(place.journal, study.name, say), job):
+                    continue
                 if budget.stop or budget.left() < LEAST:
                     say(f"the budget is over: {job.arm} with seed {job.seed} is next; the same command goes on from here")
                     return False
-                entry = run_job(job, data, cache, budget)
+                entry = run_job(job, data, cache, budget, watch)
                 if entry is None:
                     say(f"{job.arm} with seed {job.seed} is half done; the same command goes on from here")
                     return False
@@ -87,6 +98,19 @@ def run_study(
     except Busy:
         raise KitError(f"Another kit study is at work in {place.runs}. Wait for it, or choose another --out.") from None
     return True
+
+
+def watch_of(study: Study, job: Job, place: Place, say: Say) -> Watch | None:
+    """What looks at an arm after each epoch, beside those of its seed that have ended."""
+    if job.arm == study.reference:
+        return None
+    alike = [e for e in read(place.journal, study.name, say) if (e["seed"], e["setting"]) == (job.seed, job.setting) and e.get("curve")]
+    return Halving(job.config.train.epochs, alike).watch()
+
+
+def is_stopped(done: list[Entry], job: Job) -> bool:
+    """Whether it lagged with an earlier seed."""
+    return any((e["arm"], e["setting"], e["state"]) == (job.arm, job.setting, "stopped") for e in done)
 
 
 def jobs_to_do(study: Study, place: Place, seeds: Sequence[int], setting: Setting, say: Say, teachers: Sequence[Path]) -> list[Job]:
@@ -148,7 +172,7 @@ def over(done: list[Entry], job: Job, journal: Path) -> bool:
         KitError: it holds it with another config.
     """
     for entry in done:
-        if (entry["arm"], entry["seed"], entry["setting"]) == (job.arm, job.seed, job.setting) and entry["state"] == "done":
+        if (entry["arm"], entry["seed"], entry["setting"]) == (job.arm, job.seed, job.setting) and entry["state"] in ENDED:
             if entry["digest"] != job.digest:
                 raise KitError(
                     f"{journal} has {job.arm!r} with seed {job.seed} under another config ({entry['digest']}, now {job.digest}): figures "
@@ -158,26 +182,39 @@ def over(done: list[Entry], job: Job, journal: Path) -> bool:
     return False
 
 
-def run_job(job: Job, data: Path, cache: Path, budget: Budget) -> Entry | None:
-    """The journal's line of an arm; None when the budget ended before it."""
+def run_job(job: Job, data: Path, cache: Path, budget: Budget, watch: Watch | None = None) -> Entry | None:
+    """The journal's line of an arm; None when the budget ended before it. watch: may stop it for good, after any epoch."""
     entry: Entry = {"study": job.study, "arm": job.arm, "seed": job.seed, "setting": job.setting, "digest": job.digest}
     entry |= {"epochs": job.config.train.epochs, "image_size": job.config.data.image_size, "commit": commit()}
     session = Budget(budget.seconds, budget.started)  # a run's times are its own
     how = {"cache": cache, "budget": session, "teacher_files": job.teachers, "begin": job.begin}
+    lags: list[str] = []  # why the watch stopped it
+
+    def look(stage: str, history: list[dict[str, Any]]) -> str | None:
+        if watch and not lags and (reason := watch(stage, history)):
+            lags.append(reason)
+        return lags[0] if lags else None
+
     try:
-        record = run_pipeline(job.config, data, job.folder, **how)
+        record = run_pipeline(job.config, data, job.folder, watch=look, **how)
     except KitError as error:
         if session.left() < LEAST:
             return None
         reason = str(error).replace(f"{job.folder.parent}/", "").replace(str(data), "the data's folder")  # no path of this machine
         return entry | {"state": "failed", "error": reason, "ended": time.strftime("%Y-%m-%d %H:%M:%S")}
     finally:
-        budget.stop = budget.stop or session.stop
-    if record["state"] != "done":
+        budget.stop = budget.stop or (None if lags else session.stop)
+    if record["state"] != "done" and not lags:
         return None
-    return (
-        entry | {"state": "done", "ended": time.strftime("%Y-%m-%d %H:%M:%S")} | {name: record[name] for name in KEPT} | stages_of(record)
-    )
+    entry |= {"state": "stopped", "error": lags[0]} if lags else {"state": "done"}
+    entry |= {"ended": time.strftime("%Y-%m-%d %H:%M:%S"), "curve": curve_of(job.folder)} | {name: record.get(name) for name in KEPT}
+    return entry | stages_of(record)
+
+
+def curve_of(folder: Path) -> list[float]:
+    """Validation accuracy after each epoch of distillation."""
+    lines = by_stage(read_lines(folder / "metrics.jsonl")).get("distil", [])
+    return [round(line["accuracy"], 6) for line in lines if "accuracy" in line]
 
 
 def stages_of(record: dict[str, Any]) -> Entry:
@@ -191,5 +228,6 @@ def stages_of(record: dict[str, Any]) -> Entry:
 
 
 def describe(entry: Entry) -> str:
-    outcome = f"{entry['validation_accuracy']:.4f}, {entry['seconds']:.0f} s" if entry["state"] == "done" else f"failed: {entry['error']}"
+    outcome = f"{entry['validation_accuracy']:.4f}, {entry['seconds']:.0f} s" if entry["state"] in ENDED else "failed"
+    outcome += f": {entry['error']}" if "error" in entry else ""
     return f"{entry['study']}: {entry['arm']}, seed {entry['seed']}: {outcome}"

@@ -23,7 +23,7 @@ class Row:
     seconds: float | None
     teacher: float | None
     stages: tuple[dict[str, dict[str, Any]], ...]
-    failed: tuple[str, ...]
+    failed: tuple[str, ...]  # why there is none
 
     @property
     def mean(self) -> float | None:
@@ -33,6 +33,13 @@ class Row:
     def spread(self) -> float | None:
         """Standard deviation over seeds; None for fewer than two."""
         return float(pd.Series(self.accuracies).std()) if len(self.accuracies) > 1 else None
+
+
+def why(entry: Entry) -> str:
+    """There is no accuracy at the plan's end."""
+    if entry["state"] == "failed":
+        return f"failed: {entry['error']}"
+    return f"stopped at {max(entry['curve'], default=0):.4f}: {entry['error']}"
 
 
 def mean(values: list[float] | tuple[float, ...]) -> float | None:
@@ -45,7 +52,7 @@ def rows(study: Study, entries: list[Entry], setting: str) -> list[Row]:
     for arm in study.arms:
         newest = {entry["seed"]: entry for entry in entries if entry["arm"] == arm.name and entry["setting"] == setting}
         done = [newest[seed] for seed in sorted(newest) if newest[seed]["state"] == "done"]
-        failed = tuple(entry["error"] for entry in newest.values() if entry["state"] == "failed")
+        failed = tuple(why(entry) for entry in newest.values() if entry["state"] in ("failed", "stopped"))
         if not done and not failed:
             continue
         of = lambda name: done[0][name] if done else None  # noqa: B023, E731
@@ -84,7 +91,7 @@ def separated(row: Row, reference: Row) -> bool:
 
 def spelled(row: Row) -> str:
     if row.mean is None:
-        return f"failed: {row.failed[-1]}"
+        return row.failed[-1]
     return f"{row.mean:.4f}" + (f" ± {row.spread:.4f}" if row.spread is not None else "")
 
 
