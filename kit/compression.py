@@ -156,7 +156,8 @@ def fit_bytes(
     student: nn.Module, limits: Limits, config: Config, classes: tuple[str, ...], photos: Photographs | None
 ) -> tuple[nn.Module, Config]:
     """As many bits as fit, and only then fewer channels."""
-    choices = [config.pack.bits] if limits.bits or config.pack.method == "course" else range(config.pack.bits, FEWEST_BITS - 1, -1)
+    fixed = limits.bits or config.pack.method in ("course", "half")
+    choices = [config.pack.bits] if fixed else range(config.pack.bits, FEWEST_BITS - 1, -1)
     for bits in choices:
         config = with_bits(config, bits)
         if packed_size(config, student, classes) <= limits.bytes:

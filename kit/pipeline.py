@@ -25,7 +25,7 @@ from kit.models.students import build_student, count_parameters
 from kit.models.teacher import build_teacher
 from kit.models.widths import widths_for
 from kit.report.write import report
-from kit.session import alone, open_session
+from kit.session import Watch, alone, open_session
 from kit.stages.assistant import file_of, read_teacher
 from kit.stages.finish import hand_in_best_so_far, quantize, submit
 from kit.stages.history import sum_up
@@ -47,9 +47,11 @@ def run(
     cache: Path,
     budget: Budget,
     teacher_files: Sequence[Path] = (),
+    begin: Path | None = None,
     submissions: Path | None = None,
     attached: Sequence[Path] = (),
     least_step: int = 0,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """One session of a run. The same call again goes on where it stopped.
 
@@ -58,9 +60,11 @@ def run(
         cache: where decoded photos are kept.
         teacher_files: weights, a student.kit, a run's folder or its checkpoint, each; several teach together. None: what lies beside the
             photos, or a teacher that the run trains.
+        begin: a run's folder, a checkpoint or a student.kit, whose weights stand for the distilled student's. None: it is trained here.
         submissions: where a whole submission is filed with its provenance, None for nowhere.
         attached: folders that are searched for an earlier output of this run; the furthest wins, `out` included.
         least_step: refuse to begin from less than this step, counted over all stages.
+        watch: asked after each epoch, with the stage and its history; a reason that it gives suspends the run there.
     Returns:
         run.json's content; its `state` is "done" or "suspended".
     Raises:
@@ -72,12 +76,12 @@ def run(
         check_recipe(config, log, teacher_files)
         world.lead(lambda: take_over(config, attached, out, log))
         session = world.in_turn(lambda: open_session(config, out, budget, log, least_step, world))
-        material = None
+        session.watch, material = watch, None
         with session.account():
             try:
                 material = read_photos(session, data, cache)
                 teachers = get_teachers(session, material, data, teacher_files)
-                student = distil(session, material, teachers)
+                student = distil(session, material, teachers, begin)
                 for step in steps_of(config.prune):
                     student = finetune(session, material, prune(session, material, student, step), teachers, step.finetune)
                 if config.lowrank:

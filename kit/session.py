@@ -33,6 +33,9 @@ from kit.world import World
 VERSIONS = ("torch", "torchvision", "timm", "torch-pruning", "albumentations", "numpy", "pillow")
 
 
+Watch = Callable[[str, list[dict[str, Any]]], str | None]  # (stage, its history, a dictionary an epoch) → why to stop here, or None
+
+
 @dataclass
 class Session:
     """What every stage needs.
@@ -51,6 +54,7 @@ class Session:
     identity: dict[str, str] = field(default_factory=dict)
     histories: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     suspended: str | None = None  # why the session ended before the plan did
+    watch: Watch | None = None  # asked after each epoch; a reason ends the session
     world: World = field(default_factory=World)  # the processes that share the work; the first alone writes
     events: Events = field(init=False)
 

@@ -11,9 +11,10 @@ from PIL import Image
 from kit.compress.pack import unpack
 from kit.config.recipes import recipe
 from kit.config.schema import override
-from kit.config.terms import AFD, CE, CRD, KD, Hint, Review, SimKD
+from kit.config.terms import AFD, CE, CRD, KD, FixedKD, Hint, Review, SimKD
 from kit.distill.replay import Replay
 from kit.errors import KitError
+from kit.models.students import widths_of
 from kit.pipeline import run
 from kit.train.budget import Budget
 from kit.train.checkpoint import saved_in
@@ -158,3 +159,55 @@ def test_what_does_not_fit_the_networks_is_refused_before_the_photos_are_read(pl
     with pytest.raises(KitError, match=r"data.image_size 32, this run has 64"):
         place.run(override(config(), ["data.image_size=64"]), "out", [place.assistant])
     assert not list((place.root / "out").iterdir())
+
+
+def test_fixed_labels_are_those_of_kd_where_every_view_is_the_plain_one(place):
+    """Without augmentation the two are one; with it the teacher would have seen something else."""
+    plain = {"data": config().data.model_dump() | {"augment": {"horizontal_flip": 0}}}
+    place.run(config(FixedKD(temperature=4), CE(weight=0.1), **plain), "fixed")
+    place.run(config(KD(temperature=4), CE(weight=0.1), **plain), "asked")
+    fixed, asked = ([line.partition('"accuracy"')[2] for line in metrics(place, out)] for out in ("fixed", "asked"))
+    assert fixed == asked
+    place.run(config(FixedKD(temperature=4), CE(weight=0.1)), "augmented")
+    place.run(config(KD(temperature=4), CE(weight=0.1)), "right")
+    assert metrics(place, "augmented") != metrics(place, "right")
+
+
+def metrics(place, out):
+    return (place.root / out / "metrics.jsonl").read_text().replace("kd-fixed", "kd").splitlines()
+
+
+def test_fixed_labels_are_refused_beside_what_needs_the_teacher_at_every_view():
+    with pytest.raises(ValueError, match="'kd' of every view"):
+        config(FixedKD(), KD())
+    with pytest.raises(ValueError, match="leave out mixup"):
+        config(FixedKD(), data={"augment": {"mixup": 0.2}})
+
+
+def test_labels_alone_train_no_teacher(place):
+    place.run(config(CE()), "out", teachers=[])
+    assert "none is trained" in place.said("out")
+    assert not (place.root / "out" / "teacher.ckpt").exists()
+
+
+def test_a_run_that_begins_with_anothers_student_only_prunes_it(place):
+    """Its unpruned answers are the other's; a second session goes on with the same ones and no others."""
+    slimmer = config(CE(), prune={"keep": 0.7, "finetune_epochs": 1})
+    how = {"cache": place.assistant / "cache", "teacher_files": (), "budget": Budget(None)}
+    record = run(slimmer, place.photos, place.root / "out", begin=place.assistant, **how)
+    theirs = torch.load(next(s.path for s in saved_in(place.assistant) if s.done and s.stage == "distil"), weights_only=True)["state"]
+    assert record["stages"]["distil"]["accuracy"] == theirs["best"]["accuracy"]
+    assert record["stages"]["distil"]["epoch"] == 0
+    assert record["parameters"] < record["stages"]["distil"]["parameters"]
+    assert run(slimmer, place.photos, place.root / "out", begin=place.assistant, **how)["state"] == "done"
+    place.run(config(CE()), "other", teachers=[])
+    with pytest.raises(KitError, match=r"are not those that the run in .* was begun with"):
+        run(slimmer, place.photos, place.root / "out", begin=place.root / "other", **how)
+    wider = override(slimmer, ["student.widths=[8,16,16,24,24,32,64]"])
+    with pytest.raises(KitError, match="is no 'record' of these widths"):
+        run(wider, place.photos, place.root / "wider", begin=place.assistant, **how)
+
+
+def test_keeping_all_prunes_nothing(place):
+    place.run(config(CE(), prune={"keep": 1, "finetune_epochs": 0}), "out", teachers=[])
+    assert widths_of(unpack(place.root / "out" / "student.kit").student) == (8, 16, 16, 24, 24, 32, 32)

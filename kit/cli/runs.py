@@ -152,6 +152,7 @@ def study(
     seeds: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
     only: Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; may be repeated.")] = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="The same path in seconds; its figures stay in --out.")] = False,
+    halving: Annotated[bool, typer.Option("--halving", help="Stop arms that lag behind the others early; needs optuna.")] = False,
     full: Annotated[bool, typer.Option("--full", help="The arms as they are, for a GPU; default: reduced to this machine's size.")] = False,
     teachers: TeacherOption = None,
     cache: CacheOption = None,
@@ -159,9 +160,9 @@ def study(
     """Arms × seeds of a question, run or gone on with; its table and figure from the journal."""
     from kit.data.cache import cache_folder
     from kit.data.draw import draw_dataset
+    from kit.studies.document import write
     from kit.studies.journal import read
     from kit.studies.runner import Place, run_study
-    from kit.studies.tables import write
     from kit.train.budget import Budget, parse_duration
 
     asked = choose(find_study(name), only or [])
@@ -176,6 +177,17 @@ def study(
     limit = Budget(parse_duration(budget) if budget else None)
     first = asked.arms[0].config.train.seed
     numbers = range(first, first + seeds)
-    run_study(asked, place, data, cache=cache_folder(cache), budget=limit, seeds=numbers, setting=setting, say=say, teachers=teachers or ())
+    run_study(
+        asked,
+        place,
+        data,
+        cache=cache_folder(cache),
+        budget=limit,
+        seeds=numbers,
+        setting=setting,
+        say=say,
+        teachers=teachers or (),
+        halving=halving,
+    )
     for file in write(find_study(name), read(place.journal, name, say), setting, folder):
         say(f"{file}")

@@ -5,6 +5,7 @@
 | affine | (code − 2^(k−1) + shift) · scale | scale and a one-byte shift of every output channel |
 | symmetric | (code − 2^(k−1)) · scale | scale of every output channel |
 | codebook | scale · centre[code] | 2^k centres of the tensor, found by k-means, and a scale of every output channel |
+| half | the one number, float16; the codes say nothing | the tensor |
 | course | min + code / 255 · (max − min) | min and max of the tensor: HW7's own 8 bits, to the bit |
 
 Where the range of a channel is cut off decides the error at few bits: CLIPS are tried for every channel and the least squared error
@@ -187,11 +188,18 @@ def course(weight: np.ndarray, bits: int = 8) -> Quantized:
     return Quantized("course", 8, codes, (np.array([low, high], np.float32),))
 
 
+def half(weight: np.ndarray, bits: int = 16) -> Quantized:
+    """A folded norm may bring a weight over float16's largest, 65,504: its tensor stays float32."""
+    large = np.abs(weight).max(initial=0) > np.finfo(np.float16).max
+    return Quantized("half", 1, np.zeros(weight.shape, np.uint8), (weight.astype(np.float32 if large else np.float16).ravel(),))
+
+
 METHODS: dict[str, Callable[[np.ndarray, int], Quantized]] = {
     "affine": affine,
     "symmetric": symmetric,
     "codebook": codebook,
     "course": course,
+    "half": half,
 }
 
 
@@ -209,6 +217,8 @@ def restore(stored: Quantized) -> np.ndarray:
             return (codes.astype(np.float32) - middle) * per_channel(scale, codes.ndim)
         case "codebook", (centres, scale):
             return centres.astype(np.float32)[codes] * per_channel(scale, codes.ndim)
+        case "half", (numbers,):
+            return numbers.astype(np.float32).reshape(codes.shape)
         case "course", (ends,):
             low, high = ends.astype(np.float64)
             return (codes.astype(np.float64) / 255 * (high - low) + low).astype(np.float32)

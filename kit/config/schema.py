@@ -127,7 +127,7 @@ class Prune(Section):
 
     criterion: Literal["slimming", "magnitude", "taylor", "random"] = "slimming"
     scope: Literal["global", "layer"] = "global"  # one ranking over the network, or an equal share of every layer
-    keep: float = Field(0.5, gt=0, lt=1)  # share of the parameters that may stay, where none of the next three is given
+    keep: float = Field(0.5, gt=0, le=1)  # share of the parameters that may stay, where none of the next three is given; 1: all
     parameters: Count | None = None  # that may stay
     macs: Count | None = None  # of one photo, that may stay
     bytes: Count | None = None  # of student.kit
@@ -160,15 +160,21 @@ class LowRank(Section):
 
 class Pack(Section):
     """How student.kit stores the weights: codes of `bits` bits with floats per output channel, batch norm folded (compress/quantize.py).
-    `course` is HW7's own 8 bits per tensor, nothing folded."""
+    `course` is HW7's own 8 bits per tensor, nothing folded; `half` is float16."""
 
-    bits: int = Field(8, ge=2, le=8)
-    method: Literal["affine", "symmetric", "codebook", "course"] = "affine"
+    bits: int = Field(8, ge=2, le=16)
+    method: Literal["affine", "symmetric", "codebook", "course", "half"] = "affine"
 
     @model_validator(mode="after")
     def the_course_has_eight_bits(self) -> Self:
         if self.method == "course" and self.bits != 8:
             raise ValueError("pack.method 'course' is 8 bits and nothing else: leave pack.bits, or choose another method")
+        return self
+
+    @model_validator(mode="after")
+    def sixteen_bits_are_half(self) -> Self:
+        if (self.bits == 16) != (self.method == "half") or 8 < self.bits < 16:
+            raise ValueError(f"pack.bits {self.bits} and pack.method {self.method!r}: 16 bits are 'half' alone, the others have 2 to 8")
         return self
 
 
@@ -219,6 +225,18 @@ class Config(Section):
             raise ValueError(f"teacher.store keeps logits, and {maps[0]!r} needs the teacher's maps at every step: leave one of them out")
         if self.teacher.store and all(term.loss == "ce" for term in self.distill):
             raise ValueError("teacher.store keeps a teacher's logits, and no term of distill looks at a teacher: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def fixed_labels_stand_alone(self) -> Self:
+        if not any(term.loss == "kd-fixed" for term in self.distill):
+            return self
+        if others := [term.loss for term in self.distill if term.loss not in ("kd-fixed", "ce")]:
+            raise ValueError(f"kd-fixed asks the teacher once, of plain views, and {others[0]!r} of every view: leave one of them out")
+        if self.data.augment.mixes or self.data.feed == "decode" or self.teacher.store:
+            raise ValueError(
+                "kd-fixed has a label for each cached photo: leave out mixup, CutMix, data.feed='decode' and teacher.store, or take kd"
+            )
         return self
 
     @model_validator(mode="after")

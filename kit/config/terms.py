@@ -32,6 +32,20 @@ class KD(Weighted):
     standardise: bool = False  # both networks' logits first (Sun et al. 2024)
 
 
+class FixedKD(Weighted):
+    """KD from soft labels that were computed once, of each photo's plain view, whatever view the student sees: seed 000's mistake, and the
+    control for Beyer et al. 2021. It is then the only term that looks at a teacher."""
+
+    loss: Literal["kd-fixed"] = "kd-fixed"
+    temperature: Positive = 1.0
+
+
+class L2(Weighted):
+    """The logits themselves, regressed (Ba and Caruana 2014)."""
+
+    loss: Literal["l2"] = "l2"
+
+
 class DKD(Weighted):
     """KD in two parts of their own weights: the target class against the rest, and the rest among themselves (Zhao et al. 2022)."""
 
@@ -134,4 +148,6 @@ class AFD(OfStages):
     width: Count = 64  # of queries and keys
 
 
-Term = Annotated[CE | KD | DKD | DIST | MLKD | Hint | AT | SP | RKD | CRD | SimKD | Review | AFD, Field(discriminator="loss")]
+Term = Annotated[
+    CE | KD | FixedKD | L2 | DKD | DIST | MLKD | Hint | AT | SP | RKD | CRD | SimKD | Review | AFD, Field(discriminator="loss")
+]

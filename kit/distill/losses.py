@@ -30,6 +30,11 @@ def kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return temperature**2 * F.kl_div(p, q, reduction="batchmean", log_target=True)
 
 
+def l2(student: Tensor, teacher: Tensor) -> Tensor:
+    """½‖student - teacher‖², Ba and Caruana, "Do Deep Nets Really Need to be Deep?", NeurIPS 2014, equation 1."""
+    return (student - teacher).square().sum(1).mean() / 2
+
+
 def standardise(logits: Tensor) -> Tensor:
     """Each row's z-scores: Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024, section 4, before the softmax.
 

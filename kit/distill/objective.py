@@ -41,7 +41,8 @@ class Objective:
         self.ours, self.theirs = (
             list(dict.fromkeys(name for term in of_maps for name in taps(getattr(term, side)))) for side in ("student", "teacher")
         )
-        ours, theirs = shapes(student, self.ours, image_size), shapes(self.teacher.first, self.theirs, image_size)
+        ours = shapes(student, self.ours, image_size)
+        theirs = shapes(self.teacher.first, self.theirs, image_size) if self.theirs else {}  # there may be no teacher
         self.adapters = nn.ModuleList(
             OF_MAPS[type(term)](term, [ours[name] for name in taps(term.student)], [theirs[name] for name in taps(term.teacher)])
             for term in of_maps

@@ -95,3 +95,18 @@ def sample_of(images: Tensor) -> bytes:
     """Some pixels of each view: enough to tell it from any other, few enough to cost nothing."""
     step = max(1, images.shape[-1] // SAMPLES)
     return images[:, :, ::step, ::step].cpu().contiguous().numpy().tobytes()
+
+
+class Fixed:
+    """The soft labels of each photo, computed once of its plain view, in Replay's place: whatever the student sees.
+
+    logits: float32 [photos, K]. rows: step → which photos its batch has, int64 [N].
+    """
+
+    def __init__(self, logits: Tensor, rows: Callable[[int], Tensor]):
+        self.logits, self.rows, self.step = logits, rows, -1
+
+    drawn = Replay.drawn
+
+    def __call__(self, images: Tensor, teacher: Callable[[Tensor], Tensor]) -> Tensor:
+        return self.logits[self.rows(self.step)].to(images.device)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kit.config.terms import AFD, AT, CE, CRD, DIST, DKD, KD, MLKD, RKD, SP, Hint, Review, SimKD, Term
+from kit.config.terms import AFD, AT, CE, CRD, DIST, DKD, KD, L2, MLKD, RKD, SP, FixedKD, Hint, Review, SimKD, Term
 from kit.distill import features, losses
 from kit.distill.align import adapter, pool_to, same_size
 
@@ -28,6 +28,8 @@ def plain(term: KD | DKD | MLKD, *logits: Tensor) -> tuple[Tensor, ...]:
 OF_LOGITS: dict[type, Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
     CE: lambda term, ours, theirs, labels: losses.ce(ours, labels, term.smoothing),
     KD: lambda term, ours, theirs, labels: losses.kd(*plain(term, ours, theirs), term.temperature),
+    FixedKD: lambda term, ours, theirs, labels: losses.kd(ours, theirs, term.temperature),
+    L2: lambda term, ours, theirs, labels: losses.l2(ours, theirs),
     DKD: lambda term, ours, theirs, labels: losses.dkd(*plain(term, ours, theirs), labels, term.temperature, term.alpha, term.beta),
     DIST: lambda term, ours, theirs, labels: losses.dist(ours, theirs, term.temperature, term.beta, term.gamma),
     MLKD: lambda term, ours, theirs, labels: losses.mlkd(*plain(term, ours, theirs), term.temperatures),

@@ -12,6 +12,25 @@ from kit.models.blocks import training_only
 
 
 @torch.no_grad()
+def layer_rows(model: nn.Module, image_size: int) -> list[tuple[str, tuple[int, ...], int]]:
+    """(module's path, shape of its output for one photo [C, H, W], its own parameters) of every part as it is called, a part that is
+    called twice twice; containers that only string their parts together are left out. Evaluation mode, so nothing moves."""
+    rows: list[tuple[str, tuple[int, ...], int]] = []
+
+    def note(name: str, module: nn.Module, _: tuple, answer: Tensor) -> None:
+        rows.append((name, tuple(answer.shape[1:]), sum(p.numel() for p in module.parameters(recurse=False))))
+
+    parts = [(name, m) for name, m in model.named_modules() if m is not model and not isinstance(m, (nn.Sequential, nn.Identity))]
+    hooks = [module.register_forward_hook(partial(note, name)) for name, module in parts]
+    try:
+        model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return rows
+
+
+@torch.no_grad()
 def count_macs(model: nn.Module, image_size: int) -> dict[str, int]:
     """Multiplications of every convolution and linear layer for one photo, counted while it answers to an empty one. Branches that fuse
     away are left out, as where parameters are counted."""

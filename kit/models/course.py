@@ -1,10 +1,11 @@
-"""The students that the courses give, layer by layer and under their own names of tensors."""
+"""The students that the courses give, layer by layer and under their own names of tensors, and the ones that their solutions printed."""
 
 import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from kit.errors import KitError
 from kit.models.blocks import following
 
 
@@ -35,4 +36,58 @@ def hw7(widths: Sequence[int], classes: int) -> nn.Module:
         pool = [nn.MaxPool2d(2)] if i < 3 else []
         depthwise = following(nn.Conv2d(ins, ins, 3, 1, 1, groups=ins))
         blocks.append(nn.Sequential(depthwise, nn.BatchNorm2d(ins), nn.ReLU6(), nn.Conv2d(ins, outs, 1), *pool))
+    return CourseNet([first, *blocks], widths[-1], classes)
+
+
+def cnn(widths: Sequence[int], classes: int, groups: int = 1) -> nn.Module:
+    """HW3's given network up to its last map: 3×3 convolutions with BN and ReLU, pooled after each. `cnn/2` has two groups in every
+    convolution but the first.
+
+    Raises:
+        KitError: the groups don't divide a width.
+    """
+    if uneven := [width for width in widths if width % groups]:
+        raise KitError(f"{groups} groups don't divide the widths {uneven} of cnn/{groups}. Give multiples, or set student.parameters.")
+    blocks = []
+    for i, (ins, outs) in enumerate(zip((3, *widths), widths, strict=False)):
+        conv = following(nn.Conv2d(ins, outs, 3, 1, 1, groups=groups if i else 1), False)
+        blocks.append(nn.Sequential(conv, nn.BatchNorm2d(outs), nn.ReLU(), nn.MaxPool2d(2)))
+    return CourseNet(blocks, widths[-1], classes)
+
+
+def cnn_depthwise(widths: Sequence[int], classes: int) -> nn.Module:
+    """The same with depthwise and pointwise convolutions after the first (seed 000): 454,667 parameters, and the 185.00 MB of maps that
+    were printed with it at 256 px if nothing is pooled after the last."""
+    first = nn.Sequential(nn.Conv2d(3, widths[0], 3, 1, 1), nn.BatchNorm2d(widths[0]), nn.ReLU(), nn.MaxPool2d(2))
+    blocks = []
+    for i, (ins, outs) in enumerate(itertools.pairwise(widths)):
+        pool = [nn.MaxPool2d(2)] if i < len(widths) - 2 else []
+        blocks.append(nn.Sequential(*separated(ins, outs, bias=True), *pool))
+    return CourseNet([first, *blocks], widths[-1], classes)
+
+
+def cnn_deep(widths: Sequence[int], classes: int) -> nn.Module:
+    """Two blocks for each of those (seed 000), 1,083,595 parameters. Only the total was printed: this is one reconstruction of several,
+    with no bias after the first convolution, pooled where it widens."""
+    first = nn.Sequential(nn.Conv2d(3, widths[0], 3, 1, 1), nn.BatchNorm2d(widths[0]), nn.ReLU(), nn.MaxPool2d(2))
+    blocks = []
+    for ins, outs in itertools.pairwise(widths):
+        pool = [nn.MaxPool2d(2)] if outs > ins else []
+        blocks.append(nn.Sequential(*separated(ins, outs, bias=False), *pool))
+    return CourseNet([first, *blocks], widths[-1], classes)
+
+
+def separated(ins: int, outs: int, bias: bool) -> list[nn.Module]:
+    depthwise = following(nn.Conv2d(ins, ins, 3, 1, 1, groups=ins, bias=bias))
+    return [depthwise, nn.BatchNorm2d(ins), nn.ReLU(), nn.Conv2d(ins, outs, 1, bias=bias)]
+
+
+def mobilenet(widths: Sequence[int], classes: int, strides: Sequence[int]) -> nn.Module:
+    """MobileNet v1's blocks as seed 004 prints them: 1,618,763 parameters by that code, whatever its text says."""
+    first = nn.Sequential(nn.Conv2d(3, widths[0], 3, strides[0], 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
+    blocks = []
+    for (ins, outs), stride in zip(itertools.pairwise(widths), strides[1:], strict=True):
+        depthwise = following(nn.Conv2d(ins, ins, 3, stride, 1, groups=ins, bias=False))
+        pointwise = nn.Conv2d(ins, outs, 1, bias=False)
+        blocks.append(nn.Sequential(depthwise, nn.BatchNorm2d(ins), nn.ReLU(), pointwise, nn.BatchNorm2d(outs), nn.ReLU()))
     return CourseNet([first, *blocks], widths[-1], classes)

@@ -17,7 +17,7 @@ from torch import nn
 from kit.errors import KitError
 from kit.models.blocks import Bottleneck, Classifier, LargeKernel, Residual, Select, following, has_width, strided_stem, training_only
 from kit.models.cifar import CifarResNet, PreCifarResNet, plain_ties, plain_widths, pre_ties, pre_widths
-from kit.models.course import hw7, hw13
+from kit.models.course import cnn, cnn_deep, cnn_depthwise, hw7, hw13, mobilenet
 from kit.models.library import FromLibrary, is_library
 
 
@@ -193,7 +193,19 @@ CIFAR = {
         partial(PreCifarResNet, 5), pre_widths(5), 7_410_091, "the same with pre-activation and channel selection", pre_ties(5)
     ),
 }
-TABLE = STUDENTS | CIFAR
+# Of the courses' solutions, for the studies that run them again; too large for the limits as well.
+PRINTED = {
+    "cnn": Spec(cnn, (64, 128, 256, 512, 512), 3_919_371, "plain 3×3 convolutions; cnn/2 has two groups in each", grouped=True),
+    "cnn-depthwise": Spec(cnn_depthwise, (64, 128, 256, 512, 512), 454_667, "the same, depthwise and pointwise"),
+    "cnn-deep": Spec(cnn_deep, (64, 64, 64, 128, 128, 256, 256, 512, 512, 512, 512), 1_083_595, "the same with twice the blocks"),
+    "mobilenet": Spec(
+        partial(mobilenet, strides=(2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1)),
+        (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512),
+        1_618_763,
+        "MobileNet v1's blocks",
+    ),
+}
+TABLE = STUDENTS | CIFAR | PRINTED
 
 
 def find(name: str) -> tuple[Spec, tuple[int, ...]]:
@@ -205,8 +217,8 @@ def find(name: str) -> tuple[Spec, tuple[int, ...]]:
     base, _, count = name.partition("/")
     if name in TABLE:
         return TABLE[name], ()
-    if base in STUDENTS and STUDENTS[base].grouped and count.isdecimal() and int(count):
-        return STUDENTS[base], (int(count),)
+    if base in TABLE and TABLE[base].grouped and count.isdecimal() and int(count):
+        return TABLE[base], (int(count),)
     near = difflib.get_close_matches(name, TABLE, n=3) or TABLE
     raise KitError(f"There is no student {name!r}. Nearest: {', '.join(near)}; or timm/NAME for one of timm's.")
 

@@ -5,29 +5,35 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from kit import predict
 from kit.compress.fold import fold
 from kit.compress.lowrank import factorise, ranks_in, ranks_of_energy, ranks_within
 from kit.compress.lsq import with_steps
 from kit.config.competitions import competition
 from kit.config.schema import Config, Train
-from kit.config.terms import SimKD
+from kit.config.terms import FixedKD, SimKD
 from kit.distill.align import classifier, take_classifier
 from kit.distill.objective import Objective
-from kit.distill.replay import Replay
+from kit.distill.panel import Panel
+from kit.distill.replay import Fixed, Replay
 from kit.errors import KitError
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
 from kit.models.widths import widths_for
 from kit.rng import derive
 from kit.session import Session
+from kit.stages.assistant import refuse_other_classes
 from kit.stages.photos import Material, make_order
 from kit.stages.prune import steps_of
 from kit.stages.rehearsal import rehearse
 from kit.stages.teacher import on_device
 from kit.stages.training import train
+from kit.stages.weights import find_weights
+from kit.train.checkpoint import to_bytes
 
 
 def check_terms(config: Config, teacher: nn.Module) -> None:
@@ -57,17 +63,47 @@ def prepare(student: nn.Module, teacher: nn.Module, config: Config) -> None:
         take_classifier(student, teacher)
 
 
-def distil(session: Session, material: Material, teachers: Sequence[nn.Module]) -> nn.Module:
-    """The recipe's student under the recipe's objective."""
+def distil(session: Session, material: Material, teachers: Sequence[nn.Module], begin: Path | None = None) -> nn.Module:
+    """The recipe's student under the recipe's objective; with `begin` the student that is there, as it was trained."""
     config = session.config
     with session.stage("distil"):
         torch.manual_seed(derive(config.train.seed, "student"))
         classes = len(material.dataset.classes)
         student = build_student(config.student.name, widths_for(config.student, classes), classes)
-        prepare(student, teachers[0], config)
+        if begin:
+            take_weights(session, material, student, begin)
+            return student
+        if teachers:
+            prepare(student, teachers[0], config)
         penalty = config.prune.gamma_penalty if config.prune else 0.0
         learn(session, material, "distil", student, teachers, config.train, penalty)
     return student
+
+
+def take_weights(session: Session, material: Material, student: nn.Module, source: Path) -> None:
+    """Another run's weights in place of training, into `student`.
+
+    Raises:
+        KitError: they are of another network or other classes, or are not those that this run was begun with.
+    """
+    found, config = find_weights(source), session.config
+    if found.classes:
+        refuse_other_classes(source, found.classes, material.dataset.classes)
+    try:
+        student.load_state_dict(found.weights)
+    except RuntimeError as error:
+        name, first = config.student.name, " ".join(str(error).split())[:160]
+        raise KitError(f"{source} is no {name!r} of these widths and classes ({first}). Give one that is.") from None
+    session.remember("student", hashlib.sha256(to_bytes(found.weights)).hexdigest()[:16], f"the weights in {source}")
+    checkpoints = session.checkpoints("distil")
+    if not (done := checkpoints.result()):
+        look = lambda: predict.scores(student.to(session.device.device).eval(), material.validation, config.data)  # noqa: E731
+        accuracy = None if config.train.final_fit else session.world.lead(look)["accuracy"]
+        best = {"accuracy": accuracy, "epoch": 0, "weights": student.state_dict()}
+        done = {"widths": widths_of(student), "history": [], "best": best}
+        checkpoints.finish(0, done)
+    session.log(f"distil: the weights of {found.origin} in {source} instead of training")
+    session.note("distil", accuracy=done["best"]["accuracy"], epoch=0, parameters=count_parameters(student))
 
 
 def finetune(session: Session, material: Material, student: nn.Module, teachers: Sequence[nn.Module], stage: str) -> nn.Module:
@@ -144,9 +180,9 @@ def learn(
         looking, config = on_device(teachers, session), session.config
         session.world.lead(lambda: rehearse(session, material, stage, student, looking))
         torch.manual_seed(derive(plan.seed, f"{stage} adapters"))
-        with replayed(session, material, stage, plan) as replay:
-            objective = Objective(student, looking, config.distill, config.data.image_size, gamma_penalty, replay)
-            wrap = replay.drawn if replay else lambda batches: batches
+        with recalled(session, material, stage, plan, looking) as recall:
+            objective = Objective(student, looking, config.distill, config.data.image_size, gamma_penalty, recall)
+            wrap = recall.drawn if recall else lambda batches: batches
             state = train(session, material, stage, student, objective, plan, config.data.augment, objective.adapters, wrap)
         done = {"widths": widths} | state.state()
         checkpoints.finish(state.step, done)
@@ -155,15 +191,32 @@ def learn(
 
 
 @contextmanager
-def replayed(session: Session, material: Material, stage: str, plan: Train) -> Iterator[Replay | None]:
-    """The teacher's stored logits, where the recipe stores them: a file beside the decoded photos, named for all that it depends on.
+def recalled(session: Session, material: Material, stage: str, plan: Train, looking: Panel) -> Iterator[Replay | Fixed | None]:
+    """What answers for the teacher, where it is not asked about each view: logits that were stored, or fixed ones."""
+    if any(isinstance(term, FixedKD) for term in session.config.distill):
+        yield fixed_labels(session, material, plan, looking)
+    elif session.config.teacher.store:
+        with replayed(session, material, stage, plan) as replay:
+            yield replay
+    else:
+        yield None
+
+
+def fixed_labels(session: Session, material: Material, plan: Train, looking: Panel) -> Fixed:
+    order, owed = make_order(session, material, plan), ["hand in"] if session.begun_with else []
+    tick = lambda: session.budget.insist("the teacher had seen the training photos", *owed)  # noqa: E731
+    with session.budget.timed("teacher"):
+        logits = predict.logits(looking, material.training, session.config.data, tick=tick)
+    return Fixed(logits, lambda step: order.rows(step)[order.share])
+
+
+@contextmanager
+def replayed(session: Session, material: Material, stage: str, plan: Train) -> Iterator[Replay]:
+    """The teacher's stored logits: a file beside the decoded photos, named for all that it depends on.
 
     Bits depend on the device, its precision and threads, and on how a batch is shared by processes, so these are in the name too.
     """
     config, order = session.config, make_order(session, material, plan)
-    if not config.teacher.store:
-        yield None
-        return
     mine = range(order.batch_size)[order.share]
     depends = {
         "teacher": session.identity["teacher"],

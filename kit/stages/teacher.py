@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from kit import predict
 from kit.answers import FILE, has_answer, keep_answer
 from kit.compress.fold import fold_in_place
+from kit.config.schema import Config
 from kit.distill import losses
 from kit.distill.panel import Panel, mean_of_probabilities
 from kit.errors import KitError
 from kit.files import sha256_of, write_durably
 from kit.models.cost import count_macs
-from kit.models.students import count_parameters
+from kit.models.library import is_library
+from kit.models.students import FrozenStem, build_student, count_parameters
 from kit.models.teacher import build_teacher, start_from_pretrained
 from kit.rng import derive
 from kit.session import Session
@@ -30,10 +32,16 @@ from kit.train.checkpoint import Checkpoints, to_bytes
 
 
 def get_teachers(session: Session, material: Material, data: Path, given: Sequence[Path]) -> list[nn.Module]:
-    """The teachers, evaluated, frozen and checked: those that are given, the competition's beside the photos, or one trained here."""
+    """The teachers, evaluated, frozen and checked: those that are given, the competition's beside the photos, or one trained here; none
+    where there is none and nothing in the recipe looks at one."""
     config, classes = session.config, material.dataset.classes
     with session.stage("teacher"):
-        files = [file_of(source) for source in given] or [find_teacher(session, material, data) or train_teacher(session, material)]
+        files = [file_of(source) for source in given] or [file for file in (find_teacher(session, material, data),) if file]
+        if not (files or wants_teacher(config)):
+            session.remember("teacher", "none", "no teacher, and those that were there,")
+            session.log("no teacher file, and no term of distill looks at one: none is trained")
+            return []
+        files = files or [train_teacher(session, material)]
         teachers = [read_teacher(file, config, classes) for file in files]
         digest, entry = digest_of(files), session.record["stages"]["teacher"]
         session.remember("teacher", digest, f"the weights in {', '.join(map(str, files))}")
@@ -46,6 +54,15 @@ def get_teachers(session: Session, material: Material, data: Path, given: Sequen
         if len(files) > 1:
             session.log(f"{len(files)} teachers together: validation accuracy {entry['accuracy']:.4f}")
     return teachers
+
+
+def wants_teacher(config: Config) -> bool:
+    """Whether a term looks at one, or the student's stem is one's."""
+    name = config.student.name
+    if is_library(name) or any(term.loss != "ce" for term in config.distill):
+        return any(term.loss != "ce" for term in config.distill)
+    with torch.device("meta"):
+        return any(isinstance(module, FrozenStem) for module in build_student(name, (), 2).modules())
 
 
 def examine(session: Session, material: Material, files: Sequence[Path], teachers: Sequence[nn.Module], digest: str) -> dict[str, Any]:

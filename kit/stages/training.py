@@ -1,6 +1,7 @@
 """A plan of epochs over the run's photos, for whichever network and loss a stage brings."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -41,8 +42,15 @@ def train(
         budget=session.budget,
         device=session.device,
         log=session.log,
-        on_epoch=lambda history, seconds: session.write_metrics(stage, history, seconds),
+        on_epoch=lambda history, seconds: tell(session, stage, history, seconds),
         adapters=adapters,
         world=session.world,
         unmixed=views,
     )
+
+
+def tell(session: Session, stage: str, history: list[dict[str, Any]], seconds: dict[str, float]) -> None:
+    """An epoch is over."""
+    session.write_metrics(stage, history, seconds)
+    if session.watch and (reason := session.watch(stage, history)):
+        session.budget.stop = session.budget.stop or reason

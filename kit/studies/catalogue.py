@@ -6,6 +6,10 @@ from dataclasses import replace
 
 from kit.config.recipes import boss, medium, simple
 from kit.errors import KitError
+from kit.studies.cifar_slim import cifar_slim
+from kit.studies.hw7_architectures import hw7_architectures
+from kit.studies.hw7_pipeline import hw7_pipeline
+from kit.studies.hw7_report import hw7_report
 from kit.studies.record import finals, screen
 from kit.studies.study import Arm, Study, proving_ground
 
@@ -26,7 +30,15 @@ def hw13() -> Study:
     )
 
 
-STUDIES: dict[str, Callable[[], Study]] = {"hw13": hw13, "record": finals, "record-screen": screen}
+STUDIES: dict[str, Callable[[], Study]] = {
+    "hw7-architectures": hw7_architectures,
+    "hw7-pipeline": hw7_pipeline,
+    "hw13": hw13,
+    "cifar-slim": cifar_slim,
+    "hw7-report": hw7_report,
+    "record": finals,
+    "record-screen": screen,
+}
 
 
 def find_study(name: str) -> Study:
@@ -37,10 +49,13 @@ def find_study(name: str) -> Study:
 
 
 def choose(study: Study, names: Sequence[str]) -> Study:
-    """The study with some of its arms; all of them for no names."""
-    known = {arm.name: arm for arm in study.arms}
+    """The study with some of its arms and those that they need; all of them for no names."""
+    known, wanted = {arm.name: arm for arm in study.arms}, set()
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3) or known
             raise KitError(f"The study {study.name!r} has no arm {name!r}. Nearest: {', '.join(near)}.")
-    return replace(study, arms=tuple(known[name] for name in names) or study.arms)
+    for arm in reversed(study.arms):
+        if arm.name in names or arm.name in wanted:
+            wanted |= {arm.name, *arm.needs}
+    return replace(study, arms=tuple(arm for arm in study.arms if arm.name in wanted) or study.arms)

@@ -1,9 +1,10 @@
 """One runner for all studies: what is finished is skipped, what is half done goes on, an arm that fails is written down and passed.
 
 An arm is a run like any other, in its own folder, so a study may be stopped or killed at any moment as a run may. Arms share the decoded
-photos, the teacher's logits where they store them, and nothing else.
+photos, the teacher's logits where they store them, and the students of other arms that they say they need.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from kit.config.schema import Config
 from kit.errors import KitError
 from kit.files import Busy, locked, make_folder
 from kit.pipeline import run as run_pipeline
+from kit.report.run import by_stage, read_lines
+from kit.session import Watch
+from kit.studies.halving import Halving
 from kit.studies.journal import Entry, append, read
 from kit.studies.study import Arm, Study, replaced
 from kit.train.budget import Budget
@@ -22,6 +26,9 @@ from kit.version import commit
 Setting = Literal["tiny", "reduced", "full"]
 LEAST = 30.0  # seconds of a budget that an arm is begun with
 KEPT = ("validation_accuracy", "parameters", "bytes", "device", "versions", "photos")
+ENDED = ("done", "stopped")  # states of an entry that is not run again
+GUESSER = 6  # epochs after which a tiny network is none any more
+FLOAT = 4  # bytes of a weight that is not packed yet
 Say = Callable[[str], None]
 
 
@@ -31,6 +38,25 @@ class Place:
 
     journal: Path
     runs: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """An arm with a seed, ready to be run by any process that sees the same folders.
+
+    digest: of its config and of those of the arms that it needs. needs: their folders. teachers, begin: as `pipeline.run` takes them.
+    """
+
+    study: str
+    arm: str
+    seed: int
+    setting: Setting
+    config: Config
+    digest: str
+    folder: Path
+    needs: tuple[Path, ...]
+    teachers: tuple[Path, ...]
+    begin: Path | None
 
 
 def run_study(
@@ -44,95 +70,164 @@ def run_study(
     setting: Setting,
     say: Say,
     teachers: Sequence[Path],
+    halving: bool = False,
 ) -> bool:
     """Every arm with every seed, the first seed of all arms first; whether all of it is done.
+
+    Args:
+        halving: arms that lag are stopped, all but the reference, and not run with further seeds.
 
     Raises:
         KitError: another process is at it, or the journal is of other settings.
     """
     try:
         with locked(make_folder(place.runs)):
-            done = read(place.journal, study.name, say)
-            for seed in seeds:
-                for arm in study.arms:
-                    config = configured(study, arm, seed, setting)
-                    if over(done, arm, seed, config, setting, place.journal):
-                        continue
-                    if budget.stop or budget.left() < LEAST:
-                        say(f"the budget is over: {arm.name} with seed {seed} is next; the same command goes on from here")
-                        return False
-                    entry = run_arm(study, arm, seed, config, setting, place, data, cache, budget, teachers)
-                    if entry is None:
-                        say(f"{arm.name} with seed {seed} is half done; the same command goes on from here")
-                        return False
-                    append(place.journal, entry)
-                    say(describe(entry))
+            for job in jobs_to_do(study, place, seeds, setting, say, teachers):
+                watch = watch_of(study, job, place, say) if halving else None
+                if halving and is_stopped(read(place.journal, study.name, say), job):
+                    continue
+                if budget.stop or budget.left() < LEAST:
+                    say(f"the budget is over: {job.arm} with seed {job.seed} is next; the same command goes on from here")
+                    return False
+                entry = run_job(job, data, cache, budget, watch)
+                if entry is None:
+                    say(f"{job.arm} with seed {job.seed} is half done; the same command goes on from here")
+                    return False
+                append(place.journal, entry)
+                say(describe(entry))
     except Busy:
         raise KitError(f"Another kit study is at work in {place.runs}. Wait for it, or choose another --out.") from None
     return True
 
 
+def watch_of(study: Study, job: Job, place: Place, say: Say) -> Watch | None:
+    """What looks at an arm after each epoch, beside those of its seed that have ended."""
+    if job.arm == study.reference:
+        return None
+    alike = [e for e in read(place.journal, study.name, say) if (e["seed"], e["setting"]) == (job.seed, job.setting) and e.get("curve")]
+    return Halving(job.config.train.epochs, alike).watch()
+
+
+def is_stopped(done: list[Entry], job: Job) -> bool:
+    """Whether it lagged with an earlier seed."""
+    return any((e["arm"], e["setting"], e["state"]) == (job.arm, job.setting, "stopped") for e in done)
+
+
+def jobs_to_do(study: Study, place: Place, seeds: Sequence[int], setting: Setting, say: Say, teachers: Sequence[Path]) -> list[Job]:
+    """What the journal does not hold yet, in order; and again an arm that another needs, where its run is not in the folder."""
+    done = read(place.journal, study.name, say)
+    jobs = [job_of(study, arm, seed, setting, place, teachers) for seed in seeds for arm in study.arms]
+    to_do: list[Job] = []
+    needed: set[Path] = set()
+    for job in reversed(jobs):
+        missing = job.folder in needed and not (job.folder / "student.kit").is_file()
+        if not over(done, job, place.journal) or missing:
+            to_do.append(job)
+            needed |= set(job.needs)
+    return to_do[::-1]
+
+
+def job_of(study: Study, arm: Arm, seed: int, setting: Setting, place: Place, teachers: Sequence[Path]) -> Job:
+    digests = {name: digest_of(study, study.arm(name), seed, setting) for name in (arm.name, *arm.needs)}
+    # an arm that was mended begins anew, in another folder
+    folders = {name: place.runs / f"{name}-{seed}-{digest[:6]}" for name, digest in digests.items()}
+    return Job(
+        study=study.name,
+        arm=arm.name,
+        seed=seed,
+        setting=setting,
+        config=configured(study, arm, seed, setting),
+        digest=digests[arm.name],
+        folder=folders[arm.name],
+        needs=tuple(folders[name] for name in arm.needs),
+        teachers=(folders[arm.teacher],) if arm.teacher else tuple(teachers),
+        begin=folders[arm.begins] if arm.begins else None,
+    )
+
+
 def configured(study: Study, arm: Arm, seed: int, setting: Setting) -> Config:
-    config = {"tiny": lambda c: study.reduced(c).tiny(), "reduced": study.reduced, "full": lambda c: c}[setting](arm.config)
+    config = {"tiny": lambda c: rehearsed(study.reduced(c)), "reduced": study.reduced, "full": lambda c: c}[setting](arm.config)
     return replaced(config, {"train.seed": seed})
 
 
-def over(done: list[Entry], arm: Arm, seed: int, config: Config, setting: Setting, journal: Path) -> bool:
+def rehearsed(config: Config) -> Config:
+    """Tiny, on all of the few photos. What learns from labels alone may have to teach others, and a teacher that guesses is refused."""
+    longer = {"train.epochs": GUESSER} if all(term.loss == "ce" for term in config.distill) else {}
+    return replaced(config.tiny(), {"data.subset": 1.0} | longer)
+
+
+def digest_of(study: Study, arm: Arm, seed: int, setting: Setting) -> str:
+    """Of an arm's config; where it needs other arms, of theirs too. Sixteen hex digits."""
+    own = configured(study, arm, seed, setting).digest()
+    if not arm.needs:
+        return own
+    others = [digest_of(study, study.arm(name), seed, setting) if name else "" for name in (arm.teacher, arm.begins)]
+    return hashlib.sha256(" ".join([own, *others]).encode()).hexdigest()[:16]
+
+
+def over(done: list[Entry], job: Job, journal: Path) -> bool:
     """Whether the journal holds this arm with this seed; one that failed is tried again.
 
     Raises:
         KitError: it holds it with another config.
     """
     for entry in done:
-        if (entry["arm"], entry["seed"], entry["setting"]) == (arm.name, seed, setting) and entry["state"] == "done":
-            if entry["digest"] != config.digest():
+        if (entry["arm"], entry["seed"], entry["setting"]) == (job.arm, job.seed, job.setting) and entry["state"] in ENDED:
+            if entry["digest"] != job.digest:
                 raise KitError(
-                    f"{journal} has {arm.name!r} with seed {seed} under another config ({entry['digest']}, now {config.digest()}): figures "
+                    f"{journal} has {job.arm!r} with seed {job.seed} under another config ({entry['digest']}, now {job.digest}): figures "
                     "of both would stand in one table. Choose another --out, or move the journal away."
                 )
             return True
     return False
 
 
-def run_arm(
-    study: Study,
-    arm: Arm,
-    seed: int,
-    config: Config,
-    setting: Setting,
-    place: Place,
-    data: Path,
-    cache: Path,
-    budget: Budget,
-    teachers: Sequence[Path],
-) -> Entry | None:
-    """The journal's line of an arm; None when the budget ended before it."""
-    entry: Entry = {"study": study.name, "arm": arm.name, "seed": seed, "setting": setting, "digest": config.digest()}
-    entry |= {"epochs": config.train.epochs, "image_size": config.data.image_size, "commit": commit()}
+def run_job(job: Job, data: Path, cache: Path, budget: Budget, watch: Watch | None = None) -> Entry | None:
+    """The journal's line of an arm; None when the budget ended before it. watch: may stop it for good, after any epoch."""
+    entry: Entry = {"study": job.study, "arm": job.arm, "seed": job.seed, "setting": job.setting, "digest": job.digest}
+    entry |= {"epochs": job.config.train.epochs, "image_size": job.config.data.image_size, "commit": commit()}
     session = Budget(budget.seconds, budget.started)  # a run's times are its own
+    how = {"cache": cache, "budget": session, "teacher_files": job.teachers, "begin": job.begin}
+    lags: list[str] = []  # why the watch stopped it
+
+    def look(stage: str, history: list[dict[str, Any]]) -> str | None:
+        if watch and not lags and (reason := watch(stage, history)):
+            lags.append(reason)
+        return lags[0] if lags else None
+
     try:
-        out = place.runs / f"{arm.name}-{seed}-{config.digest()[:6]}"  # an arm that was mended begins anew
-        record = run_pipeline(config, data, out, cache=cache, budget=session, teacher_files=teachers)
+        record = run_pipeline(job.config, data, job.folder, watch=look, **how)
     except KitError as error:
         if session.left() < LEAST:
             return None
-        return entry | {"state": "failed", "error": str(error), "ended": time.strftime("%Y-%m-%d %H:%M:%S")}
+        reason = str(error).replace(f"{job.folder.parent}/", "").replace(str(data), "the data's folder")  # no path of this machine
+        return entry | {"state": "failed", "error": reason, "ended": time.strftime("%Y-%m-%d %H:%M:%S")}
     finally:
-        budget.stop = budget.stop or session.stop
-    if record["state"] != "done":
+        budget.stop = budget.stop or (None if lags else session.stop)
+    if record["state"] != "done" and not lags:
         return None
-    return (
-        entry | {"state": "done", "ended": time.strftime("%Y-%m-%d %H:%M:%S")} | {name: record[name] for name in KEPT} | stages_of(record)
-    )
+    entry |= {"state": "stopped", "error": lags[0]} if lags else {"state": "done"}
+    entry |= {"ended": time.strftime("%Y-%m-%d %H:%M:%S"), "curve": curve_of(job.folder)} | {name: record.get(name) for name in KEPT}
+    return entry | stages_of(record)
+
+
+def curve_of(folder: Path) -> list[float]:
+    """Validation accuracy after each epoch of distillation."""
+    lines = by_stage(read_lines(folder / "metrics.jsonl")).get("distil", [])
+    return [round(line["accuracy"], 6) for line in lines if "accuracy" in line]
 
 
 def stages_of(record: dict[str, Any]) -> Entry:
-    """Accuracy, epoch and parameters after each stage, and the seconds of all sessions."""
-    shown = ("accuracy", "epoch", "parameters", "bytes", "seconds")
+    """Accuracy, epoch, parameters and bytes after each stage, as float32 until they are packed, and the seconds of all sessions."""
+    shown = ("accuracy", "epoch", "parameters", "widths", "bytes", "seconds")
     stages = {name: {key: stage[key] for key in shown if key in stage} for name, stage in record["stages"].items()}
+    for stage in stages.values():
+        if "parameters" in stage:
+            stage.setdefault("bytes", FLOAT * stage["parameters"])
     return {"stages": stages, "seconds": round(sum(stage.get("seconds", 0) for stage in stages.values()), 1)}
 
 
 def describe(entry: Entry) -> str:
-    outcome = f"{entry['validation_accuracy']:.4f}, {entry['seconds']:.0f} s" if entry["state"] == "done" else f"failed: {entry['error']}"
+    outcome = f"{entry['validation_accuracy']:.4f}, {entry['seconds']:.0f} s" if entry["state"] in ENDED else "failed"
+    outcome += f": {entry['error']}" if "error" in entry else ""
     return f"{entry['study']}: {entry['arm']}, seed {entry['seed']}: {outcome}"

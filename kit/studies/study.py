@@ -11,17 +11,31 @@ Changes = dict[str, Any]  # "section.field": value
 
 @dataclass(frozen=True)
 class Arm:
-    """says: what is different about it, in a few words. published: what its source reports, where there is one."""
+    """says: what is different about it, in a few words. published: what its source reports, where there is one.
+
+    teacher, begins: other arms, whose student of the same seed teaches this one, or is what this one has in place of training. curve: the
+    line of the figure that it is a point of.
+    """
 
     name: str
     config: Config
     says: str
     published: str = ""
+    teacher: str = ""
+    begins: str = ""
+    curve: str = ""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The arms that must have run before."""
+        return tuple(name for name in (self.teacher, self.begins) if name)
 
 
 @dataclass(frozen=True)
 class Study:
-    """reference: the arm that the others are held against. reduced: the config as it runs on a small machine; reduction: that in words."""
+    """arms: one that others need comes before them. reference: the arm that the others are held against. reduced: the config as it runs on
+    a small machine; reduction: that in words. remarks: what explains the figures, a paragraph each. layers: whether the document has the
+    networks' layer tables."""
 
     name: str
     question: str
@@ -29,6 +43,11 @@ class Study:
     reference: str
     reduced: Callable[[Config], Config]
     reduction: str
+    remarks: tuple[str, ...] = ()
+    layers: bool = False
+
+    def arm(self, name: str) -> Arm:
+        return next(arm for arm in self.arms if arm.name == name)
 
 
 def replaced(config: Config, changes: Changes) -> Config:

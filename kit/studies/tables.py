@@ -1,39 +1,49 @@
-"""Tables and figures of a study, made of its journal alone: mean and spread over seeds, and whether an arm is told apart from the
-reference."""
+"""Tables of a study, made of its journal alone: mean and spread over seeds, whether an arm is told apart from the reference, and whether
+what was published says the same."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from kit.files import make_folder, write_durably
 from kit.studies.journal import Entry
-from kit.studies.study import Study
+from kit.studies.study import Arm, Study
 
 SURE = 0.05  # Welch's test between two arms' seeds
 
 
 @dataclass(frozen=True)
 class Row:
-    """An arm's figures. accuracies: of its seeds, in order."""
+    """An arm's figures. accuracies: of its seeds, in order. teacher: its accuracy. stages: of the run, as the journal has them, by seed."""
 
-    arm: str
-    says: str
-    published: str
+    arm: Arm
     accuracies: tuple[float, ...]
     parameters: int | None
     bytes: int | None
     seconds: float | None
-    failed: tuple[str, ...]
+    teacher: float | None
+    stages: tuple[dict[str, dict[str, Any]], ...]
+    failed: tuple[str, ...]  # why there is none
 
     @property
     def mean(self) -> float | None:
-        return sum(self.accuracies) / len(self.accuracies) if self.accuracies else None
+        return mean(self.accuracies)
 
     @property
     def spread(self) -> float | None:
         """Standard deviation over seeds; None for fewer than two."""
         return float(pd.Series(self.accuracies).std()) if len(self.accuracies) > 1 else None
+
+
+def why(entry: Entry) -> str:
+    """There is no accuracy at the plan's end."""
+    if entry["state"] == "failed":
+        return f"failed: {entry['error']}"
+    return f"stopped at {max(entry['curve'], default=0):.4f}: {entry['error']}"
+
+
+def mean(values: list[float] | tuple[float, ...]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def rows(study: Study, entries: list[Entry], setting: str) -> list[Row]:
@@ -42,13 +52,24 @@ def rows(study: Study, entries: list[Entry], setting: str) -> list[Row]:
     for arm in study.arms:
         newest = {entry["seed"]: entry for entry in entries if entry["arm"] == arm.name and entry["setting"] == setting}
         done = [newest[seed] for seed in sorted(newest) if newest[seed]["state"] == "done"]
-        failed = tuple(entry["error"] for entry in newest.values() if entry["state"] == "failed")
+        failed = tuple(why(entry) for entry in newest.values() if entry["state"] in ("failed", "stopped"))
         if not done and not failed:
             continue
         of = lambda name: done[0][name] if done else None  # noqa: B023, E731
-        seconds = sum(entry["seconds"] for entry in done) / len(done) if done else None
-        accuracies = tuple(entry["validation_accuracy"] for entry in done)
-        made.append(Row(arm.name, arm.says, arm.published, accuracies, of("parameters"), of("bytes"), seconds, failed))
+        stages = tuple(entry.get("stages", {}) for entry in done)
+        teachers = [each["teacher"]["accuracy"] for each in stages if "accuracy" in each.get("teacher", {})]
+        made.append(
+            Row(
+                arm,
+                tuple(entry["validation_accuracy"] for entry in done),
+                of("parameters"),
+                of("bytes"),
+                mean([entry["seconds"] for entry in done]),
+                mean(teachers),
+                stages,
+                failed,
+            )
+        )
     return sorted(made, key=lambda row: -(row.mean or 0))
 
 
@@ -59,21 +80,33 @@ def apart(row: Row, reference: Row) -> str:
     points = f"{100 * (row.mean - reference.mean):+.2f}"
     if min(len(row.accuracies), len(reference.accuracies)) < 2:
         return f"{points} (one seed)"
+    return points if separated(row, reference) else f"{points} (unseparated)"
+
+
+def separated(row: Row, reference: Row) -> bool:
     from scipy.stats import ttest_ind
 
-    separated = ttest_ind(row.accuracies, reference.accuracies, equal_var=False).pvalue < SURE
-    return points if separated else f"{points} (unseparated)"
+    return bool(ttest_ind(row.accuracies, reference.accuracies, equal_var=False).pvalue < SURE)
+
+
+def spelled(row: Row) -> str:
+    if row.mean is None:
+        return row.failed[-1]
+    return f"{row.mean:.4f}" + (f" ± {row.spread:.4f}" if row.spread is not None else "")
 
 
 def frame(study: Study, made: list[Row]) -> pd.DataFrame:
-    reference = next((row for row in made if row.arm == study.reference), None)
+    """The study's table, in words."""
+    reference = next((row for row in made if row.arm.name == study.reference), None)
+    teachers = {f"{row.teacher:.4f}" for row in made if row.teacher is not None}
     return pd.DataFrame(
         {
-            "arm": row.arm,
-            "what": row.says,
-            "published": row.published,
+            "arm": row.arm.name,
+            "what": row.arm.says,
+            "published": row.arm.published,
             "parameters": f"{row.parameters:,}" if row.parameters else "",
             "bytes": f"{row.bytes:,}" if row.bytes else "",
+            "teacher": f"{row.teacher:.4f}" if row.teacher is not None and len(teachers) > 1 else "",
             "accuracy": spelled(row),
             "seeds": " ".join(f"{accuracy:.4f}" for accuracy in row.accuracies),
             "against the reference": apart(row, reference) if reference else "",
@@ -83,77 +116,54 @@ def frame(study: Study, made: list[Row]) -> pd.DataFrame:
     )
 
 
-def spelled(row: Row) -> str:
-    if row.mean is None:
-        return f"failed: {row.failed[-1]}"
-    return f"{row.mean:.4f}" + (f" ± {row.spread:.4f}" if row.spread is not None else "")
+def agreement(study: Study, made: list[Row]) -> pd.DataFrame:
+    """Each published difference beside the measured one, where both sides of both are there: of an arm to the reference, and to the arm
+    that it began with."""
+    by_name, lines = {row.arm.name: row for row in made}, []
+    for row in made:
+        for name in dict.fromkeys((study.reference, row.arm.begins)):
+            other = by_name.get(name)
+            if other is None or other is row or not (row.arm.published and other.arm.published) or None in (row.mean, other.mean):
+                continue
+            published, measured = float(row.arm.published) - float(other.arm.published), row.mean - other.mean
+            lines.append(
+                {
+                    "arm": row.arm.name,
+                    "against": name,
+                    "published": f"{100 * published:+.2f}",
+                    "measured": f"{100 * measured:+.2f}",
+                    "": verdict(row, other, published * measured > 0),
+                }
+            )
+    return pd.DataFrame(lines)
 
 
-def markdown(study: Study, entries: list[Entry], setting: str) -> str:
-    """The document of a study."""
-    table = frame(study, rows(study, entries, setting))
-    table = table.loc[:, (table != "").any()]
-    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
-    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in table.to_numpy()]
-    done = [entry for entry in entries if entry["setting"] == setting and entry["state"] == "done"]
-    machines = sorted({entry["device"] for entry in done})
-    commits = list(dict.fromkeys(entry["commit"][:12] for entry in done))
-    reduction = {"reduced": f"Reduced to {study.reduction}.", "full": "In full.", "tiny": "A rehearsal: these figures mean nothing."}[
-        setting
-    ]
-    return "\n".join(
-        [
-            f"# {study.name}",
-            "",
-            study.question,
-            "",
-            f"{reduction} Validation accuracy, mean ± standard deviation over seeds; the reference is `{study.reference}`. An arm is "
-            f"*unseparated* where Welch's test does not tell its seeds from the reference's (p ≥ {SURE}).",
-            "",
-            *lines,
-            "",
-            f"Device: {', '.join(machines)}. Commits: {', '.join(commits)}. Made by `kit study {study.name}` from its journal alone.",
-            "",
-        ]
-    )
+def verdict(row: Row, other: Row, alike: bool) -> str:
+    if min(len(row.accuracies), len(other.accuracies)) < 2:
+        return "one seed"
+    if not separated(row, other):
+        return "unseparated"
+    return "agrees" if alike else "**disagrees**"
 
 
-def write(study: Study, entries: list[Entry], setting: str, folder: Path) -> list[Path]:
-    """The document, the table as three-line LaTeX and as CSV, and the figure as SVG and PNG."""
-    made = rows(study, entries, setting)
-    if not made:
-        return []
-    table = frame(study, made)
-    files = {
-        f"{study.name}.md": markdown(study, entries, setting).encode(),
-        f"{study.name}.tex": table.to_latex(index=False, escape=True).encode(),
-        f"{study.name}.csv": table.to_csv(index=False, lineterminator="\n").encode(),
-    }
-    make_folder(folder)
-    for name, content in files.items():
-        write_durably(folder / name, content)
-    return [folder / name for name in files] + draw(study, made, folder)
-
-
-def draw(study: Study, made: list[Row], folder: Path) -> list[Path]:
-    """Bars with error bars, the best above; the same picture from the same journal."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = study.name
-    from matplotlib import pyplot
-
-    bars = [row for row in reversed(made) if row.mean is not None]
-    if not bars:
-        return []
-    figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.32 * len(bars)), layout="constrained")
-    colours = ["#b45309" if row.arm == study.reference else "#2563eb" for row in bars]
-    axes.barh([row.arm for row in bars], [row.mean for row in bars], xerr=[row.spread or 0 for row in bars], color=colours, capsize=3)
-    axes.set_xlim(left=max(0, min(row.mean for row in bars) - 0.1))
-    axes.set_xlabel("validation accuracy")
-    axes.spines[["top", "right"]].set_visible(False)
-    files = [folder / f"{study.name}.{kind}" for kind in ("svg", "png")]
-    for file in files:
-        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
-    pyplot.close(figure)
-    return files
+def steps(made: list[Row]) -> pd.DataFrame:
+    """Accuracy, parameters and bytes after each stage of the arms that prune; means over seeds. Bytes are those of float32 until the
+    student is packed."""
+    lines = []
+    for row in made:
+        kinds = [stage for stage in (row.stages[0] if row.stages else {}) if row.stages[0][stage].get("parameters") and stage != "teacher"]
+        if not any(stage.startswith("prune") for stage in kinds):
+            continue
+        for stage in kinds:
+            found = [each[stage] for each in row.stages if stage in each]
+            accuracy = mean([each["accuracy"] for each in found if each.get("accuracy") is not None])
+            lines.append(
+                {
+                    "arm": row.arm.name,
+                    "stage": stage,
+                    "accuracy": "" if accuracy is None else f"{accuracy:.4f}",
+                    "parameters": f"{round(mean([each['parameters'] for each in found])):,}",
+                    "bytes": f"{round(mean([each['bytes'] for each in found])):,}",
+                }
+            )
+    return pd.DataFrame(lines)

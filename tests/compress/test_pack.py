@@ -96,6 +96,14 @@ def test_the_courses_method_stores_the_trained_network_and_its_own_codes(tmp_pat
     assert torch.allclose(unpack(tmp_path / "student.kit").student(x), student(x), atol=1e-4)
 
 
+def test_half_stores_every_weight_in_two_bytes(tmp_path):
+    student, x = packed_file(tmp_path / "student.kit", method="half", bits=16), torch.randn(4, 3, 64, 64)
+    packed = unpack(tmp_path / "student.kit")
+    assert (packed.student(x) - student(x)).abs().max().item() < 0.01 * student(x).std().item()
+    folded = sum(p.numel() for p in packed.student.parameters())
+    assert 1.6 * folded < (tmp_path / "student.kit").stat().st_size < 2.2 * folded
+
+
 def test_hw7s_real_student_at_the_courses_bits_is_smaller_than_its_pickle(real, tmp_path):
     """The course's file has 268,471 bytes; its codes' order-0 entropy is 220,090."""
     student, file = build_student("hw7", (), 11), tmp_path / "student.kit"

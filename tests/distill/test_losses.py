@@ -134,3 +134,8 @@ def test_dkd_of_a_sure_teacher_has_a_finite_gradient():
     student = tensor([[0.0, 0.0, 0.0]]).float().requires_grad_()
     losses.dkd(student, torch.tensor([[200.0, 0.0, -5.0]]), torch.tensor([0]), 1.0, 1.0, 8.0).backward()
     assert student.grad.isfinite().all()
+
+
+def test_l2_is_half_the_squared_distance_of_the_logits():
+    wanted = sum((s - t) ** 2 for ours, theirs in zip(STUDENT, TEACHER, strict=True) for s, t in zip(ours, theirs, strict=True)) / 4
+    assert losses.l2(tensor(STUDENT), tensor(TEACHER)).item() == pytest.approx(wanted)

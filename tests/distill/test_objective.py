@@ -3,7 +3,7 @@ import torch
 import torchvision
 
 from kit.config.recipes import recipe
-from kit.config.terms import AFD, AT, CE, CRD, DIST, DKD, KD, MLKD, RKD, SP, Hint, Review, SimKD
+from kit.config.terms import AFD, AT, CE, CRD, DIST, DKD, KD, L2, MLKD, RKD, SP, FixedKD, Hint, Review, SimKD
 from kit.distill import features, losses
 from kit.distill.align import classifier, look, same_size, take_classifier
 from kit.distill.objective import Objective
@@ -92,7 +92,7 @@ STAGES = {"student": ("blocks.1", "blocks.3", "blocks.5"), "teacher": ("layer1",
 LAST = {"student": "blocks.5", "teacher": "layer4"}
 EVERY = (
     *(CE(smoothing=0.1), KD(temperature=4, standardise=True), DKD(), DIST(), MLKD(), Hint(**LAST), AT(**LAST), SP(**LAST), RKD(**LAST)),
-    *(CRD(**LAST), Review(**STAGES), AFD(**STAGES)),
+    *(CRD(**LAST), Review(**STAGES), AFD(**STAGES), L2(), FixedKD(temperature=4)),
 )
 
 

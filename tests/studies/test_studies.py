@@ -9,10 +9,12 @@ import pytest
 from kit.config.recipes import sample
 from kit.errors import KitError
 from kit.studies.catalogue import STUDIES, choose, find_study
+from kit.studies.document import markdown, write
+from kit.studies.hw7_pipeline import slimmed
 from kit.studies.journal import append, read
-from kit.studies.runner import Place, configured, run_study
+from kit.studies.runner import Place, digest_of, run_study
 from kit.studies.study import Arm, Study, replaced
-from kit.studies.tables import markdown, rows, write
+from kit.studies.tables import rows
 from kit.train.budget import Budget
 
 LONGER = {"teacher.train.epochs": 8}  # of tiny: enough for a teacher that is no guesser
@@ -113,7 +115,7 @@ def test_every_arm_is_a_config_in_every_setting(name):
     assert study.reference in {arm.name for arm in study.arms}
     assert len({arm.name for arm in study.arms}) == len(study.arms)
     for setting in ("tiny", "reduced", "full"):
-        digests = {configured(study, arm, 1, setting).digest() for arm in study.arms}
+        digests = {digest_of(study, arm, 1, setting) for arm in study.arms}
         same = setting != "tiny" and len(digests) < len(study.arms)  # tiny batches are all of one size
         assert not same, f"two arms of {name} are the same run when {setting}"
 
@@ -124,3 +126,20 @@ def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(KitError, match=r"no arm 'bos'\. Nearest: boss"):
         choose(find_study("hw13"), ["bos"])
     assert json.dumps([arm.name for arm in choose(find_study("hw13"), ["boss"]).arms]) == '["boss"]'
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_an_arm_comes_after_those_that_it_needs(name):
+    met = set()
+    for arm in find_study(name).arms:
+        assert met >= set(arm.needs)
+        met.add(arm.name)
+
+
+def test_an_arm_is_chosen_with_all_that_it_needs_in_their_order():
+    chosen = choose(find_study("cifar-slim"), ["sparse-dist-dist-20"])
+    assert [arm.name for arm in chosen.arms] == ["resnet32x4", "sparse-dist", "sparse-dist-dist-20"]
+
+
+def test_the_course_s_slimming_leaves_the_published_counts():
+    assert [slimmed(0.95, times) for times in range(1, 6)] == [236_066, 217_850, 200_354, 185_091, 171_606]

@@ -1,0 +1,93 @@
+"""A study's document, tables and figures as files, made of its journal and of the networks that its configs name."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from kit.files import make_folder, write_durably
+from kit.models.cost import layer_rows
+from kit.models.students import count_parameters
+from kit.studies import figures
+from kit.studies.journal import Entry
+from kit.studies.networks import named, networks_of
+from kit.studies.study import Study
+from kit.studies.tables import SURE, Row, agreement, frame, rows, steps
+
+SETTINGS = {"full": "In full.", "tiny": "A rehearsal: these figures mean nothing."}
+
+
+def write(study: Study, entries: list[Entry], setting: str, folder: Path) -> list[Path]:
+    """The document, the table as three-line LaTeX and as CSV, and the figures as SVG and PNG."""
+    made = rows(study, entries, setting)
+    if not made:
+        return []
+    table, drawn = frame(study, made), figures.draw(study, made, networks_of(study))
+    make_folder(folder)
+    pictures = [file for name, figure in drawn.items() for file in figures.save(figure, study.name, folder / name)]
+    files = {
+        f"{study.name}.md": markdown(study, entries, setting, list(drawn)).encode(),
+        f"{study.name}.tex": table.to_latex(index=False, escape=True).encode(),
+        f"{study.name}.csv": table.to_csv(index=False, lineterminator="\n").encode(),
+    }
+    for name, content in files.items():
+        write_durably(folder / name, content)
+    return [folder / name for name in files] + pictures
+
+
+def markdown(study: Study, entries: list[Entry], setting: str, drawn: list[str] | tuple[str, ...] = ()) -> str:
+    """The document of a study. drawn: names of its figures."""
+    made = rows(study, entries, setting)
+    done = [entry for entry in entries if entry["setting"] == setting and entry["state"] == "done"]
+    machines = sorted({entry["device"] for entry in done})
+    commits = list(dict.fromkeys(entry["commit"][:12] for entry in done))
+    parts = [
+        f"# {study.name}",
+        study.question,
+        f"{SETTINGS.get(setting, f'Reduced to {study.reduction}.')} Validation accuracy, mean ± standard deviation over seeds; the "
+        f"reference is `{study.reference}`. An arm is *unseparated* where Welch's test does not tell its seeds from the reference's "
+        f"(p ≥ {SURE}).",
+        as_table(frame(study, made)),
+        *(f"![{figures.SAYS[name.removeprefix(study.name)]}]({name}.svg)" for name in drawn),
+        *section("Published and measured", published(study, made)),
+        *section("Stage by stage", as_table(steps(made))),
+        *study.remarks,
+        *(section("Networks", layers(study)) if study.layers else ()),
+        f"Device: {', '.join(machines)}. Commits: {', '.join(commits)}. Made by `kit study {study.name}` from its journal alone.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def section(title: str, content: str) -> tuple[str, ...]:
+    return (f"## {title}", content) if content else ()
+
+
+def as_table(table: pd.DataFrame) -> str:
+    """Without the columns that are empty; nothing for no rows."""
+    if table.empty:
+        return ""
+    table = table.loc[:, (table != "").any()]
+    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
+    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in table.to_numpy()]
+    return "\n".join(lines)
+
+
+def published(study: Study, made: list[Row]) -> str:
+    table = agreement(study, made)
+    if table.empty:
+        return ""
+    return f"Differences in points, published on other photos and after longer training.\n\n{as_table(table)}"
+
+
+def layers(study: Study) -> str:
+    """Every network layer by layer, as the courses print them."""
+    sizes = {named(arm.config): arm.config.data.image_size for arm in study.arms}
+    parts = []
+    for name, network in networks_of(study).items():
+        kinds = {path: type(module).__name__ for path, module in network.named_modules()}
+        table = pd.DataFrame(
+            {"layer": path, "kind": kinds[path], "output": "×".join(map(str, shape)), "parameters": f"{parameters:,}"}
+            for path, shape, parameters in layer_rows(network, sizes[name])
+        )
+        title = f"{name}: {count_parameters(network):,} parameters at {sizes[name]} px"
+        parts.append(f"<details><summary>{title}</summary>\n\n{as_table(table)}\n\n</details>")
+    return "\n\n".join(parts)

@@ -1,0 +1,37 @@
+"""Seed 000: four networks, labels against distillation, and what it found out by doing it wrong."""
+
+from functools import partial
+
+from kit.config.recipes import BOSS
+from kit.config.terms import CE, L2, FixedKD
+from kit.studies.hw7 import DISTILLED, LABELS, REDUCTION, course, course_ground
+from kit.studies.study import Arm, Study
+
+EPOCHS = 10
+# KD at a high temperature tends to ‖student - teacher‖² / (2 · classes) of centred logits (Hinton et al. 2015, section 2.1): so the two
+# pull about equally hard.
+REGRESSED = (L2(weight=0.5 / 11), CE(weight=0.5))
+
+
+def hw7_architectures() -> Study:
+    arms = (
+        Arm("resnet18", course("timm/resnet18", LABELS), "the teacher's network, labels alone"),
+        Arm("deep-labels", course("cnn-deep", LABELS), "1,083,595 parameters, labels alone", "0.72"),
+        Arm("deep", course("cnn-deep", DISTILLED), "distilled", "0.75"),
+        Arm("plain-labels", course("cnn-depthwise", LABELS), "454,667 parameters, labels alone", "0.67"),
+        Arm("plain", course("cnn-depthwise", DISTILLED), "distilled"),
+        Arm("course-labels", course("hw7", LABELS), "the course's 256,779 parameters, labels alone"),
+        Arm("course", course("hw7", DISTILLED), "distilled", "0.7093"),
+        Arm("richer-views", course("hw7", DISTILLED, data__augment=BOSS.model_dump()), "rotations that the teacher never saw", "0.675"),
+        Arm("fixed-labels", course("hw7", (FixedKD(weight=0.5, temperature=20), CE(weight=0.5))), "soft labels computed once"),
+        Arm("l2-logits", course("hw7", REGRESSED), "to do: an L2 loss, read as one between the logits"),
+        Arm("l2-weights", course("hw7", DISTILLED, train__weight_decay=0.1), "the same, read as ten times the weight decay"),
+    )
+    question = (
+        "Which of seed 000's four networks is worth its size, what does distillation bring to each, and what do richer views, soft labels "
+        "that are computed once, and the L2 loss of its to-do list do? Published are validation accuracies on Food-11 in logs that were "
+        "broken off and gone on with by hand."
+    )
+    reduction = f"{EPOCHS} epochs, {REDUCTION}"
+    reduced = partial(course_ground, epochs=EPOCHS)
+    return Study("hw7-architectures", question, arms, "course", reduced, reduction, layers=True)

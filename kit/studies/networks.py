@@ -1,0 +1,67 @@
+"""The networks that a study's configs name, for its figures and layer tables: shapes, without weights."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from kit.config.competitions import competition
+from kit.config.schema import Config
+from kit.models.library import shapes_on
+from kit.models.students import build_student
+from kit.models.widths import widths_for
+from kit.studies.study import Study
+
+CLASSES = 10  # where a competition does not say
+Box = tuple[str, tuple[int, ...], int]  # module's name, shape of its maps, parameters
+
+
+def networks_of(study: Study) -> dict[str, nn.Module]:
+    """The students of the arms as they are in full, by name, each once."""
+    configs = {named(arm.config): arm.config for arm in study.arms}
+    return {name: build(config) for name, config in configs.items()}
+
+
+def named(config: Config) -> str:
+    size = config.student.parameters
+    return config.student.name + (f" of {size:,}" if size else "")
+
+
+def build(config: Config) -> nn.Module:
+    classes = classes_of(config)
+    with torch.device(shapes_on(config.student.name)):
+        return build_student(config.student.name, widths_for(config.student, classes), classes)
+
+
+def classes_of(config: Config) -> int:
+    return len(competition(config.competition).classes or range(CLASSES))
+
+
+@torch.no_grad()
+def boxes(model: nn.Module, image_size: int) -> list[Box]:
+    """The blocks of a network in the order in which they are called: its layers with weights, or what strings some of them together."""
+    found: list[Box] = []
+
+    def note(name: str) -> Any:
+        return lambda module, given, answer: found.append((name, tuple(answer.shape[1:]), sum(p.numel() for p in module.parameters())))
+
+    hooks = [module.register_forward_hook(note(name)) for name, module in blocks_of(model)]
+    try:
+        model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def blocks_of(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
+    """A sequence of blocks is opened, and timm's network inside a student; a sequence of layers is one block, as is every other module.
+    Of single layers those with a weight of their own to learn: convolutions and linear ones."""
+    found: list[tuple[str, nn.Module]] = []
+    for name, child in module.named_children():
+        parts = list(child.children())
+        if name == "body" or (isinstance(child, nn.Sequential) and any(list(part.children()) for part in parts)):
+            found += blocks_of(child, f"{prefix}{name}.")
+        elif isinstance(child, (nn.Conv2d, nn.Linear)) or (parts and any(True for _ in child.parameters())):
+            found.append((f"{prefix}{name}", child))
+    return found
