@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 /usr/bin/python3; do \
 smoke: $(READY)  ## the main job on photos that the kit draws itself
 	rm -rf runs/smoke
 	$(VENV)/bin/kit run sample --out runs/smoke --cache runs/smoke/cache
-	$(VENV)/bin/kit check runs/smoke --competition any --data runs/smoke/photos
+	$(VENV)/bin/kit check runs/smoke --data runs/smoke/photos
 
 test: $(READY)  ## the tests, on the CPU alone
 	$(VENV)/bin/ruff check kit kernels tests
