@@ -1,8 +1,9 @@
-# Both targets make their own virtual environment first: nothing needs to be installed but Python 3.11 or 3.12 and make.
-.PHONY: smoke test slow chaos chain clean
+# Every target makes its own virtual environment first: nothing needs to be installed but Python 3.11 or 3.12 and make.
+.PHONY: smoke lint test quick slow chaos chain ci clean
 
 VENV := .venv
 READY := $(VENV)/.ready
+PYTEST = $(VENV)/bin/python -m pytest
 # The first of these that is there and of a version that the pinned packages have wheels for.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 /usr/bin/python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
@@ -10,21 +11,31 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 /usr/bin/python3; do \
 smoke: $(READY)  ## the main job on photos that the kit draws itself
 	rm -rf runs/smoke
 	$(VENV)/bin/kit run sample --out runs/smoke --cache runs/smoke/cache
-	$(VENV)/bin/kit check runs/smoke --competition any --data runs/smoke/photos
+	$(VENV)/bin/kit check runs/smoke --data runs/smoke/photos
 
-test: $(READY)  ## the tests, on the CPU alone
+ci:  ## all that is checked before a change is taken, each step a target of its own
+	$(MAKE) test
+	$(MAKE) slow
+	$(MAKE) chaos KILLS=26
+
+test: lint quick  ## what to run while working, on the CPU alone
+
+lint: $(READY)  ## rules and format
 	$(VENV)/bin/ruff check kit kernels tests
-	$(VENV)/bin/python -m pytest --ignore tests/chaos -m "not slow"
+	$(VENV)/bin/ruff format --check --quiet kit kernels tests
 
-slow: $(READY)  ## the tests that take half a minute and more each: several processes, a planted key, every option at once
-	$(VENV)/bin/python -m pytest --ignore tests/chaos -m slow
+quick: $(READY)  ## the tests that take less than half a minute each, under ten minutes together
+	$(PYTEST) --ignore tests/chaos -m "not slow"
+
+slow: $(READY)  ## the others: several processes, a planted key, every option at once, every command of the documents
+	$(PYTEST) --ignore tests/chaos -m slow
 
 KILLS ?= 300
 chaos: $(READY)  ## the real command killed at random moments, half an hour; KILLS=26 takes under 5 minutes, KIT_CHAOS_SEED draws others
-	KIT_CHAOS_KILLS=$(KILLS) $(VENV)/bin/python -m pytest -s tests/chaos
+	KIT_CHAOS_KILLS=$(KILLS) $(PYTEST) -s tests/chaos
 
 chain: $(READY)  ## a run over ten sessions on a Kaggle on loopback that kills, loses and delays, twice five minutes
-	KIT_LONG_CHAIN=1 $(VENV)/bin/python -m pytest tests/remote/test_chain.py -k ten_sessions
+	KIT_LONG_CHAIN=1 $(PYTEST) tests/remote/test_chain.py -k ten_sessions
 
 $(READY): requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; name it with: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }

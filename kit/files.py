@@ -13,10 +13,11 @@ from typing import Self
 from kit.errors import KitError
 
 ELSEWHERE = "Point --out or --cache elsewhere"
+FREE = "Free some space, or point --out or --cache elsewhere"
 GONE = "The folder or its mount has vanished. Bring it back, or point --out or --cache elsewhere"
 REMEDIES = {
-    errno.ENOSPC: f"Free some space. {ELSEWHERE}",
-    errno.EDQUOT: f"Free some space. {ELSEWHERE}",
+    errno.ENOSPC: FREE,
+    errno.EDQUOT: FREE,
     errno.EFBIG: f"A file may not grow that large there (a quota or ulimit). {ELSEWHERE}",
     errno.EROFS: ELSEWHERE,
     errno.EACCES: ELSEWHERE,

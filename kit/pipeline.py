@@ -80,6 +80,7 @@ def run(
         with session.account():
             try:
                 material = read_photos(session, data, cache)
+                refuse_over_limit(config, len(material.dataset.classes))
                 teachers = get_teachers(session, material, data, teacher_files)
                 student = distil(session, material, teachers, begin)
                 for step in steps_of(config.prune):
@@ -101,20 +102,26 @@ def run(
 
 def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = ()) -> None:
     """What can't be handed in, built, packed, or trained by these teachers is refused before anything is spent on it."""
-    rules, name = competition(config.competition), config.student.name
-    classes = len(rules.classes) if rules.classes else 2  # an "any" folder has no limit that could be broken
-    student = build_student(name, widths_for(config.student, classes), classes)
+    rules = competition(config.competition)
+    classes = len(rules.classes) if rules.classes else 2  # of an "any" folder: at least
+    student = refuse_over_limit(config, classes)
     refuse_unfit(config, student)
-    parameters = count_parameters(student)
-    if config.lowrank:
-        factorised(student, config)  # whether its layers can be as thin as that
-    elif not config.prune and (broken := check_limits(config.limit or config.competition, parameters)):
-        remedy = "Choose a smaller one" if is_library(name) else "Set student.parameters, smaller student.widths, or prune"
-        raise KitError(f"The student {name!r} can't be handed in: {'; '.join(broken)}. {remedy}.")
-    for mark in check_limits(config.competition, parameters) if config.limit else []:
+    for mark in check_limits(config.competition, count_parameters(student)) if config.limit else []:
         log(f"note: {mark} (kept as published; its own limit is {config.limit}'s)")
     teachers = [read_teacher(file_of(source), config, rules.classes) for source in teacher_files]
     check_terms(config, teachers[0] if teachers else build_teacher(config.teacher.arch, classes))
+
+
+def refuse_over_limit(config: Config, classes: int) -> nn.Module:
+    """The student, where it may be handed in as it is or will be pruned first."""
+    name = config.student.name
+    student = build_student(name, widths_for(config.student, classes), classes)
+    if config.lowrank:
+        factorised(student, config)  # whether its layers can be as thin as that
+    elif not config.prune and (broken := check_limits(config.limit or config.competition, count_parameters(student))):
+        remedy = "Choose a smaller one" if is_library(name) else "Set student.parameters, smaller student.widths, or prune"
+        raise KitError(f"The student {name!r} can't be handed in: {'; '.join(broken)}. {remedy}.")
+    return student
 
 
 def refuse_unfit(config: Config, student: nn.Module) -> None:

@@ -35,4 +35,4 @@ def test_any_student_is_let_through_at_its_limit(log):
     check(log, "simple", "student.name=hw7", "student.parameters=60000")
     check(log, "simple", "student.name=branched")
     check(log, "simple", "student.name=timm/lcnet_035", "competition=any", "data.image_size=96")
-    check(log, "sample", "student.name=timm/lcnet_035", "distill=[{\"loss\": \"kd\"}]")
+    check(log, "sample", "student.name=timm/lcnet_035", 'distill=[{"loss": "kd"}]')

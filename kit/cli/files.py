@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from kit.cli.app import CacheOption, DataOption, SetOption, app, say
-from kit.config.competitions import competition
+from kit.config.competitions import COMPETITIONS, competition
 from kit.console import console
 from kit.errors import KitError
 
@@ -109,18 +109,23 @@ def export(
         say(line)
 
 
-@app.command(rich_help_panel="Files and checks", epilog="Example: `kit check runs/record/submission.csv --data Food-11`.")
+@app.command(rich_help_panel="Files and checks", epilog="Example: `kit check runs/record --data Food-11`.")
 def check(
     file: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="A CSV, or a folder that holds submission.csv.")],
     data: Annotated[Path | None, typer.Option(help="Compare ids with this data set's evaluation photos.", show_default=False)] = None,
-    rules: Annotated[str, typer.Option("--competition", help="Whose format.")] = "hw13-2023",
+    rules: Annotated[
+        str | None,
+        typer.Option("--competition", help=f"One of {', '.join(COMPETITIONS)}; default: the run's, else hw13-2023.", show_default=False),
+    ] = None,
 ) -> None:
     """Whether Kaggle would take a submission: ids, padding, order, rows, classes, collapsed predictions."""
     from kit.data.layout import find_dataset
+    from kit.remote.submit import read_provenance
     from kit.submission import check as check_csv
     from kit.submission import ids_for
 
     file = file / "submission.csv" if file.is_dir() else file
+    rules = rules or read_provenance(file.parent / "provenance.json").get("competition", "hw13-2023")
     ids = classes = None
     if data is not None:
         dataset = find_dataset(data, competition(rules).classes, 0.2, 0)

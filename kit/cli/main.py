@@ -1,5 +1,6 @@
 """Entry point of the command: the verbs, and how a mistake ends."""
 
+import errno
 import os
 import sys
 
@@ -13,6 +14,8 @@ from kit.errors import KitError
 from kit.files import REMEDIES
 from kit.remote.credentials import hide
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # never a bug, whoever was writing
+
 
 def main() -> None:
     """Entry point: a user's mistake ends in one paragraph and exit code 1, never in a traceback."""
@@ -21,9 +24,10 @@ def main() -> None:
     except KitError as error:
         fail(str(error))
     except OSError as error:
-        if error.errno not in REMEDIES or error.filename is None:
+        if error.errno not in REMEDIES or (error.filename is None and error.errno not in FULL):
             raise
-        fail(f"{error.filename}: {error.strerror}. {REMEDIES[error.errno]}; what was saved before is untouched.")
+        place = error.filename or "A file can't be written"  # a library that writes to an open file does not name it
+        fail(f"{place}: {error.strerror}. {REMEDIES[error.errno]}; what was saved before is untouched.")
     except KeyboardInterrupt:
         fail("stopped by Ctrl-C", 130)
 

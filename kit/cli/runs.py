@@ -9,11 +9,16 @@ import typer
 
 from kit.cli.app import CacheOption, DataOption, SetOption, TeacherOption, app, say, submissions_folder
 from kit.config.competitions import competition
-from kit.config.recipes import RECIPES, recipe
+from kit.config.own import find_recipe
+from kit.config.recipes import RECIPES
 from kit.config.schema import Config, override
 from kit.console import console
 from kit.errors import KitError
 from kit.studies.catalogue import STUDIES, choose, find_study
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help=f"One of {', '.join(RECIPES)}; or a file of your own, ./NAME.py (`kit new`).")
+]
 
 
 @app.command(
@@ -21,9 +26,12 @@ from kit.studies.catalogue import STUDIES, choose, find_study
     epilog="Example: `kit run record --data Food-11 --budget 9h --out runs/record`. To go on with a run, give the same command again.",
 )
 def run(
-    name: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of {', '.join(RECIPES)}.")],
+    name: RecipeArgument,
     data: DataOption = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for all that the run leaves; default: runs/RECIPE.", show_default=False)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for all that the run leaves; default: runs/RECIPE, with --tiny runs/RECIPE-tiny.", show_default=False),
+    ] = None,
     budget: Annotated[str | None, typer.Option(help="This session's time, such as 9h or 30m; default: none.", show_default=False)] = None,
     subset: Annotated[float, typer.Option(help="Stratified share of every split, for a smoke test on real photos.")] = 1.0,
     teachers: TeacherOption = None,
@@ -40,7 +48,7 @@ def run(
     ] = False,
 ) -> None:
     """Photos in, a checked submission out; or today's part of it."""
-    config = recipe(name)
+    config = find_recipe(name)
     config = override(config.tiny() if tiny else config, (assignments or []) + ([f"data.subset={subset}"] if subset != 1 else []))
     if dry_run:
         print_plan(config)
@@ -50,7 +58,7 @@ def run(
     from kit.pipeline import run as run_pipeline
     from kit.train.budget import Budget, parse_duration
 
-    out = out or Path("runs") / name
+    out = out or Path("runs") / f"{config.recipe}{'-tiny' if tiny else ''}"
     limit = Budget(parse_duration(budget) if budget else None)
     if data is None:
         if name != "sample":
@@ -82,7 +90,7 @@ def run(
     epilog="Example: `kit plan record --data Food-11 --budget 9h --quota 30h`, or with `--epochs auto` for what fits.",
 )
 def plan(
-    name: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of {', '.join(RECIPES)}.")],
+    name: RecipeArgument,
     data: Annotated[Path, typer.Option(help="Folder that holds the data set, at any depth.")],
     budget: Annotated[str, typer.Option(help="A session's time, such as 9h.")] = "9h",
     quota: Annotated[str, typer.Option(help="The time of all sessions, such as 30h a week.")] = "30h",
@@ -97,7 +105,7 @@ def plan(
     from kit.train.budget import parse_duration
 
     number = [f"train.epochs={epochs}"] if epochs and epochs != "auto" else []
-    config, length, all_hours = override(recipe(name), (assignments or []) + number), parse_duration(budget), parse_duration(quota)
+    config, length, all_hours = override(find_recipe(name), (assignments or []) + number), parse_duration(budget), parse_duration(quota)
     measured = planning.measure(config, data, cache_folder(cache), teachers or ())
     if epochs == "auto":
         config = planning.fit_epochs(config, measured, length, all_hours)
@@ -125,6 +133,18 @@ def print_plan(config: Config) -> None:
         f"{'pruned' if config.prune else 'not pruned'}",
         markup=False,
     )
+
+
+@app.command(rich_help_panel="Runs", epilog="Example: `kit new pets --data ../pets`, then `kit run ./pets.py --data ../pets --tiny`.")
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the recipe; the file is ./NAME.py.")],
+    data: Annotated[Path, typer.Option(help="Folder that holds the data set, at any depth.")],
+) -> None:
+    """A recipe file of your own to begin with, fitted to your photos; `kit run ./NAME.py` takes it."""
+    from kit.draft import draft
+
+    for line in draft(name, data, Path()):
+        say(line)
 
 
 @app.command(rich_help_panel="Runs", epilog="Example: `kit sample photos`, then `kit run boss --data photos --tiny --set competition=any`.")

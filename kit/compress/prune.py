@@ -89,9 +89,7 @@ def slim(
 # ── how many ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def choose(
-    groups: list[Group], scores: Scores, how: Prune, fits: Callable[[Sequence[int]], bool], fill: bool
-) -> list[int] | None:
+def choose(groups: list[Group], scores: Scores, how: Prune, fits: Callable[[Sequence[int]], bool], fill: bool) -> list[int] | None:
     """How many channels go from each group; None where even the most do not suffice."""
     path = walk(groups, scores, how)
     low, high = 0, len(path)

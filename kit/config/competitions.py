@@ -1,9 +1,11 @@
 """The competitions: what a deployed student may hold and what their CSV looks like.
 
-Sources: the course pages and Kaggle's competition pages of NTU ML 2020 to 2023. Another competition is another entry.
+Sources: the course pages and Kaggle's competition pages of NTU ML 2020 to 2023. Another competition is another entry. A limit alone
+needs none: `60000params`, `250kB` and `60000params+250kB` are names of what they say.
 """
 
 import difflib
+import re
 from dataclasses import dataclass
 
 from kit.errors import KitError
@@ -47,11 +49,22 @@ COMPETITIONS = {
 }
 
 
+LIMIT = re.compile(r"(?P<number>[1-9]\d*)(?P<unit>params|kB)")
+
+
 def competition(name: str) -> Competition:
-    if name not in COMPETITIONS:
-        near = difflib.get_close_matches(name, COMPETITIONS, n=3) or COMPETITIONS
-        raise KitError(f"There is no competition {name!r}. Nearest: {', '.join(near)}.")
-    return COMPETITIONS[name]
+    """The competition of that name, or one of no other rule than the limit that the name says.
+
+    Raises:
+        KitError: it is neither; with the nearest names.
+    """
+    if name in COMPETITIONS:
+        return COMPETITIONS[name]
+    if all(limits := [LIMIT.fullmatch(part) for part in name.split("+")]):
+        most = {limit["unit"]: int(limit["number"]) for limit in limits}
+        return Competition(f"a limit of {name}", max_parameters=most.get("params"), max_bytes=1_000 * most.get("kB", 0) or None)
+    near = difflib.get_close_matches(name, COMPETITIONS, n=3) or COMPETITIONS
+    raise KitError(f"There is no competition {name!r}. Nearest: {', '.join(near)}; or a limit, such as 60000params or 250kB.")
 
 
 def check_limits(name: str, parameters: int, size: int | None = None) -> list[str]:

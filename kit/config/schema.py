@@ -330,8 +330,23 @@ def override(config: Config, assignments: list[str]) -> Config:
     try:
         return type(config).model_validate(merged)
     except ValidationError as error:
-        details = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors())
-        raise KitError(f"--set is refused: {details}.") from None
+        raise KitError(f"--set is refused: {in_words(error)}.") from None
+
+
+def in_words(error: ValidationError) -> str:
+    """What each field has against its value; for a field that is not there the nearest names."""
+    details = []
+    for e in error.errors():
+        name = ".".join(map(str, e["loc"])) or "config"
+        near = difflib.get_close_matches(str(e["loc"][-1]), all_fields(), n=3) if e["type"] == "extra_forbidden" else []
+        says = f"there is no such field. Nearest: {', '.join(near)}" if near else e["msg"]
+        details.append(f"{name}: {says} (got {e['input']!r:.80})")
+    return "; ".join(details)
+
+
+def all_fields(section: type[Section] = Section) -> set[str]:
+    """The names of the fields of every section."""
+    return set(section.model_fields).union(*(all_fields(below) for below in section.__subclasses__()))
 
 
 def step_into(place: Any, name: str, path: str) -> str | int:
@@ -341,9 +356,15 @@ def step_into(place: Any, name: str, path: str) -> str | int:
     if isinstance(place, dict) and name in place:
         return name
     if isinstance(place, dict):
-        near = difflib.get_close_matches(name, place, n=3) or sorted(place)
+        near = difflib.get_close_matches(name, place, n=3) or places_of(name) or sorted(place)
         raise KitError(f"--set {path}: there is no {name!r} here. Nearest: {', '.join(near)}.")
     raise KitError(f"--set {path}: {name!r} is not inside a section; set the whole of it as JSON instead.")
+
+
+def places_of(field: str) -> list[str]:
+    """The sections that have this field: `train.epochs` for `epochs`."""
+    sections = {name: info.annotation for name, info in Config.model_fields.items()}
+    return [f"{name}.{field}" for name, kind in sections.items() if field in getattr(kind, "model_fields", {})]
 
 
 def parse_value(text: str) -> Any:

@@ -114,7 +114,7 @@ def read_unlabelled(folder: Path, training: Path) -> Split | None:
 
 def locate(root: Path) -> tuple[Path, dict[str, Path]]:
     """The folder that holds a training and an evaluation split, and its split folders."""
-    if root.suffix.lower() in {".zip", ".gz", ".xz", ".tar", ".7z"} and root.is_file():
+    if is_archive(root):
         raise KitError(f"{root} is an archive. Unpack it and give the folder.")
     if not root.is_dir():
         raise KitError(f"There is no folder {root}. Give --data the folder that holds training/ and evaluation/, or one above it.")
@@ -127,14 +127,19 @@ def locate(root: Path) -> tuple[Path, dict[str, Path]]:
             found.append((Path(place), parts))
             folders[:] = []  # a data set holds no other
     if not found:
+        packed = ", ".join(path.name for path in sorted(root.iterdir()) if is_archive(path))
         raise KitError(
             f"No data set below {root}: none of its folders holds both training/ (or train/) and evaluation/ (or testing/, test/). "
-            "Check that the archive is unpacked and that --data points at it or above it."
+            + (f"Unpack {packed} first." if packed else "Check that the archive is unpacked and that --data points at it or above it.")
         )
     if len(found) > 1:
         places = ", ".join(str(place) for place, _ in found)
         raise KitError(f"{len(found)} data sets below {root}: {places}. Point --data at one of them.")
     return found[0]
+
+
+def is_archive(path: Path) -> bool:
+    return path.suffix.lower() in {".zip", ".gz", ".xz", ".tar", ".7z"} and path.is_file()
 
 
 def inside(split: Path) -> Path:

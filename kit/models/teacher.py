@@ -40,7 +40,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         raise KitError(f"There is no teacher file {file}.") from None
     except Exception as error:  # bytes that are no checkpoint fail in the restricted unpickler in any way they like
         raise KitError(
-            f"{file} is no checkpoint that can be read safely ({(str(error).splitlines() or ['?'])[0][:120]}). "
+            f"{file} is no checkpoint that can be read safely ({(str(error).splitlines() or ['?'])[0].partition('. ')[0][:120]}). "
             "A state dict is wanted (torch.save(model.state_dict(), …)); a whole pickled model would run code and is not loaded."
         ) from None
     for key in ("state_dict", "model"):

@@ -205,13 +205,19 @@ def refuse_used_up(story: Story, kaggle: Kaggle, kernel: Path, say: Say) -> None
 
 
 def gpu_time(kaggle: Kaggle) -> tuple[float, float] | None:
-    """(used, allowed) hours of this week's GPU time; None where Kaggle does not say."""
+    """(used, allowed) hours of this week's GPU time; None where Kaggle does not say.
+
+    Raises:
+        Refused: the token is wrong.
+    """
     from kagglesdk.kernels.types.kernels_api_service import ApiGetAcceleratorQuotaStatisticsRequest
 
     wanted = ApiGetAcceleratorQuotaStatisticsRequest()
     try:
         quota = kaggle.ask(lambda client: client.kernels.kernels_api_client.get_accelerator_quota_statistics(wanted)).gpu_quota
-    except Refused:
+    except Refused as error:
+        if error.code == 401:
+            raise
         return None
     if quota is None or not quota.total_time_allowed:
         return None

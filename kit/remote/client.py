@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.errors import KitError
-from kit.remote.credentials import credentials, hide
+from kit.remote.credentials import credentials, hide, token_files
 
 PAUSES = (2, 5, 15, 45)  # seconds before asking again
 PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -150,7 +150,9 @@ def connect() -> Kaggle:
 
 def no_credentials() -> str:
     if there := ", ".join(credentials()):
-        return f"Kaggle does not take what {there} holds: it is wrong or has expired. {REMEDIES[401]}"
+        return f"Kaggle does not take what {there} holds. {REMEDIES[401]}"
+    if empty := ", ".join(str(file) for file in token_files() if file.exists()):
+        return f"{empty} holds no token that can be read. Make one on kaggle.com/settings and save it as ~/.kaggle/access_token."
     return (
         "There are no Kaggle credentials here. Make a token on kaggle.com/settings and save it as ~/.kaggle/access_token "
         "(or set KAGGLE_API_TOKEN)."

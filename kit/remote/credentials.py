@@ -17,12 +17,16 @@ SHORTEST = 8  # characters; a shorter value would be found in ordinary text
 def credentials() -> dict[str, str]:
     """Each secret by the variable or the file that holds it; empty where there is none."""
     found = {name: os.environ.get(name, "") for name in VARIABLES}
-    for folder in dict.fromkeys((os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle", "~/.kaggle", "~/.config/kaggle")):
-        place = Path(folder).expanduser()
-        found |= {str(place / name): read_secret(place / name) for name in FILES}
+    found |= {str(file): read_secret(file) for file in token_files()}
     token = Path(found["KAGGLE_API_TOKEN"])  # the client takes a file's name there, too
     found[str(token)] = read_secret(token)
     return {source: secret for source, secret in found.items() if len(secret) >= SHORTEST}
+
+
+def token_files() -> list[Path]:
+    """Where a token may lie, there or not."""
+    folders = dict.fromkeys((os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle", "~/.kaggle", "~/.config/kaggle"))
+    return [Path(folder).expanduser() / name for folder in folders for name in FILES]
 
 
 def read_secret(file: Path) -> str:

@@ -1,0 +1,121 @@
+"""`kit new`: a recipe file to begin with, fitted to a folder of photos that was looked at."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from kit.config.competitions import COMPETITIONS
+from kit.config.recipes import RECIPES
+from kit.data.decode import photo_size
+from kit.data.layout import Dataset, Split, find_dataset
+from kit.errors import KitError
+from kit.files import write_durably
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+SIDES = (32, 48, 64, 96, 128, 160, 192, 224)  # px, of which one is proposed
+LOOKS = 200  # photos whose size is read
+PARAMETERS = 60_000  # that are proposed: HW13's limit
+
+TEMPLATE = '''"""{name}: {photos}
+
+    kit run ./{name}.py --data {data} --tiny
+    kit plan ./{name}.py --data {data} --budget 9h
+    kit run ./{name}.py --data {data} --budget 9h
+
+The first takes seconds, the second measures how many hours the third needs. A run belongs to the values below: to change one after it has
+begun, choose another --out. `kit run ./{name}.py --dry-run` prints all fields that there are, with those that are not named here.
+"""
+
+from kit.config.schema import Augment, Config, Data, Predict, Student, Train
+from kit.config.terms import CE, KD, Hint
+
+
+def recipe() -> Config:
+    return Config(
+        recipe="{name}",  # results go to runs/{name}
+        competition="{competition}",  # {about}
+        limit={limit},  # what the student may have at most: "60000params", "250kB", "60000params+250kB"; None: the competition's
+        data=Data(
+            image_size={side},  # px, of the networks' input; time grows with its square
+            augment=Augment(crop_scale=(0.35, 1.0), horizontal_flip=0.5, brightness=0.2),  # which changes leave a photo in its class?
+        ),
+        student=Student(name="record", parameters={parameters:_}),  # as wide as fits; `kit students` lists the others
+        distill=(  # docs/methods.md lists the losses; their weighted sum is what is learnt
+            KD(weight=1, temperature=4),
+            CE(weight=0.1),
+            Hint(weight=1, student="blocks.1", teacher="layer1"),  # these name layers of this student; another has others
+            Hint(weight=1, student="blocks.3", teacher="layer2"),
+            Hint(weight=1, student="blocks.5", teacher="layer3"),
+        ),
+        train=Train(
+            epochs=100,  # `kit plan … --epochs auto` says how many fit into your hours
+            batch_size={batch},
+            lr=4e-3,
+            weight_decay=0.02,
+            warmup_epochs=2,
+            clip_norm=5,
+            ema_decay=0.998,
+            seed=1,
+        ),
+        predict=Predict(flip=True),  # a photo and its mirror image are asked; leave it out where left and right differ
+    )
+'''
+
+
+def draft(name: str, data: Path, folder: Path) -> Iterator[str]:
+    """Write `folder`/NAME.py for the data set below `data`; yields what was found and what to do next.
+
+    Raises:
+        KitError: no data set there, a name that a recipe or a file has already, or one that no file should have.
+    """
+    file = folder / f"{check_name(name)}.py"
+    if file.exists():
+        raise KitError(f"{file} is there already. Choose another name, or remove it.")
+    dataset = find_dataset(data, None, 0.2, 0)
+    competition = rules_of(dataset)
+    side = side_for(dataset.training)
+    photos = (
+        f"{len(dataset.training):,} photos of {len(dataset.classes)} classes to learn from, {len(dataset.validation):,} to validate with"
+        f"{' (held out of training)' if dataset.held_out else ''}, {len(dataset.evaluation):,} to predict."
+    )
+    text = TEMPLATE.format(
+        name=name,
+        data=shlex.quote(str(data)),
+        photos=photos,
+        competition=competition,
+        about="its classes, CSV and teacher's file" if competition != "any" else "any folder: classes and ids from the photos",
+        limit=f'"{PARAMETERS}params"' if competition == "any" else None,
+        side=side,
+        parameters=COMPETITIONS[competition].max_parameters or PARAMETERS,
+        batch=128 if len(dataset.training) >= 2_000 else 32,  # some dozens of steps an epoch
+    )
+    write_durably(file, text.encode())
+    yield dataset.counts()
+    yield f"{file}: competition {competition}, {side} px. Try it in seconds: kit run ./{file.name} --data {shlex.quote(str(data))} --tiny"
+
+
+def check_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise KitError(f"{name!r} is no name for a recipe: letters, digits, - and _ alone, without a folder or .py.")
+    if name in RECIPES:
+        raise KitError(f"The kit has a recipe {name!r} already. Choose another name, such as my-{name}.")
+    return name
+
+
+def rules_of(dataset: Dataset) -> str:
+    """The one competition that has as many classes and rows, and, where several have, its teacher beside the photos; else `any`."""
+    size = len(dataset.classes), len(dataset.evaluation)
+    fits = [name for name, rules in COMPETITIONS.items() if rules.classes and (len(rules.classes), rules.rows) == size]
+    if len(fits) > 1:
+        fits = [name for name in fits if (dataset.root / COMPETITIONS[name].teacher_file).is_file()]
+    return fits[0] if len(fits) == 1 else "any"
+
+
+def side_for(split: Split) -> int:
+    """The largest side that the photos' median short side still fills."""
+    rows = np.linspace(0, len(split) - 1, min(LOOKS, len(split))).astype(int)
+    shortest = np.median([min(photo_size(split.paths[row])) for row in rows])
+    return max((side for side in SIDES if side <= shortest), default=SIDES[0])

@@ -1,0 +1,78 @@
+"""What a tired person does at midnight, tried with the real command: each answer is one paragraph that says what to do."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import deque
+
+import pytest
+from server import Server, loopback
+
+from kit.remote.client import connect, no_credentials
+
+
+def kit(place, *words, before=""):
+    """The words of a command that fails. before: shell commands that go first."""
+    command = ["bash", "-c", f'{before} exec "$0" -m kit "$@"', sys.executable, *words]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    return done.stderr
+
+
+def test_the_folder_in_which_the_archive_still_lies(drawn, tmp_path):
+    shutil.make_archive(str(tmp_path / "kaggle" / "ml2023spring-hw13"), "zip", drawn / "evaluation")
+    assert "Unpack ml2023spring-hw13.zip first." in kit(tmp_path, "new", "mine", "--data", "kaggle")
+    assert "is an archive. Unpack it" in kit(tmp_path, "new", "mine", "--data", "kaggle/ml2023spring-hw13.zip")
+
+
+def test_an_archive_for_a_teacher(tmp_path):
+    shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path)
+    printed = kit(tmp_path, "inspect", "photos.zip")
+    assert "report" not in printed
+    assert "A state dict is wanted" in printed
+
+
+def test_a_disk_that_is_full_while_photos_are_drawn(tmp_path):
+    """By a limit that lets no file grow: the library that writes photos does not say which one it could not write."""
+    assert "a quota or ulimit" in kit(tmp_path, "sample", "photos", before="ulimit -f 0;")
+
+
+def test_a_csv_is_checked_by_the_rules_of_its_own_run(drawn, tmp_path):
+    rows = "".join(f"{photo.stem},{i % 6}\n" for i, photo in enumerate(sorted((drawn / "evaluation").iterdir())))
+    (tmp_path / "submission.csv").write_text("Id,Category\n" + rows)
+    assert "2,218" in kit(tmp_path, "check", ".")
+    (tmp_path / "provenance.json").write_text(json.dumps({"recipe": "mine", "competition": "any"}))
+    assert "give --data" in kit(tmp_path, "check", ".")
+    done = subprocess.run([sys.executable, "-m", "kit", "check", ".", "--data", str(drawn)], cwd=tmp_path, capture_output=True, text=True)
+    assert "fit for any" in done.stdout
+
+
+@pytest.fixture
+def server(monkeypatch):
+    yield from loopback(monkeypatch, Server())
+
+
+def test_doctor_sees_that_a_token_is_wrong(server):
+    """Kaggle's other refusals leave the GPU time unknown, and no more."""
+    from kit.doctor import kaggle
+
+    connect().api.args = ["--local"]  # read at the client's import, which another test may have caused
+    server.faults["GetAcceleratorQuotaStatistics"] = deque([401, 404])
+    verdict, _, remedy = kaggle()
+    assert (verdict, "make a new one on kaggle.com/settings" in remedy) == ("note", True)
+    assert kaggle()[0] == "ok"
+
+
+def test_a_token_file_that_holds_none_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
+    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    assert "There are no Kaggle credentials" in no_credentials()
+    (tmp_path / "kaggle.json").write_text("{oops")
+    assert f"{tmp_path / 'kaggle.json'} holds no token that can be read" in no_credentials()
+    (tmp_path / "access_token").write_text("KGAT_expired-long-ago")
+    assert f"does not take what {tmp_path / 'access_token'} holds. The token is wrong" in no_credentials()
