@@ -5,8 +5,10 @@ ways give batches: `CachedBatches` warps decoded squares on the device, wherever
 and augments JPEGs anew in worker processes, for data sets that no disk holds decoded.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
+from multiprocessing.util import Finalize
 
 import numpy as np
 import torch
@@ -106,4 +108,7 @@ class Decoder(Dataset):
 
 
 def start_worker(_: int) -> None:
+    """A worker that is told to end does so at once: while the interpreter takes itself down, the thread that sends a batch may be inside
+    torch, and the process aborts ("terminate called without an active exception")."""
     die_with_parent()
+    Finalize(None, os._exit, (0,), exitpriority=-100)

@@ -1,5 +1,7 @@
 """The first stage: find the photos, check them, decode them once; and the batches that training draws from them."""
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -103,10 +105,13 @@ def make_views(session: Session, material: Material, order: Order, augment: Augm
 
     from kit.augment.reference import SeededPipeline  # here: albumentations takes half a second to import
 
-    def to_input(views: Tensor) -> Tensor:
-        return normalise(views.permute(0, 3, 1, 2).float(), data.mean, data.std)
+    workers = data.workers or os.cpu_count() or 1
+    return DecodingBatches(material.dataset.training, order, SeededPipeline(data, augment), to_input(data), device, workers)
 
-    return DecodingBatches(material.dataset.training, order, SeededPipeline(data, augment), to_input, device, data.workers)
+
+def to_input(data: Data) -> Callable[[Tensor], Tensor]:
+    """uint8 views [M, H, H, 3] to the networks' input."""
+    return lambda views: normalise(views.permute(0, 3, 1, 2).float(), data.mean, data.std)
 
 
 def mixing(views: Batches, order: Order, augment: Augment, classes: int) -> Batches:
