@@ -22,7 +22,7 @@ from kit.config.schema import Config, Prune, override
 from kit.console import Log
 from kit.data.cache import Photos, load_photos
 from kit.data.layout import find_dataset
-from kit.data.loader import Order
+from kit.data.order import Order
 from kit.device import choose_device
 from kit.errors import KitError
 from kit.models.cost import count_macs

@@ -2,10 +2,14 @@
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from kit.errors import KitError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
@@ -63,6 +67,24 @@ def runs_here(major: int, minor: int) -> bool:
     """Whether the build holds code for a card: its own architecture, or an older one of the same major version."""
     built = [arch.partition("_")[2].rstrip("af") for arch in torch.cuda.get_arch_list() if arch.startswith("sm_")]
     return any(int(arch[:-1]) == major and int(arch[-1]) <= minor for arch in built if arch.isdigit())
+
+
+@contextmanager
+def memory_named() -> Iterator[None]:
+    """Memory that is not enough for the work in here is named, with what helps.
+
+    Raises:
+        KitError: in place of torch's own error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):  # the CPU's has no class
+            raise
+        raise KitError(
+            f"The memory is not enough: {' '.join(str(error).split())[:200]}. What was saved is untouched. Make the steps smaller with "
+            "--set train.batch_size=…, close what else uses the device, or leave the photos out of its memory with --set data.feed=stream."
+        ) from None
 
 
 def keep_freed_memory() -> None:

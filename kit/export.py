@@ -15,7 +15,8 @@ from kit.config.schema import Config
 from kit.console import Log
 from kit.data.cache import Photos, load_photos
 from kit.data.layout import find_dataset
-from kit.data.loader import Order, as_tensor
+from kit.data.order import Order
+from kit.data.squares import as_tensor
 from kit.errors import KitError
 from kit.files import write_durably
 from kit.stages.weights import Found, find_weights, understand

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kit.augment.views import evaluation_views
 from kit.config.schema import Data, Predict
 from kit.data.cache import Photos
-from kit.data.loader import as_tensor
+from kit.data.squares import as_tensor
 
 BATCH = 256
 PLAIN = Predict()  # the centre crop alone

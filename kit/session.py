@@ -208,7 +208,7 @@ def check_begun(config: Config, out: Path, log: Log) -> dict[str, str] | None:
         KitError: it is of another config.
     """
     for saved, content in whole(reversed(saved_in(out)), log):
-        refuse_foreign(saved.path, content, {}, config.model_dump(mode="json"))
+        refuse_foreign(saved.path, content, {}, config.settled().model_dump(mode="json"))
         return content["identity"]
     return None
 

@@ -13,7 +13,7 @@ FLOORS = [
     {"predict", "submission", "ledger", "session", "takeover", "answers"},
     {"stages"},
     {"report"},
-    {"pipeline", "score", "inspection", "export", "compression", "gallery", "draft"},
+    {"pipeline", "score", "inspection", "export", "compression", "gallery", "draft", "bench"},
     {"remote", "plan", "studies"},
     {"doctor"},
     {"cli"},

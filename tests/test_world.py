@@ -13,7 +13,8 @@ from kit.augment.views import training_views
 from kit.config.schema import Augment, Data
 from kit.data.cache import load_photos
 from kit.data.layout import find_dataset
-from kit.data.loader import CachedBatches, Order
+from kit.data.loader import CachedBatches
+from kit.data.order import Order
 from kit.errors import KitError
 from kit.train.checkpoint import saved_in
 from kit.world import World

@@ -1,12 +1,44 @@
 """Views of whole batches: what the networks see of cached photos, in training and in evaluation."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kit.augment.warp import centre_crop, normalise, random_resized_crop, warp
 from kit.config.schema import Augment, Data
+
+
+class Drawn(NamedTuple):
+    """A share's random numbers, float32 on the CPU: windows [M, 4], flips [M, 2] of ±1, angles [M] each, and factors [M, 1, 1, 1] of
+    brightness, contrast and saturation, None where one is not changed."""
+
+    crop: Tensor
+    flips: Tensor
+    turns: list[Tensor]
+    brightness: Tensor | None
+    contrast: Tensor | None
+    saturation: Tensor | None
+
+
+def draw_views(sizes: Tensor, generator: torch.Generator, data: Data, augment: Augment, share: slice = slice(None)) -> Drawn:
+    """What `training_views` does with each photo; all that is left to the host when a GPU warps. Arguments as there."""
+    n = len(sizes)
+    if augment.crop_scale is None:
+        crop = centre_crop(sizes, data.resize_side, data.image_size)
+    else:
+        crop = random_resized_crop(sizes, augment.crop_scale, augment.crop_ratio, generator)
+    flips = 1 - 2 * (torch.rand(n, 2, generator=generator) < torch.tensor([augment.horizontal_flip, augment.vertical_flip])).float()
+    limits = [math.radians(degrees) for degrees in (augment.rotate, augment.affine_rotate)]
+    turns = [(limit * (2 * torch.rand(n, generator=generator) - 1))[share] for limit in limits if limit]
+
+    def factor(limit: float) -> Tensor:
+        return (1 + limit * (2 * torch.rand(n, 1, 1, 1, generator=generator) - 1))[share]
+
+    brightness = factor(augment.brightness)  # drawn in any case, as it was when it came first: a seed's views stay as they are
+    others = [factor(limit) if limit else None for limit in (augment.contrast, augment.saturation)]
+    return Drawn(crop[share], flips[share], turns, brightness if augment.brightness else None, *others)
 
 
 def training_views(
@@ -21,25 +53,14 @@ def training_views(
     Returns:
         Normalised float32 [M, 3, H, H] on the pixels' device, channels last.
     """
-    n, device = len(sizes), pixels.device
-    if augment.crop_scale is None:
-        crop = centre_crop(sizes, data.resize_side, data.image_size)
-    else:
-        crop = random_resized_crop(sizes, augment.crop_scale, augment.crop_ratio, generator)
-    flips = 1 - 2 * (torch.rand(n, 2, generator=generator) < torch.tensor([augment.horizontal_flip, augment.vertical_flip])).float()
-    limits = [math.radians(degrees) for degrees in (augment.rotate, augment.affine_rotate)]
-    turns = [limit * (2 * torch.rand(n, generator=generator) - 1) for limit in limits if limit]
-    light = 1 + augment.brightness * (2 * torch.rand(n, 1, 1, 1, generator=generator) - 1)
-    stored, crop, flips, light, *turns = (
-        drawn[share].to(device) for drawn in (stored_sizes(sizes, pixels.shape[1]), crop, flips, light, *turns)
-    )
-    views = warp(pixels, stored, crop, flips, tuple(turns), data.image_size)
-    if augment.brightness:
-        views = (views * light).clamp_(max=255)
-    for limit, grey_of in ((augment.contrast, mean_grey), (augment.saturation, grey)):
-        if limit:
-            kept = (1 + limit * (2 * torch.rand(n, 1, 1, 1, generator=generator) - 1))[share].to(device)
-            views = torch.lerp(grey_of(views), views, kept).clamp_(0, 255)
+    device, drawn = pixels.device, draw_views(sizes, generator, data, augment, share)
+    stored, turns = stored_sizes(sizes[share], pixels.shape[1]).to(device), tuple(turn.to(device) for turn in drawn.turns)
+    views = warp(pixels, stored, drawn.crop.to(device), drawn.flips.to(device), turns, data.image_size)
+    if drawn.brightness is not None:
+        views = (views * drawn.brightness.to(device)).clamp_(max=255)
+    for kept, grey_of in ((drawn.contrast, mean_grey), (drawn.saturation, grey)):
+        if kept is not None:
+            views = torch.lerp(grey_of(views), views, kept.to(device)).clamp_(0, 255)
     return normalise(views, data.mean, data.std)
 
 

@@ -5,7 +5,7 @@ import os
 import sys
 
 # isort: off
-from kit.cli import runs, files, kaggle  # noqa: F401  the verbs, in the order that --help shows
+from kit.cli import runs, files, bench, kaggle  # noqa: F401  the verbs, in the order that --help shows
 
 # isort: on
 

@@ -51,7 +51,9 @@ class Data(Section):
     image_size: int = Field(224, ge=16)  # side of the networks' input, px
     crop_pct: float = Field(224 / 256, gt=0, le=1)  # centre crop's share of the short side, as timm names it
     cache_size: int | None = Field(None, ge=16)  # side of the cached squares; None: image_size / crop_pct
-    feed: Literal["cache", "decode"] = "cache"  # decode: no training cache, JPEGs are decoded and augmented anew each epoch
+    # cache: decoded photos, resident on the device or, where they don't fit, streamed; stream: streamed in any case; decode: no training
+    # cache, JPEGs are decoded and augmented anew each epoch
+    feed: Literal["cache", "stream", "decode"] = "cache"
     augment: Augment = Augment()
     subset: float = Field(1.0, gt=0, le=1)  # stratified share of every split
     holdout: float = Field(0.2, gt=0, lt=1)  # of training, where there is no validation split
@@ -279,6 +281,8 @@ class Config(Section):
             for parent in parents:
                 section, place = getattr(section, parent), place[parent]
             place[last] = type(section).model_fields[last].default
+        if self.data.feed == "stream":
+            value["data"]["feed"] = "cache"  # where the same pixels come from
         return type(self).model_validate(value)
 
     def digest(self) -> str:

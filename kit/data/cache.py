@@ -10,8 +10,9 @@ import json
 import os
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -28,6 +29,7 @@ from kit.files import StorageError, flush_folder, make_folder, sha256_of, write_
 
 VERSION = 2
 CHUNK = 64  # photos a worker takes at once
+AHEAD = 3  # chunks for each worker that are under way or done and not yet written
 Tick = Callable[[], None]
 
 
@@ -234,15 +236,19 @@ def decode_into(file: Path, split: Split, side: int, workers: int, tick: Tick) -
 
 
 def decode(split: Split, side: int, workers: int, tick: Tick) -> Iterator[tuple[np.ndarray, int, int] | str]:
-    """`to_square` of every photo in order, by worker processes."""
+    """`to_square` of every photo in order, by worker processes. They are a few chunks ahead at most: where the disk is slower than they
+    are, decoded photos don't pile up in memory."""
     chunks = [list(split.paths[i : i + CHUNK]) for i in range(0, len(split), CHUNK)]
-    pool = ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), die_with_parent)
+    workers = workers or os.cpu_count() or 1
+    pool, coming = ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent), deque[Future]()
     try:
-        with signals_held():
-            results = pool.map(chunk_to_squares, chunks, [side] * len(chunks))  # starts the workers
         with progress(f"decoding {split.name}", len(split)) as moved:
-            for done, squares in enumerate(results):
+            for done in range(len(chunks)):
+                while chunks and len(coming) < AHEAD * workers:
+                    with signals_held():  # it may start a worker
+                        coming.append(pool.submit(chunk_to_squares, chunks.pop(0), side))
                 tick()
+                squares = coming.popleft().result()
                 moved(done * CHUNK + len(squares))
                 yield from squares
     except BrokenProcessPool:

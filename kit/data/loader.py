@@ -1,13 +1,14 @@
 """Batches as a function of the step: `batch(step)` is the same for any number of workers and after any number of kills.
 
 The order is a function of (seed, epoch), a view of (seed, step, position in the batch). No iterator's state outlives a step. Two
-ways give batches: `CachedBatches` warps a decoded cache on the device; `DecodingBatches` reads and augments JPEGs anew in worker
-processes, for data sets that no disk holds decoded.
+ways give batches: `CachedBatches` warps decoded squares on the device, wherever they come from (squares.py); `DecodingBatches` reads
+and augments JPEGs anew in worker processes, for data sets that no disk holds decoded.
 """
 
-import warnings
+import os
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
+from multiprocessing.util import Finalize
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 from kit.data.cache import Photos
 from kit.data.decode import die_with_parent, read_rgb, signals_held
 from kit.data.layout import Split
+from kit.data.order import Order
+from kit.data.squares import choose_squares
+from kit.errors import KitError
 from kit.rng import derive, generator
-from kit.world import World
 
 # (uint8 [M, S, S, 3], sizes [B, 2], generator, share of the batch) → normalised float32 [M, 3, H, W]
 AugmentBatch = Callable[[Tensor, Tensor, torch.Generator, slice], Tensor]
@@ -26,59 +29,21 @@ AugmentBatch = Callable[[Tensor, Tensor, torch.Generator, slice], Tensor]
 AugmentPhoto = Callable[[np.ndarray, int], np.ndarray]
 
 
-class Order:
-    """Which photos make up a step. The last, smaller batch of an epoch is dropped: nine photos are too few for batch norm.
-
-    The batches are the same for any number of processes; `share` is the part of each that this one is given. With `balance`, int64
-    [photos] of labels, an epoch shows every class as often as any other.
-    """
-
-    def __init__(self, photos: int, batch_size: int, seed: int, world: World | None = None, balance: np.ndarray | None = None):
-        self.photos, self.batch_size, self.seed, self.balance = photos, min(batch_size, photos), seed, balance
-        self.share = (world or World()).share(self.batch_size)
-        self.steps_per_epoch = photos // self.batch_size
-
-    def rows(self, step: int) -> Tensor:
-        """int64 [batch_size]."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        draw = generator(self.seed, "order", epoch)
-        shuffled = torch.randperm(self.photos, generator=draw) if self.balance is None else balanced(self.balance, draw)
-        return shuffled[place * self.batch_size : (place + 1) * self.batch_size]
-
-
-def balanced(labels: np.ndarray, draw: torch.Generator) -> Tensor:
-    """As many rows as there are labels, int64 [N], shuffled: each class equally often to one, its photos in turn, whole rounds of them
-    before any comes again. Unlabelled photos (-1) come once each."""
-    known, rows = np.unique(labels[labels >= 0]), [torch.from_numpy(np.flatnonzero(labels < 0))]
-    each, left = divmod(int((labels >= 0).sum()), len(known))
-    luckier = torch.randperm(len(known), generator=draw)[:left].tolist()
-    for place, label in enumerate(known):
-        own, wanted = torch.from_numpy(np.flatnonzero(labels == label)), each + (place in luckier)
-        rounds = [own[torch.randperm(len(own), generator=draw)] for _ in range(-(-wanted // len(own)))]
-        rows.append(torch.cat(rounds)[:wanted])
-    return torch.cat(rows)[torch.randperm(len(labels), generator=draw)]
-
-
 class CachedBatches:
-    """The cache as one tensor: on the device where it fits into half of the free memory, else on the host."""
+    """Views of decoded photos. feed: "cache" or "stream", as `choose_squares` takes it. says: which it was, and why."""
 
-    def __init__(self, photos: Photos, order: Order, augment: AugmentBatch, device: torch.device):
+    def __init__(self, photos: Photos, order: Order, augment: AugmentBatch, device: torch.device, feed: str = "cache", workers: int = 0):
         if photos.labels is None:
             raise ValueError("training photos need labels")
         self.order, self.augment, self.device = order, augment, device
-        self.resident = device.type == "cuda" and photos.pixels.nbytes < torch.cuda.mem_get_info(device)[0] / 2
-        self.pixels = as_tensor(photos.pixels)
-        if self.resident:
-            self.pixels = self.pixels.to(device)
+        self.squares, self.says = choose_squares(photos.pixels, order, device, feed, workers)
         self.sizes, self.labels = torch.from_numpy(photos.sizes), torch.from_numpy(photos.labels)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """Normalised float32 [M, 3, H, W] and labels int64 [M], on the device: this process's share."""
         whole = self.order.rows(step)
-        rows = whole[self.order.share]
-        images = self.pixels[rows.to(self.pixels.device)].to(self.device)
-        views = self.augment(images, self.sizes[whole], generator(self.order.seed, "augment", step), self.order.share)
-        return views, self.labels[rows].to(self.device)
+        views = self.augment(self.squares(step), self.sizes[whole], generator(self.order.seed, "augment", step), self.order.share)
+        return views, self.labels[self.order.mine(step)].to(self.device)
 
 
 class DecodingBatches:
@@ -90,12 +55,26 @@ class DecodingBatches:
         self.source = Decoder(split, order, augment)
         self.order, self.normalise, self.device, self.workers = order, normalise, device, workers
         self.expected, self.stream = -1, iter(())
+        self.says = "photos are decoded anew each epoch, as data.feed asks"
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Shapes as of `CachedBatches`.
+
+        Raises:
+            KitError: the system has killed a worker.
+        """
         if step != self.expected:
             self.stream = self.start(step)
         self.expected = step + 1
-        images, labels = next(self.stream)
+        try:
+            images, labels = next(self.stream)
+        except RuntimeError as error:
+            if "exited unexpectedly" not in str(error):  # DataLoader has no class of its own for it
+                raise
+            raise KitError(
+                f"A decoding worker was killed by the system at step {step + 1:,}, most often for want of memory. The same command goes on "
+                "from the last checkpoint, with fewer workers: --set data.workers=1."
+            ) from None
         return self.normalise(images.to(self.device, non_blocking=True)), labels.to(self.device)
 
     def start(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -120,9 +99,7 @@ class Decoder(Dataset):
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """uint8 [M, H, W, 3], int64 [M]: this process's share, each photo's view seeded by its place in the whole batch."""
-        places = range(self.order.batch_size)[self.order.share]
-        rows = self.order.rows(step)[self.order.share]
-        seed = self.order.seed
+        places, rows, seed = range(self.order.batch_size)[self.order.share], self.order.mine(step), self.order.seed
         views = [
             self.augment(np.asarray(read_rgb(self.split.paths[row])), derive(seed, f"view {place}", step))
             for place, row in zip(places, rows.tolist(), strict=True)
@@ -131,11 +108,7 @@ class Decoder(Dataset):
 
 
 def start_worker(_: int) -> None:
+    """A worker that is told to end does so at once: while the interpreter takes itself down, the thread that sends a batch may be inside
+    torch, and the process aborts ("terminate called without an active exception")."""
     die_with_parent()
-
-
-def as_tensor(pixels: np.ndarray) -> Tensor:
-    """A tensor over a memory map. torch can't mark memory as read-only and warns; nothing here writes to it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(pixels)
+    Finalize(None, os._exit, (0,), exitpriority=-100)

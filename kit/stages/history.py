@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from kit.config.schema import Train
-from kit.data.loader import Order
+from kit.data.order import Order
 from kit.session import Session
 from kit.stages.photos import Material
 from kit.stages.student import later_plans

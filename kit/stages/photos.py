@@ -1,5 +1,7 @@
 """The first stage: find the photos, check them, decode them once; and the batches that training draws from them."""
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from kit.augment.warp import normalise
 from kit.config.schema import Augment, Data, Train
 from kit.data.cache import Photos, load_photos, scan
 from kit.data.layout import Dataset, find_dataset, subset
-from kit.data.loader import CachedBatches, DecodingBatches, Order
+from kit.data.loader import CachedBatches, DecodingBatches
+from kit.data.order import Order
 from kit.errors import KitError
 from kit.rng import derive
 from kit.session import Session
@@ -73,7 +76,7 @@ def cached_batches(photos: Photos, order: Order, data: Data, augment: Augment, d
     def views(pixels: Tensor, sizes: Tensor, generator: torch.Generator, share: slice) -> Tensor:
         return training_views(pixels, sizes, generator, data, augment, share)
 
-    return CachedBatches(photos, order, views, device)
+    return CachedBatches(photos, order, views, device, data.feed, data.workers)
 
 
 def with_more_training(dataset: Dataset, unlabelled: bool, final_fit: bool) -> Dataset:
@@ -94,7 +97,7 @@ def make_order(session: Session, material: Material, plan: Train) -> Order:
     return Order(material.photos, plan.batch_size, plan.seed, session.world, material.labels if plan.balanced else None)
 
 
-def make_views(session: Session, material: Material, order: Order, augment: Augment) -> Batches:
+def make_views(session: Session, material: Material, order: Order, augment: Augment) -> CachedBatches | DecodingBatches:
     """Cached photos warped on the device, or JPEGs decoded by worker processes: the recipe says which."""
     data, device = session.config.data, session.device.device
     if material.training is not None:
@@ -102,10 +105,13 @@ def make_views(session: Session, material: Material, order: Order, augment: Augm
 
     from kit.augment.reference import SeededPipeline  # here: albumentations takes half a second to import
 
-    def to_input(views: Tensor) -> Tensor:
-        return normalise(views.permute(0, 3, 1, 2).float(), data.mean, data.std)
+    workers = data.workers or os.cpu_count() or 1
+    return DecodingBatches(material.dataset.training, order, SeededPipeline(data, augment), to_input(data), device, workers)
 
-    return DecodingBatches(material.dataset.training, order, SeededPipeline(data, augment), to_input, device, data.workers)
+
+def to_input(data: Data) -> Callable[[Tensor], Tensor]:
+    """uint8 views [M, H, H, 3] to the networks' input."""
+    return lambda views: normalise(views.permute(0, 3, 1, 2).float(), data.mean, data.std)
 
 
 def mixing(views: Batches, order: Order, augment: Augment, classes: int) -> Batches:

@@ -222,7 +222,7 @@ def replayed(session: Session, material: Material, stage: str, plan: Train) -> I
         "teacher": session.identity["teacher"],
         "photos": session.identity["photos"],
         "flip": config.teacher.flip,
-        "data": config.data.model_dump(mode="json", exclude={"workers"}),
+        "data": config.settled().data.model_dump(mode="json", exclude={"workers"}),
         "order": [order.seed, order.batch_size, mine.start, mine.stop, plan.balanced, plan.final_fit],
         "device": session.device.choices(),
     }

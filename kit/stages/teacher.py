@@ -15,6 +15,7 @@ from kit import predict
 from kit.answers import FILE, has_answer, keep_answer
 from kit.compress.fold import fold_in_place
 from kit.config.schema import Config
+from kit.device import Device
 from kit.distill import losses
 from kit.distill.panel import Panel, mean_of_probabilities
 from kit.errors import KitError
@@ -203,12 +204,12 @@ def result_from_file(session: Session, file: Path, checkpoints: Checkpoints) -> 
 
 def on_device(teachers: Sequence[nn.Module], session: Session) -> Panel:
     """Copies to look through, folded and in the device's half precision; the originals stay whole, for a stem may be taken from one."""
-    return Panel([ready(teacher, session) for teacher in teachers], session.config.teacher.flip)
+    return Panel([ready(teacher, session.device) for teacher in teachers], session.config.teacher.flip)
 
 
-def ready(teacher: nn.Module, session: Session) -> nn.Module:
+def ready(teacher: nn.Module, device: Device) -> nn.Module:
     """A student that teaches keeps float32 on a CPU: its depthwise convolutions are slower in half precision there."""
-    light = session.device.device.type == "cpu" and any(m.groups > 1 for m in teacher.modules() if isinstance(m, nn.Conv2d))
+    light = device.device.type == "cpu" and any(m.groups > 1 for m in teacher.modules() if isinstance(m, nn.Conv2d))
     folded = fold_in_place(copy.deepcopy(teacher))
-    dtype = torch.float32 if light else session.device.teacher
-    return folded.to(device=session.device.device, dtype=dtype, memory_format=torch.channels_last)
+    dtype = torch.float32 if light else device.teacher
+    return folded.to(device=device.device, dtype=dtype, memory_format=torch.channels_last)

@@ -31,6 +31,7 @@ def train(
     session.log(
         f"{stage}: {plan.epochs} epochs of {order.steps_per_epoch} steps of {order.batch_size} photos; each epoch leaves {left_out} out"
     )
+    session.log(f"{stage}: {views.says}")
     return fit(
         network,
         loss,

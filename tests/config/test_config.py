@@ -99,3 +99,8 @@ def test_how_a_student_is_packed_is_checked():
     for wrong in (["pack.bits=9"], ["pack.bits=1"], ["pack.method=zip"], ["pack.method=course", "pack.bits=4"]):
         with pytest.raises(KitError, match="pack"):
             override(recipe("record"), wrong)
+
+
+def test_whether_photos_are_resident_or_streamed_is_no_other_run():
+    config = recipe("boss")
+    assert override(config, ["data.feed=stream"]).digest() == config.digest() != override(config, ["data.feed=decode"]).digest()

@@ -1,3 +1,7 @@
+import os
+import signal
+from multiprocessing import active_children
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +11,24 @@ from kit.augment.views import training_views
 from kit.config.schema import Augment, Data
 from kit.data.cache import load_photos
 from kit.data.layout import find_dataset
-from kit.data.loader import CachedBatches, DecodingBatches, Order
+from kit.data.loader import CachedBatches, DecodingBatches
+from kit.data.order import Order
+from kit.errors import KitError
+from kit.world import World
 
 CPU = torch.device("cpu")
 DATA = Data(image_size=32, cache_size=32)
 BOSS = Augment(crop_scale=(0.7, 1.0), vertical_flip=0.5, rotate=180, affine_rotate=30)
+
+
+@pytest.fixture
+def photos(drawn, tmp_path, log):
+    return load_photos(find_dataset(drawn, None, 0.2, 0).splits, 32, tmp_path, log, workers=2)["training"]
+
+
+def cached(photos, device=CPU, feed="cache", workers=0, world=None):
+    views = lambda p, s, g, share: training_views(p, s, g, DATA, BOSS, share)  # noqa: E731
+    return CachedBatches(photos, Order(120, 16, 3, world), views, device, feed, workers)
 
 
 def test_an_epoch_visits_every_photo_once_in_a_new_order():
@@ -35,6 +52,15 @@ def test_a_balanced_epoch_shows_every_class_equally_often_and_uses_its_photos_in
     assert order.rows(13).tolist() == Order(100, 10, seed=5, balance=labels).rows(13).tolist()
 
 
+def test_an_epochs_order_is_drawn_once(monkeypatch):
+    order = Order(100, 10, seed=5)
+    drawn = []
+    monkeypatch.setattr(order, "draw", lambda epoch: drawn.append(epoch) or Order.draw(order, epoch))
+    asked = [7, 8, 9, 10, 11, 9, 10, 12, 25]
+    assert [order.rows(step).tolist() for step in asked] == [Order(100, 10, seed=5).rows(step).tolist() for step in asked]
+    assert drawn == [0, 1, 2]
+
+
 def test_the_last_smaller_batch_is_dropped():
     assert Order(9_993, 128, seed=0).steps_per_epoch == 78
 
@@ -44,16 +70,62 @@ def test_seeds_do_not_collide_with_steps():
     assert Order(50, 50, seed=1).rows(2).tolist() != Order(50, 50, seed=2).rows(1).tolist()
 
 
-def test_a_cached_batch_is_a_function_of_the_step_alone(drawn, tmp_path, log):
-    photos = load_photos(find_dataset(drawn, None, 0.2, 0).splits, 32, tmp_path, log, workers=2)["training"]
-    make = lambda: CachedBatches(photos, Order(120, 16, 3), lambda p, s, g, share: training_views(p, s, g, DATA, BOSS, share), CPU)  # noqa: E731
-    straight, jumped = make(), make()
+def test_a_cached_batch_is_a_function_of_the_step_alone(photos):
+    straight, jumped = cached(photos), cached(photos)
     for step in range(3):
         straight(step)
     (images, labels), (again, same) = straight(3), jumped(3)
     assert torch.equal(images, again)
     assert labels.tolist() == same.tolist()
     assert images.shape == (16, 3, 32, 32)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_streamed_batches_are_the_mapped_ones_bit_for_bit_over_epochs_jumps_and_any_number_of_threads(photos, workers):
+    mapped, streamed = cached(photos), cached(photos, feed="stream", workers=workers)
+    for step in [*range(10), 40, 3, 3, 4]:
+        (images, labels), (again, same) = mapped(step), streamed(step)
+        assert torch.equal(images, again)
+        assert torch.equal(labels, same)
+    assert "mapped" in mapped.says
+    assert "streamed" in streamed.says
+
+
+def test_several_processes_stream_the_batch_of_one(photos):
+    parts = [cached(photos, feed="stream", world=World(rank, 2))(5)[0] for rank in range(2)]
+    assert torch.equal(torch.cat(parts), cached(photos)(5)[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: resident memory, pinning and the side stream were not tried")
+def test_on_a_gpu_resident_and_streamed_batches_are_equal_bit_for_bit(photos):
+    card = torch.device("cuda", torch.cuda.current_device())
+    resident, streamed = cached(photos, card), cached(photos, card, "stream", 3)
+    assert "resident" in resident.says
+    for step in [*range(10), 40, 3]:
+        (images, labels), (again, same) = resident(step), streamed(step)
+        assert torch.equal(images, again)
+        assert torch.equal(labels, same)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: a full device's memory was not tried")
+def test_a_gpu_with_too_little_memory_gets_the_photos_streamed(photos):
+    card = torch.device("cuda", torch.cuda.current_device())
+    held = torch.empty(torch.cuda.mem_get_info(card)[0] - photos.pixels.nbytes, dtype=torch.uint8, device=card)
+    says = cached(photos, card).says
+    del held
+    torch.cuda.empty_cache()
+    assert "are streamed" in says
+    assert "half of it is kept" in says
+
+
+def test_a_killed_worker_is_named(drawn):
+    split = find_dataset(drawn, None, 0.2, 0).training
+    batches = DecodingBatches(split, Order(120, 16, 3), SeededPipeline(DATA, BOSS), torch.Tensor.float, CPU, 2)
+    batches(0)
+    for worker in active_children():
+        os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(KitError, match=r"killed by the system.*data.workers=1"):
+        [batches(step) for step in range(1, 20)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

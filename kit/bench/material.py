@@ -1,0 +1,64 @@
+"""What a benchmark works on: the photos below --data, and processes of its own to measure memory in."""
+
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kit.config.schema import Config
+from kit.console import Log
+from kit.data.cache import Photos, load_photos
+from kit.data.decode import die_with_parent, signals_held
+from kit.data.layout import Split, find_dataset, photos_in, subset
+from kit.errors import KitError
+
+
+def find_photos(data: Path, config: Config) -> Split:
+    """The training photos of the data set below a folder, or the photos that lie in it, whose labels are then all 0.
+
+    Raises:
+        KitError: there are fewer than a batch.
+    """
+    if data.is_dir() and (paths := photos_in(data)):
+        split = Split("training", tuple(paths), np.zeros(len(paths), np.int64))
+    else:
+        split = subset(find_dataset(data, None, config.data.holdout, config.train.seed), config.data.subset, config.train.seed).training
+    if len(split) < config.train.batch_size:
+        raise KitError(
+            f"{data} has {len(split)} photos, a batch is {config.train.batch_size}: give more, or --set train.batch_size={len(split)}."
+        )
+    return split
+
+
+def decoded(split: Split, config: Config, cache: Path) -> Photos:
+    return load_photos([split], config.data.cache_side, cache, Log(silent=True), skip_bad=config.data.skip_bad)[split.name]
+
+
+def classes_of(split: Split) -> int:
+    return max(2, int(split.labels.max()) + 1)
+
+
+def workers_of(config: Config) -> int:
+    return config.data.workers or os.cpu_count() or 1
+
+
+def in_a_fresh_process(work: Callable[..., Any], *given: Any) -> Any:
+    """What `work` returns in a process that has done nothing else."""
+    with ProcessPoolExecutor(1, get_context("spawn"), die_with_parent) as pool:
+        with signals_held():
+            coming = pool.submit(work, *given)
+        return coming.result()
+
+
+def memory(kind: str) -> float:
+    """MB of this process: "VmRSS" now, "VmHWM" at its peak, "RssAnon" now and without files that are mapped. 0 where Linux doesn't tell."""
+    try:
+        found = re.search(rf"^{kind}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    return int(found[1]) * 1024 / 1e6 if found else 0.0

@@ -1,0 +1,56 @@
+"""`kit bench save`: a checkpoint of a student in training, and its share of the time."""
+
+import statistics
+import tempfile
+from pathlib import Path
+
+import torch
+
+from kit.bench.clock import Way, always, measure
+from kit.bench.outcome import Outcome, milliseconds, number
+from kit.config.schema import Config
+from kit.console import Log
+from kit.device import Device
+from kit.models.students import build_student
+from kit.models.widths import widths_for
+from kit.train.checkpoint import Checkpoints
+from kit.train.loop import Training, begin
+
+CLASSES = 11
+PLAIN, KIT = "torch.save", "kit"
+
+
+def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".bench-", dir=cache) as folder:
+        state, place = in_training(config, device), Path(folder)
+        checkpoints = Checkpoints(place, "distil", {}, config.model_dump(mode="json"), Log(silent=True))
+        ways = [
+            Way(KIT, "canonical, hashed, flushed, renamed; two generations", always(lambda: checkpoints.save(1, state.state()))),
+            Way(
+                PLAIN,
+                "as people call it: neither whole nor on the disk for sure",
+                always(lambda: torch.save(state.state(), place / "plain.pt")),
+            ),
+        ]
+        rows = milliseconds(measure(ways, rounds, device.device, seconds))
+        size = checkpoints.files()[-1].path.stat().st_size
+    median = statistics.median(rows[0].values) / 1000
+    every = config.train.save_seconds
+    share = f"{median / every:.3%} of the time" if every else f"after each step, {number(1000 * median)} ms of it"
+    facts = {"bytes": f"{size:,}", f"one every {every:g} s (train.save_seconds)": share}
+    return Outcome("save", f"A checkpoint of {config.recipe} in training", "ms", PLAIN, rows, facts)
+
+
+def in_training(config: Config, device: Device) -> Training:
+    """A state of full size: an optimiser that has taken a step, the best weights, and the state at the last epoch's end."""
+    student = build_student(config.student.name, widths_for(config.student, CLASSES), CLASSES)
+    state = begin(student, torch.nn.Module(), config.train, device)
+    for group in state.optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.randn_like(parameter)
+    state.optimizer.step()
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
+    state.best = {"accuracy": 0.5, "epoch": 1, "weights": weights}
+    state.remember()
+    return state

@@ -1,0 +1,105 @@
+"""`kit bench step`: a step of distillation with the live feed and with one frozen batch, its parts apart, and the device's floor.
+
+A step's time does not depend on what the weights are, so teacher and student are new ones.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from kit.bench.clock import Way, always, counted, measure
+from kit.bench.material import classes_of, decoded, find_photos, memory
+from kit.bench.outcome import Outcome, Row, milliseconds, number
+from kit.bench.roofline import floor, layers_of, measure_rates
+from kit.config.schema import Config
+from kit.data.order import Order
+from kit.device import Device
+from kit.distill.objective import Objective
+from kit.distill.panel import Panel
+from kit.models.students import build_student
+from kit.models.teacher import build_teacher
+from kit.models.widths import widths_for
+from kit.stages.photos import cached_batches
+from kit.stages.student import prepare
+from kit.stages.teacher import ready
+from kit.train.loop import begin, take_step
+from kit.world import World
+
+FROZEN, LIVE = "step, one frozen batch", "step, live feed"
+STEPS = 1 << 30  # of the plan that the learning rate is read from
+
+
+def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
+    split, where, train = find_photos(data, config), device.device, config.train
+    torch.manual_seed(train.seed)
+    student = build_student(config.student.name, widths_for(config.student, classes_of(split)), classes_of(split))
+    teacher = build_teacher(config.teacher.arch, classes_of(split)).eval().requires_grad_(False)
+    prepare(student, teacher, config)
+    panel = Panel([ready(teacher, device)], config.teacher.flip)
+    order, student = Order(len(split), train.batch_size, train.seed), student.to(where)
+    feed = cached_batches(decoded(split, config, cache), order, config.data, config.data.augment, where)
+    objective = Objective(student, panel, config.distill, config.data.image_size)
+    state = begin(student, objective.adapters, train, device)
+    images, labels = feed(0)
+
+    def step(batches) -> None:
+        take_step(state, objective, batches, STEPS, STEPS // train.epochs, train, device, World())
+
+    def learn() -> None:
+        student.train().zero_grad(set_to_none=True)
+        with torch.autocast(where.type, device.autocast, enabled=device.autocast is not None):
+            loss = F.cross_entropy(student(images).float(), labels)
+        loss.backward()
+
+    ways = [
+        Way(LIVE, "teacher, student and optimiser on a new batch each", always(lambda: step(feed))),
+        Way(FROZEN, "the same on one batch that is there", always(lambda: step(lambda _: (images, labels)))),
+        Way("feed", "order, draws, squares, warp", counted(feed)),
+        Way("teacher", f"a look, {str(device.teacher).removeprefix('torch.')}, batch norm folded", always(lambda: panel(images))),
+        Way("student", "forward and backward of cross entropy", always(learn)),
+        Way("optimiser", f"{train.optimizer} over what the student learnt", always(state.optimizer.step)),
+    ]
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
+    step(feed)  # the adapters' gradients are there from now on
+    rows = milliseconds(measure(ways, rounds, where, seconds))
+    what = f"A step of {config.recipe}: {train.batch_size} photos at {config.data.image_size} px"
+    facts = shares(rows) | peak(where) | floors(config, device, panel.first, student, images, rows)
+    return Outcome("step", what, "ms", FROZEN, rows, facts)
+
+
+def shares(rows: list[Row]) -> dict[str, str]:
+    """How much of a step is the feed: round by round, the median."""
+    values = {row.way: row.values for row in rows}
+    part = sorted(feed / live for feed, live in zip(values["feed"], values[LIVE], strict=True))
+    return {"the feed's share of a step": f"{part[len(part) // 2]:.1%}"}
+
+
+def peak(where: torch.device) -> dict[str, str]:
+    if where.type == "cuda":
+        return {"peak memory of a step": f"{torch.cuda.max_memory_allocated(where) / 1e6:,.0f} MB on the GPU, the photos among them"}
+    return {"peak memory of a step": f"{memory('VmHWM'):,.0f} MB, the whole process with torch and the mapped photos"}
+
+
+def floors(config: Config, device: Device, teacher, student, images, rows: list[Row]) -> dict[str, str]:
+    """The least that the arithmetic of a step could take here, and how far from it the step is."""
+    learns = device.autocast or torch.float32
+    looks = next(teacher.parameters()).dtype
+    rates = {dtype: measure_rates(device.device, dtype) for dtype in {learns, looks}}
+    least = {
+        "teacher": floor(layers_of(teacher, images.to(looks)), rates[looks], looks, 1),
+        "student": floor(layers_of(student.eval(), images), rates[learns], learns, 3),
+        "warp": (images.numel() * 4 + len(images) * config.data.cache_side**2 * 3) / rates[learns].bandwidth,
+    }
+    whole = 1000 * sum(least.values())
+    medians = {row.way: sorted(row.values)[len(row.values) // 2] for row in rows}
+    parts = ", ".join(f"{name} {number(1000 * seconds)}" for name, seconds in least.items())
+    measured = "; ".join(
+        f"{str(dtype).removeprefix('torch.')} {rate.flops / 1e12:.2f} TFLOP/s, {rate.bandwidth / 1e9:,.0f} GB/s"
+        for dtype, rate in rates.items()
+    )
+    return {
+        "measured here": measured,
+        "floor of a step by these": f"{number(whole)} ms ({parts}); the live step takes {medians[LIVE] / whole:.1f} × as long",
+    }

@@ -1,0 +1,49 @@
+"""The verb that measures: the kit's ways beside what people use, on this machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kit.cli.app import CacheOption, SetOption, app, say
+from kit.config.recipes import RECIPES, recipe
+from kit.config.schema import override
+from kit.console import console
+
+
+@app.command(
+    rich_help_panel="Files and checks",
+    epilog="Example: `kit bench feed --data Food-11 --json feed.json`, or of any photos: `kit bench ingest --data photos --json i.json`.",
+)
+def bench(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="feed, ingest, step, save or predict.")],
+    data: Annotated[Path, typer.Option(help="Folder that holds the data set, at any depth, or photos alone.")],
+    json: Annotated[Path, typer.Option(help="The file to write: every round's value, and what it was measured on.")],
+    name_of_recipe: Annotated[
+        str, typer.Option("--recipe", help=f"Whose photos, views and networks: one of {', '.join(RECIPES)}.")
+    ] = "boss",
+    rounds: Annotated[int, typer.Option(min=1, help="Each round times every way, in another order.")] = 7,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            help="A Markdown document whose table of this benchmark is written anew, such as docs/performance.md.", show_default=False
+        ),
+    ] = None,
+    assignments: SetOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """Time the kit's ways beside those that people use, in one run and in shuffled rounds: medians, spread, and ratios to a baseline."""
+    from kit.bench import outcome as outcomes
+    from kit.bench.catalogue import run
+    from kit.data.cache import cache_folder
+
+    outcome = run(name, override(recipe(name_of_recipe), assignments or []), data, cache_folder(cache), rounds)
+    outcomes.write(outcome, json)
+    wide = Console(width=max(console.width, 160))
+    for part in outcomes.screen(outcome):
+        say(part) if isinstance(part, str) else wide.print(part)
+    say(f"{json}: {len(outcome.rows)} ways, {rounds} rounds")
+    if page:
+        outcomes.fill(page, outcome)
+        say(f"{page}: its table of {name} is written anew")
