@@ -39,6 +39,9 @@ class Answers:
         write_durably(file, buffer.getvalue())
 
 
+NONE = Answers("", (), (), np.zeros(0, np.int64))
+
+
 def read_answers(file: Path) -> Answers | None:
     """None where there are none, or what is there is not what was written: they can be had again."""
     try:

@@ -97,7 +97,7 @@ def compress(
     limits, found = parse_limits(to), find_weights(source)
     student, config = understand(found, name, assignments or [])
     photos = read(data, cache, config, found.classes) if data else None
-    classes = found.classes or (photos.classes if photos else tuple(map(str, range(outputs_of(found.weights)))))
+    classes = found.classes or (photos.classes if photos else tuple(map(str, range(outputs_of(found.weights) or 0))))
     before = count_parameters(student)
     yield f"{found.origin}: {config.student.name}, {before:,} parameters"
     target = Target(limits.parameters, limits.macs, fill=True)
@@ -107,7 +107,7 @@ def compress(
         student = pruned(student, target, config, classes, photos)
     config = with_bits(config, limits.bits or config.pack.bits)
     if limits.bytes and by == "channels":
-        student, config = fit_bytes(student, limits, config, classes, photos)
+        student, config = fit_bytes(student, limits.bytes, bool(limits.bits), config, classes, photos)
     size = pack_student(out, config, student, classes)
     left = count_parameters(student)
     shape = f"ranks {ranks_in(student)}" if by == "rank" else f"widths {list(widths_of(student))}"
@@ -153,16 +153,16 @@ def pruned(student: nn.Module, target: Target, config: Config, classes: tuple[st
 
 
 def fit_bytes(
-    student: nn.Module, limits: Limits, config: Config, classes: tuple[str, ...], photos: Photographs | None
+    student: nn.Module, most: int, bits_are_set: bool, config: Config, classes: tuple[str, ...], photos: Photographs | None
 ) -> tuple[nn.Module, Config]:
     """As many bits as fit, and only then fewer channels."""
-    fixed = limits.bits or config.pack.method in ("course", "half")
+    fixed = bits_are_set or config.pack.method in ("course", "half")
     choices = [config.pack.bits] if fixed else range(config.pack.bits, FEWEST_BITS - 1, -1)
     for bits in choices:
         config = with_bits(config, bits)
-        if packed_size(config, student, classes) <= limits.bytes:
+        if packed_size(config, student, classes) <= most:
             return student, config
-    return pruned(student, Target(bytes=limits.bytes), config, classes, photos), config
+    return pruned(student, Target(bytes=most), config, classes, photos), config
 
 
 def with_bits(config: Config, bits: int) -> Config:

@@ -13,7 +13,8 @@ class Events:
     """`tensorboard/<stage>/` in a run's folder. A session that goes on takes back what one before it wrote from there on."""
 
     def __init__(self, out: Path):
-        self.folder, self.writers = out / "tensorboard", {}
+        self.folder = out / "tensorboard"
+        self.writers: dict[str, Any] = {}
         self.there = importlib.util.find_spec("tensorboard") is not None
 
     def add(self, stage: str, line: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ class StorageError(KitError):
 
     @classmethod
     def of(cls, path: Path, error: OSError) -> Self:
-        remedy = REMEDIES.get(error.errno, ELSEWHERE)
+        remedy = REMEDIES.get(error.errno or 0, ELSEWHERE)
         return cls(f"{path} can't be written ({error.strerror}); what was saved before is untouched. {remedy}.")
 
 

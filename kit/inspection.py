@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor
 
 from kit.compress.pack import is_packed, read_checked, split, unpack
 from kit.models.cost import count_macs
@@ -49,7 +49,7 @@ def inspect_packed(file: Path, image_size: int | None) -> Iterator[Table | str]:
     )
 
 
-def packed_layers(table: list[dict], macs: dict[str, int]) -> list[Layer]:
+def packed_layers(table: list[dict[str, Any]], macs: dict[str, int]) -> list[Layer]:
     layers = []
     for name, entries in by_layer({entry["name"]: entry for entry in table}).items():
         coded = [entry for entry in entries.values() if entry["stored"] != "vector"]
@@ -80,9 +80,9 @@ def inspect_foreign(file: Path, image_size: int) -> Iterator[Table | str]:
     )
 
 
-def by_layer(tensors: dict[str, Tensor] | dict[str, dict]) -> dict[str, dict]:
+def by_layer(tensors: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """{"a.weight": x, "a.bias": y} → {"a": {"weight": x, "bias": y}}, in order."""
-    layers: dict[str, dict] = {}
+    layers: dict[str, dict[str, Any]] = {}
     for name, value in tensors.items():
         layer, _, key = name.rpartition(".")
         layers.setdefault(layer, {})[key] = value
@@ -100,6 +100,6 @@ def as_table(layers: list[Layer]) -> Table:
         macs = "?" if layer.macs is None else f"{layer.macs:,}" if layer.macs else ""
         table.add_row(layer.name, shape, f"{layer.parameters:,}" if layer.parameters else "", macs, layer.stored, f"{layer.size:,}", each)
     table.add_section()
-    parameters, size, macs = sum(x.parameters for x in layers), sum(x.size for x in layers), sum(x.macs or 0 for x in layers)
-    table.add_row("in all", "", f"{parameters:,}", f"{macs:,}" if macs else "?", "", f"{size:,}", f"{size * 8 / max(parameters, 1):.2f}")
+    parameters, size, whole = sum(x.parameters for x in layers), sum(x.size for x in layers), sum(x.macs or 0 for x in layers)
+    table.add_row("in all", "", f"{parameters:,}", f"{whole:,}" if whole else "?", "", f"{size:,}", f"{size * 8 / max(parameters, 1):.2f}")
     return table

@@ -35,7 +35,7 @@ def measure(config: Config, data: Path, cache: Path, teachers: Sequence[Path]) -
         run(shortest, data, Path(folder), cache=cache, budget=budget, teacher_files=teachers)
     # the last of several steps of pruning stands for all
     trained = [stage for stage in STAGES if stage != "prune"]
-    seconds = {stage: sum(budget.spent[f"{stage} {kind}"] for kind in KINDS) for stage in trained}
+    seconds = {stage: sum((budget.spent[f"{stage} {kind}"] for kind in KINDS), 0.0) for stage in trained}
     epoch = {stage: spent for stage, spent in seconds.items() if spent}
     return Measured(epoch, budget.elapsed() + EXIT - sum(epoch.values()))
 

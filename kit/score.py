@@ -30,7 +30,7 @@ def predict_split(file: Path, data: Path, out: Path, split: str, cache: Path) ->
     predicted = predict.classes_of(answer, photos, most_frequent)
     ids = submission.ids_for(photos.names, rules) if split == "evaluation" else list(photos.names)
     submission.write_csv(out, ids, predicted, rules)
-    if photos.labels is not None:
+    if photos.labelled:
         numbers = list(range(len(packed.classes)))
         yield classification_report(photos.labels, predicted, labels=numbers, target_names=list(packed.classes), digits=4, zero_division=0)
         f1 = predict.macro_f1(predicted, photos.labels)

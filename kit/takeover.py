@@ -7,6 +7,7 @@ path; and by its checkpoints, never by a file's age, which is the mount's.
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kit.config.schema import Config, differences
 from kit.console import Log
@@ -49,7 +50,7 @@ def outputs(place: Path) -> list[Path]:
     return sorted(folder.parent if folder.name == FOLDER else folder for folder in folders)
 
 
-def begun_with(folder: Path, log: Log) -> dict | None:
+def begun_with(folder: Path, log: Log) -> dict[str, Any] | None:
     """The config in an output's newest checkpoint that is whole; None where there is none, or it is not this kit's to read."""
     try:
         return next((content["config"] for _, content in whole(reversed(saved_in(folder)), log)), None)

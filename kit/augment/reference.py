@@ -39,7 +39,8 @@ class SeededPipeline:
     """(photo, seed) → view. Built when first used, in the worker that uses it."""
 
     def __init__(self, data: Data, augment: Augment):
-        self.data, self.augment, self.pipeline = data, augment, None
+        self.data, self.augment = data, augment
+        self.pipeline: A.Compose | None = None
 
     def __call__(self, photo: np.ndarray, seed: int) -> np.ndarray:
         if self.pipeline is None:

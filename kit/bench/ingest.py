@@ -49,7 +49,7 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
         "on disk": f"{sum(path.stat().st_size for path in split.paths) / 1e6:,.1f} MB of photos, {stored / 1e6:,.1f} MB of squares",
     }
     for times in (1, LONGER):
-        longer = Split(split.name, split.paths * times, None)
+        longer = Split(split.name, split.paths * times, np.tile(split.labels, times))
         writer, worker = in_a_fresh_process(peak_of_ingest, longer, side, workers, cache)
         facts[f"peak memory, {len(longer):,} photos"] = (
             f"{writer:,.0f} MB in the process that writes, {worker:,.0f} MB in each that decodes"

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kit.compress.surgery import Group
+from kit.compress.surgery import Group, Place
 from kit.errors import KitError
 from kit.rng import derive
 
@@ -82,7 +82,7 @@ def at_random(student: nn.Module, groups: list[Group], seed: int, batches: Batch
     return {group.name: torch.rand(group.count, generator=draw) for group in groups}
 
 
-def sum_over(group: Group, values: dict) -> Tensor:
+def sum_over(group: Group, values: dict[Place, Tensor]) -> Tensor:
     """{place: a number for each of its layer's channels} → float32 [count], mean over the places."""
     total = torch.zeros(group.count)
     for place, each in values.items():

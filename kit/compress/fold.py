@@ -94,10 +94,10 @@ def norms_after(model: FromLibrary) -> dict[nn.Module, nn.Module]:
     gave: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensors too: an address that is freed may be given to the next map
     found, was = {}, {module: module.training for module in model.modules()}
 
-    def keep(module: nn.Module, given: tuple, output: Tensor) -> None:
+    def keep(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         gave[id(output)] = module, output
 
-    def ask(norm: nn.Module, given: tuple) -> None:
+    def ask(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
         if id(given[0]) in gave:
             found[norm] = gave[id(given[0])][0]
 

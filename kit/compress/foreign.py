@@ -77,9 +77,9 @@ class NumberType:
 
 
 class Array:
-    """Stands for what numpy's `_reconstruct` returns: filled by its state. `values` is None until then."""
+    """Stands for what numpy's `_reconstruct` returns: filled by its state, and without `values` until then."""
 
-    values: np.ndarray | None = None
+    values: np.ndarray
 
     def __init__(self, *_: Any):
         pass
@@ -94,13 +94,13 @@ def scalar(kind: NumberType, content: bytes) -> float:
     return kind.read(content).item()
 
 
-KNOWN: dict[tuple[str, str], Callable] = {("numpy", "ndarray"): Array, ("numpy", "dtype"): NumberType}
+KNOWN: dict[tuple[str, str], Callable[..., Any]] = {("numpy", "ndarray"): Array, ("numpy", "dtype"): NumberType}
 for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # before numpy 2 and since
     KNOWN |= {(module, "_reconstruct"): Array, (module, "scalar"): scalar}
 
 
 class Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Callable:
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
         if (module, name) not in KNOWN:
             raise pickle.UnpicklingError(f"it calls {module}.{name}, and only numbers in numpy arrays are read")
         return KNOWN[module, name]

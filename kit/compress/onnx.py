@@ -53,7 +53,7 @@ def to_int8(graph: bytes, batches: Iterable[Tensor]) -> bytes:
     """The graph with weights and activations in int8, calibrated on these images."""
     quantization = need("onnxruntime.quantization")
 
-    class Reader(quantization.CalibrationDataReader):
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
         def __init__(self) -> None:
             self.left = iter(batches)
 

@@ -43,9 +43,9 @@ def slim(
     how: Prune,
     target: Target,
     *,
+    size_of: Callable[[nn.Module], int],
     seed: int = 0,
     batches: Batches | None = None,
-    size_of: Callable[[nn.Module], int] | None = None,
 ) -> tuple[nn.Module, tuple[int, ...]]:
     """The largest student along the ranking that keeps the target, and its widths. The given one is left as it is.
 

@@ -60,8 +60,9 @@ def competition(name: str) -> Competition:
     """
     if name in COMPETITIONS:
         return COMPETITIONS[name]
-    if all(limits := [LIMIT.fullmatch(part) for part in name.split("+")]):
-        most = {limit["unit"]: int(limit["number"]) for limit in limits}
+    limits = [LIMIT.fullmatch(part) for part in name.split("+")]
+    if all(limits):
+        most = {limit["unit"]: int(limit["number"]) for limit in limits if limit}
         return Competition(f"a limit of {name}", max_parameters=most.get("params"), max_bytes=1_000 * most.get("kB", 0) or None)
     near = difflib.get_close_matches(name, COMPETITIONS, n=3) or COMPETITIONS
     raise KitError(f"There is no competition {name!r}. Nearest: {', '.join(near)}; or a limit, such as 60000params or 250kB.")

@@ -295,7 +295,7 @@ class Config(Section):
 HARMLESS = ("teacher.expected_accuracy", "data.workers", "train.save_seconds", "teacher.train.save_seconds")
 
 
-def differences(old: dict, new: dict) -> list[str]:
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """`section.field: old → new` for every field that decides the result and differs between two dumped configs."""
     flat_old, flat_new = flatten(old), flatten(new)
     names = [name for name in dict.fromkeys((*flat_old, *flat_new)) if name not in HARMLESS]

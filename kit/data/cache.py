@@ -38,19 +38,24 @@ class Photos:
     """A decoded split. N photos in the order of their names; those of training and validation all decode.
 
     pixels: uint8 [N, S, S, 3], a read-only memory map. sizes: int64 [N, 2], width and height of each original.
-    labels: int64 [N] or None. names: file names. bad: row → reason, where a photo does not decode (black, evaluation only).
+    labels: int64 [N], -1 for none. names: file names. bad: row → reason, where a photo does not decode (black, evaluation only).
     digest: of the photos' bytes, their names and the settings.
     """
 
     pixels: np.ndarray
     sizes: np.ndarray
-    labels: np.ndarray | None
+    labels: np.ndarray
     names: tuple[str, ...]
     bad: dict[int, str]
     digest: str
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any photo has a label."""
+        return bool((self.labels >= 0).any())
 
 
 def cache_folder(given: Path | None) -> Path:
@@ -110,7 +115,7 @@ def judge(found: Sequence[tuple[Split, dict[int, str]]], skip_bad: bool, log: Lo
 def without(photos: Photos, rows: dict[int, str]) -> Photos:
     keep = np.setdiff1d(np.arange(len(photos)), list(rows))
     names = tuple(photos.names[i] for i in keep)
-    labels = None if photos.labels is None else photos.labels[keep]
+    labels = photos.labels[keep]
     return Photos(photos.pixels[keep], photos.sizes[keep], labels, names, {}, photos.digest)
 
 
@@ -214,7 +219,7 @@ def is_running(process: int) -> bool:
     return True
 
 
-def decode_into(file: Path, split: Split, side: int, workers: int, tick: Tick) -> tuple[list, dict[int, str]]:
+def decode_into(file: Path, split: Split, side: int, workers: int, tick: Tick) -> tuple[list[tuple[int, int]], dict[int, str]]:
     """Write pixels.npy in the order of the split. One process writes, so a full disk is an error here and not a signal there."""
     sizes: list[tuple[int, int]] = []
     bad: dict[int, str] = {}
@@ -240,7 +245,7 @@ def decode(split: Split, side: int, workers: int, tick: Tick) -> Iterator[tuple[
     are, decoded photos don't pile up in memory."""
     chunks = [list(split.paths[i : i + CHUNK]) for i in range(0, len(split), CHUNK)]
     workers = workers or os.cpu_count() or 1
-    pool, coming = ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent), deque[Future]()
+    pool, coming = ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent), deque[Future[Any]]()
     try:
         with progress(f"decoding {split.name}", len(split)) as moved:
             for done in range(len(chunks)):

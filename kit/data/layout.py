@@ -8,6 +8,7 @@ training photos without labels may lie in `unlabelled/`, or in `training/unlabel
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,23 +28,26 @@ FLAT_NAME = re.compile(r"(\d+)_.+")
 
 @dataclass(frozen=True)
 class Split:
-    """Photos in the order of their file names. labels: int64 [N], -1 for a training photo without one; None where no photo has one."""
+    """Photos in the order of their file names. labels: int64 [N], -1 for a photo without one."""
 
     name: str
     paths: tuple[Path, ...]
-    labels: np.ndarray | None
+    labels: np.ndarray
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def take(self, rows: np.ndarray, name: str | None = None) -> "Split":
-        labels = None if self.labels is None else self.labels[rows]
-        return Split(name or self.name, tuple(self.paths[i] for i in rows), labels)
+        return Split(name or self.name, tuple(self.paths[i] for i in rows), self.labels[rows])
 
     def joined(self, other: "Split") -> "Split":
-        """Both, under this one's name; photos of a split without labels get -1."""
-        labels = [np.full(len(part), -1) if part.labels is None else part.labels for part in (self, other)]
-        return Split(self.name, self.paths + other.paths, np.concatenate(labels))
+        """Both, under this one's name."""
+        return Split(self.name, self.paths + other.paths, np.concatenate([self.labels, other.labels]))
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any photo has a label."""
+        return bool((self.labels >= 0).any())
 
     def per_class(self, classes: int) -> np.ndarray:
         """How many photos each class has, int64 [classes]."""
@@ -69,13 +73,17 @@ class Dataset:
         lines = []
         for split in self.splits:
             per_class = "unlabelled"
-            if split.labels is not None:
+            if split.labelled:
                 per_class = "per class " + " ".join(map(str, split.per_class(len(self.classes))))
                 per_class += f", {n:,} unlabelled" if (n := int((split.labels < 0).sum())) else ""
             lines.append(f"{split.name:<10} {len(split):>6,} photos, {per_class}")
         if self.held_out:
             lines[1] += " (held out of training)"
         return "\n".join(lines)
+
+
+def without_labels(name: str, paths: Sequence[Path]) -> Split:
+    return Split(name, tuple(paths), np.full(len(paths), -1))
 
 
 def find_dataset(root: Path, classes: tuple[str, ...] | None, holdout: float, seed: int) -> Dataset:
@@ -109,7 +117,7 @@ def read_unlabelled(folder: Path, training: Path) -> Split | None:
     paths = [path for below in (places[0], *class_folders(places[0])) for path in photos_in(below)]
     if not paths:
         raise KitError(f"{places[0]} holds no photo ({', '.join(sorted(PHOTO))}). Is the archive unpacked whole? Else remove the folder.")
-    return Split("unlabelled", tuple(paths), None)
+    return without_labels("unlabelled", paths)
 
 
 def locate(root: Path) -> tuple[Path, dict[str, Path]]:
@@ -214,7 +222,7 @@ def read_evaluation(folder: Path, classes: tuple[str, ...]) -> Split:
         raise KitError(
             f"{place} has the evaluation id {repeated[0]} more than once: {twins}. An id needs exactly one row; remove the other."
         )
-    return Split("evaluation", tuple(paths), None)
+    return without_labels("evaluation", paths)
 
 
 def subset(dataset: Dataset, share: float, seed: int) -> Dataset:
@@ -223,7 +231,7 @@ def subset(dataset: Dataset, share: float, seed: int) -> Dataset:
         return dataset
     splits = [*dataset.splits, *([dataset.unlabelled] if dataset.unlabelled else [])]
     parts = {s.name: s.take(np.sort(stratify(s, 1 - share, seed, "--subset")[0])) for s in splits}
-    return replace(dataset, **parts)
+    return replace(dataset, **parts)  # type: ignore[arg-type]  # splits alone, by their names
 
 
 def stratify(split: Split, away: float, seed: int, asked_by: str) -> tuple[np.ndarray, np.ndarray]:
@@ -231,7 +239,8 @@ def stratify(split: Split, away: float, seed: int, asked_by: str) -> tuple[np.nd
     from sklearn.model_selection import train_test_split  # here: it takes a second to import, and most runs divide nothing
 
     try:
-        stay, go = train_test_split(np.arange(len(split)), test_size=away, random_state=seed, stratify=split.labels)
+        alike = split.labels if split.labelled else None
+        stay, go = train_test_split(np.arange(len(split)), test_size=away, random_state=seed, stratify=alike)
     except ValueError as error:
         raise KitError(
             f"The {split.name} split's {len(split)} photos can't be divided as {asked_by} asks: {error} Ask for another share."

@@ -33,7 +33,7 @@ class CachedBatches:
     """Views of decoded photos. feed: "cache" or "stream", as `choose_squares` takes it. says: which it was, and why."""
 
     def __init__(self, photos: Photos, order: Order, augment: AugmentBatch, device: torch.device, feed: str = "cache", workers: int = 0):
-        if photos.labels is None:
+        if not photos.labelled:
             raise ValueError("training photos need labels")
         self.order, self.augment, self.device = order, augment, device
         self.squares, self.says = choose_squares(photos.pixels, order, device, feed, workers)
@@ -54,7 +54,8 @@ class DecodingBatches:
     ):
         self.source = Decoder(split, order, augment)
         self.order, self.normalise, self.device, self.workers = order, normalise, device, workers
-        self.expected, self.stream = -1, iter(())
+        self.expected = -1
+        self.stream: Iterator[tuple[Tensor, Tensor]] = iter(())
         self.says = "photos are decoded anew each epoch, as data.feed asks"
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ class Streamed:
         self.pixels, self.order, self.device = as_tensor(pixels), order, device
         self.pool = ThreadPoolExecutor(workers or min(THREADS, os.cpu_count() or 1), "squares")
         self.side = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.coming: dict[int, Future] = {}
+        self.coming: dict[int, Future[Tensor]] = {}
 
     def __call__(self, step: int) -> Tensor:
         wanted = range(step, step + 1 + AHEAD)

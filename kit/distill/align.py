@@ -36,7 +36,7 @@ def look(model: nn.Module, modules: Sequence[str], images: Tensor, inside: nn.Mo
     named = dict((inside or model).named_modules())
 
     def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, given: tuple, output: Tensor) -> None:
+        def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
             seen.setdefault(name, output)
 
         return hook

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kit.config.ramps import factor, is_off
-from kit.config.terms import CE, Term
+from kit.config.terms import CE, OfMaps, OfStages, Term
 from kit.distill.align import LOGITS, look, shapes
 from kit.distill.panel import Panel
 from kit.distill.terms import OF_LOGITS, OF_MAPS, names_of, taps
@@ -37,7 +37,7 @@ class Objective:
     ):
         self.student, self.terms, self.gamma_penalty, self.recall = student, terms, gamma_penalty, recall
         self.teacher = teacher if isinstance(teacher, Panel) else Panel([teacher])
-        of_maps = [term for term in terms if type(term) in OF_MAPS]
+        of_maps = [term for term in terms if isinstance(term, (OfMaps, OfStages))]
         self.ours, self.theirs = (
             list(dict.fromkeys(name for term in of_maps for name in taps(getattr(term, side)))) for side in ("student", "teacher")
         )
@@ -48,7 +48,7 @@ class Objective:
             for term in of_maps
         ).to(next(student.parameters()).device)
         modules = iter(self.adapters)
-        losses = [loss_of_maps(term, next(modules)) if type(term) in OF_MAPS else loss_of_logits(term) for term in terms]
+        losses = [loss_of_maps(t, next(modules)) if isinstance(t, (OfMaps, OfStages)) else loss_of_logits(t) for t in terms]
         self.parts = list(zip(names_of(terms), terms, losses, strict=True))
 
     def __call__(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -81,7 +81,7 @@ def loss_of_logits(term: Term) -> Callable[[Seen, Seen, Tensor], Tensor]:
     return lambda ours, theirs, labels: OF_LOGITS[type(term)](term, ours[LOGITS], theirs.get(LOGITS), labels)
 
 
-def loss_of_maps(term: Term, module: nn.Module) -> Callable[[Seen, Seen, Tensor], Tensor]:
+def loss_of_maps(term: OfMaps | OfStages, module: nn.Module) -> Callable[[Seen, Seen, Tensor], Tensor]:
     return lambda ours, theirs, labels: module([ours[name] for name in taps(term.student)], [theirs[name] for name in taps(term.teacher)])
 
 

@@ -32,7 +32,22 @@ SAMPLES = 8  # of a view's pixels along each side that tell it from others
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 
 
-class Replay:
+class Recall:
+    """What answers for the teacher of the batch that was drawn last. step: that batch's."""
+
+    step = -1
+
+    def drawn(self, batches: Batches) -> Batches:
+        """The same batches; each step that is drawn is the one whose logits are asked for next."""
+
+        def draw(step: int) -> tuple[Tensor, Tensor]:
+            self.step = step
+            return batches(step)
+
+        return draw
+
+
+class Replay(Recall):
     """Logits by step. `drawn` must be around the batches: it says which step's views come next.
 
     shape: of a step's logits, (photos, classes). stored: "float16" or "float32". replayed, computed: how many steps were which.
@@ -47,15 +62,6 @@ class Replay:
             self.descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise StorageError.of(file, error) from None
-
-    def drawn(self, batches: Batches) -> Batches:
-        """The same batches; each step that is drawn is the one whose logits are asked for next."""
-
-        def draw(step: int) -> tuple[Tensor, Tensor]:
-            self.step = step
-            return batches(step)
-
-        return draw
 
     def __call__(self, images: Tensor, teacher: Callable[[Tensor], Tensor]) -> Tensor:
         """float32 [N, K] on the images' device, rounded to the stored type. Waits for the device."""
@@ -97,16 +103,14 @@ def sample_of(images: Tensor) -> bytes:
     return images[:, :, ::step, ::step].cpu().contiguous().numpy().tobytes()
 
 
-class Fixed:
+class Fixed(Recall):
     """The soft labels of each photo, computed once of its plain view, in Replay's place: whatever the student sees.
 
     logits: float32 [photos, K]. rows: step → which photos its batch has, int64 [N].
     """
 
     def __init__(self, logits: Tensor, rows: Callable[[int], Tensor]):
-        self.logits, self.rows, self.step = logits, rows, -1
-
-    drawn = Replay.drawn
+        self.logits, self.rows = logits, rows
 
     def __call__(self, images: Tensor, teacher: Callable[[Tensor], Tensor]) -> Tensor:
         return self.logits[self.rows(self.step)].to(images.device)

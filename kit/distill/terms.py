@@ -19,9 +19,9 @@ Shape = tuple[int, int, int]  # channels, height, width of a map
 DISTANCES = {"smooth_l1": features.smooth_l1, "mse": features.mse}
 
 
-def plain(term: KD | DKD | MLKD, *logits: Tensor) -> tuple[Tensor, ...]:
+def plain(term: KD | DKD | MLKD, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
     """As they are, or standardised if the term says so."""
-    return tuple(losses.standardise(x) for x in logits) if term.standardise else logits
+    return (losses.standardise(ours), losses.standardise(theirs)) if term.standardise else (ours, theirs)
 
 
 # (term, the student's logits, the teacher's, labels) → loss
@@ -129,7 +129,7 @@ class Attended(nn.Module):
         super().__init__()
         self.keys = nn.ModuleList(nn.Linear(shape[0], term.width) for shape in ours)
         self.queries = nn.ModuleList(nn.Linear(shape[0], term.width) for shape in theirs)
-        self.sizes = [tuple(min(shape[i] for shape in (*ours, one)) for i in (1, 2)) for one in theirs]
+        self.sizes = [(min(s[1] for s in (*ours, one)), min(s[2] for s in (*ours, one))) for one in theirs]
 
     def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
         keys = torch.stack([embed(x.mean((2, 3))) for embed, x in zip(self.keys, ours, strict=True)], dim=1)

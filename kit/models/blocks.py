@@ -150,7 +150,9 @@ class Branches(nn.Module):
         super().__init__()
         ins, outs = conv.in_channels, conv.out_channels
         self.conv, self.bn = conv, nn.BatchNorm2d(outs)
-        self.point = self.point_bn = self.same_bn = None
+        self.point: nn.Conv2d | None = None
+        self.point_bn: nn.BatchNorm2d | None = None
+        self.same_bn: nn.BatchNorm2d | None = None
         if conv.kernel_size != (1, 1):
             self.point = following(nn.Conv2d(ins, outs, 1, conv.stride, groups=conv.groups, bias=False))
             self.point_bn = nn.BatchNorm2d(outs)
@@ -159,7 +161,7 @@ class Branches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn(self.conv(x))
-        if self.point is not None:
+        if self.point is not None and self.point_bn is not None:
             y = y + self.point_bn(self.point(x))
         return y if self.same_bn is None else y + self.same_bn(x)
 

@@ -114,7 +114,8 @@ def pre_widths(blocks: int) -> tuple[int, ...]:
 
 def plain_ties(blocks: int) -> tuple[tuple[int, ...], ...]:
     """Places of `plain_widths` that must move together: all that adds to a stage's stream. The stem's and each inner one move alone."""
-    ties, place = [(0,)], 1
+    ties: list[tuple[int, ...]] = [(0,)]
+    place = 1
     for _ in STAGES:
         ties += [(place + (2 * i + 1 if i else 0),) for i in range(blocks)]
         ties.append((place + 1, place + 2, *(place + 2 * i + 2 for i in range(1, blocks))))
@@ -126,7 +127,7 @@ def pre_ties(blocks: int) -> tuple[tuple[int, ...], ...]:
     """The same of `pre_widths`; a choice moves with the stream that it is of."""
     alone, streams, place = [], [[0]], 1
     for _ in STAGES:
-        stream = []
+        stream: list[int] = []
         for i in range(blocks):
             (stream if i else streams[-1]).append(place)
             alone.append((place + 1,))

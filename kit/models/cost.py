@@ -17,7 +17,7 @@ def layer_rows(model: nn.Module, image_size: int) -> list[tuple[str, tuple[int, 
     called twice twice; containers that only string their parts together are left out. Evaluation mode, so nothing moves."""
     rows: list[tuple[str, tuple[int, ...], int]] = []
 
-    def note(name: str, module: nn.Module, _: tuple, answer: Tensor) -> None:
+    def note(name: str, module: nn.Module, _: tuple[Tensor, ...], answer: Tensor) -> None:
         rows.append((name, tuple(answer.shape[1:]), sum(p.numel() for p in module.parameters(recurse=False))))
 
     parts = [(name, m) for name, m in model.named_modules() if m is not model and not isinstance(m, (nn.Sequential, nn.Identity))]
@@ -36,7 +36,7 @@ def count_macs(model: nn.Module, image_size: int) -> dict[str, int]:
     away are left out, as where parameters are counted."""
     found: dict[str, int] = {}
 
-    def count(name: str, module: nn.Module, _: tuple, answer: Tensor) -> None:
+    def count(name: str, module: nn.Module, _: tuple[Tensor, ...], answer: Tensor) -> None:
         found[name] = answer.numel() * module.weight[0].numel()
 
     beside = training_only(model)

@@ -14,7 +14,7 @@ from kit.models.teacher import build_teacher
 
 def recognise(weights: Mapping[str, Tensor]) -> tuple[str, nn.Module] | None:
     """(name, network with these weights) of the student or teacher that has exactly these tensors, None where it is neither."""
-    for name in [*TABLE, "torchvision/resnet18"] if outputs_of(weights) else ():
+    for name in [*TABLE, "torchvision/resnet18"]:
         if model := as_network(weights, name):
             return name, model
     return None
@@ -22,7 +22,8 @@ def recognise(weights: Mapping[str, Tensor]) -> tuple[str, nn.Module] | None:
 
 def as_network(weights: Mapping[str, Tensor], name: str) -> nn.Module | None:
     """The network of that name with these weights, at whatever widths they have; None where they are another's."""
-    outputs = outputs_of(weights)
+    if (outputs := outputs_of(weights)) is None:
+        return None
     try:
         if is_library(name):
             weights = renamed(weights, build_student(name, (), outputs))
@@ -41,7 +42,7 @@ def as_network(weights: Mapping[str, Tensor], name: str) -> nn.Module | None:
 
 def outputs_of(weights: Mapping[str, Tensor]) -> int | None:
     """Classes: rows of the last linear layer."""
-    return next((len(tensor) for tensor in reversed(weights.values()) if tensor.ndim == 2), None)
+    return next((len(tensor) for tensor in reversed(list(weights.values())) if tensor.ndim == 2), None)
 
 
 def widths_in(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...]:

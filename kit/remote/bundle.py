@@ -14,6 +14,7 @@ import json
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from kit.errors import KitError
 from kit.files import make_folder, write_durably
@@ -57,7 +58,9 @@ def notebook(kernel: Path) -> Path:
     """
     head = read_head(kernel)
     loader, docstring = compose(kernel, head).removesuffix(head).strip(), DOCSTRING.match(head)
-    cells = [("markdown", f"# {kernel.name}\n\n{docstring['text'].strip() if docstring else ''}", {})]
+    cells: list[tuple[str, str, dict[str, Any]]] = [
+        ("markdown", f"# {kernel.name}\n\n{docstring['text'].strip() if docstring else ''}", {})
+    ]
     cells += [("code", loader, {"jupyter": {"source_hidden": True}, "_kg_hide-input": True}), ("code", head.strip(), {})]
     page = {
         "cells": [

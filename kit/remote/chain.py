@@ -89,7 +89,7 @@ def chain(
             while story.state != "done" and not enough(story, max_sessions, until):
                 if story.running is None:
                     begin(story, kernel, kaggle, say, folder, timeout)
-                pushed = Pushed(**story.running)
+                pushed = Pushed(**(story.running or {}))
                 ended = wait_for(pushed, kaggle, say)
                 late = time.time() - story.began > (timeout or LIMIT)
                 going_on = look(story, pushed, kaggle, folder, ended, late)
@@ -121,7 +121,13 @@ def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, ti
         if story.before is None:
             story.before = newest_version(kaggle, changes.get("id", story.ref))[0]
             save(story, folder)
-        how = {"timeout": timeout, "patience": PATIENCE, "least_step": story.step, "changes": changes, "before": story.before}
+        how: dict[str, Any] = {
+            "timeout": timeout,
+            "patience": PATIENCE,
+            "least_step": story.step,
+            "changes": changes,
+            "before": story.before,
+        }
         try:
             pushed = push(kernel, kaggle, say, **how)
             break

@@ -121,7 +121,7 @@ def wait_no_longer(session: Any, seconds: float) -> None:
     import requests
 
     class Limited(requests.adapters.HTTPAdapter):
-        def send(self, request: Any, **how: Any) -> Any:
+        def send(self, request: Any, **how: Any) -> Any:  # type: ignore[override]  # requests calls it so
             return super().send(request, **(how | {"timeout": seconds}))
 
     for scheme in ("http://", "https://"):

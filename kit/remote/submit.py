@@ -124,7 +124,8 @@ def submissions(kaggle: Kaggle, rules: Competition) -> list[Any]:
     """All of this account's, newest first."""
     from kagglesdk.competitions.types.competition_api_service import ApiListSubmissionsRequest
 
-    wanted, found = ApiListSubmissionsRequest(), []
+    wanted = ApiListSubmissionsRequest()
+    found: list[Any] = []
     wanted.competition_name, wanted.page_size = rules.slug, 100
     while True:
         answer = kaggle.ask(lambda client: client.competitions.competition_api_client.list_submissions(wanted))

@@ -16,7 +16,8 @@ STYLES = ("c1", "c2", "c4", "c5", "c6", "c3")  # each has a dash of its own, for
 def compare(runs: list[Run], out: Path) -> Path:
     """Write the page of several runs."""
     names = distinct(runs)
-    marked = [{"name": name, "run": run, "style": STYLES[i % len(STYLES)]} for i, (name, run) in enumerate(zip(names, runs, strict=True))]
+    pairs = enumerate(zip(names, runs, strict=True))
+    marked: list[dict[str, Any]] = [{"name": name, "run": run, "style": STYLES[i % len(STYLES)]} for i, (name, run) in pairs]
     values = {
         "title": " · ".join(names),
         "runs": [entry | facts(entry["run"]) for entry in marked],

@@ -44,7 +44,7 @@ def answer(run: Run) -> dict[str, Any]:
         "problems": record.get("submission", {}).get("problems", []),
         "seconds": sum(session.get("seconds", 0) for session in record["sessions"]),
         "last": record["sessions"][-1] if record["sessions"] else {},
-        "photos": len(run.answers.labels) if run.answers else None,
+        "photos": len(run.answers.labels) or None,
         "discs": discs(run),
     }
 
@@ -60,17 +60,16 @@ def discs(run: Run) -> dict[str, Any] | None:
 
 
 def sections(run: Run) -> dict[str, Any]:
-    ours, labels = run.logits.get("quantize"), run.answers.labels if run.answers else None
-    known = ours is not None and labels is not None
+    ours, labels = run.logits.get("quantize"), run.answers.labels
     return {
         "stages": run.stages,
         "agreements": agreements(run),
         "curves": curves(run),
         "times": times(run),
-        "confusion": confused(run, ours, labels) if known else None,
+        "confusion": confused(run, ours, labels) if ours is not None else None,
         "moves": moves(run),
-        "calibration": calibration(run, ours, labels) if known else None,
-        "mistakes": mistakes(run, ours, labels) if known else [],
+        "calibration": calibration(run, ours, labels) if ours is not None else None,
+        "mistakes": mistakes(run, ours, labels) if ours is not None else [],
         "slimmed": slimmed(run),
         "histograms": histograms(run),
         "changes": changes(run),

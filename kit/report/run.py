@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from kit.answers import FILE, Answers, read_answers
+from kit.answers import FILE, NONE, Answers, read_answers
 from kit.compress.fold import fold, fold_shape
 from kit.compress.lowrank import Ranks, factor_shape
 from kit.compress.pack import Packed, unpack
@@ -52,14 +52,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """record: run.json. histories, timing: a line an epoch, by stage. answers: None where none were kept."""
+    """record: run.json. histories, timing: a line an epoch, by stage. answers: NONE where none were kept."""
 
     out: Path
     record: dict[str, Any]
     config: Config
     histories: dict[str, list[dict[str, Any]]]
     timing: dict[str, list[dict[str, Any]]]
-    answers: Answers | None
+    answers: Answers
 
     @property
     def name(self) -> str:
@@ -74,7 +74,7 @@ class Run:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        return self.answers.classes if self.answers else self.packed.classes if self.packed else ()
+        return self.answers.classes or (self.packed.classes if self.packed else ())
 
     @cached_property
     def student_stages(self) -> dict[str, str]:
@@ -136,27 +136,29 @@ class Run:
     @cached_property
     def logits(self) -> dict[str, Any]:
         """The answers of the stages that are shown, in order."""
-        kept = self.answers.logits if self.answers else {}
+        kept = self.answers.logits
         return {key: kept[key] for key in ("teacher", *self.student_stages) if key in kept}
 
     @cached_property
     def weights(self) -> list[tuple[str, Tensor, Tensor]]:
         """(name, before, after packing) of each folded weight. Before are the checkpoint's that was packed: the nearest one; there may be
         none, since a provisional hand-in may pack a copy that was pruned for it."""
-        students = [saved for saved in saved_in(self.out) if saved.stage != "teacher"] if self.packed else []
+        if self.packed is None:
+            return []
+        students = [saved for saved in saved_in(self.out) if saved.stage != "teacher"]
         bests = [content["state"]["best"]["weights"] for _, content in whole(reversed(students), Log())]
-        found = [pairs for weights in bests if weights and (pairs := self.beside_packed(weights))]
+        found = [pairs for weights in bests if weights and (pairs := self.beside(self.packed, weights))]
         return min(found, key=lambda pairs: sum(float((after - before).square().sum()) for _, before, after in pairs), default=[])
 
-    def beside_packed(self, weights: dict[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
+    def beside(self, packed: Packed, weights: dict[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
         """Empty where a student of other widths was packed. Weights that were trained on a grid are folded already."""
-        after = self.packed.student.state_dict()
+        after = packed.student.state_dict()
         if any(name.endswith(".step") for name in weights):
             return [(name, weights[name], values) for name, values in after.items() if values.ndim >= 2]
         with torch.random.fork_rng(devices=[]):
             student = build_student(self.config.student.name, self.widths["quantize"], len(self.classes))
-        if self.packed.ranks:
-            student = factor_shape(fold_shape(student), self.packed.ranks)
+        if packed.ranks:
+            student = factor_shape(fold_shape(student), packed.ranks)
         shapes = {name: values.shape for name, values in student.state_dict().items()}
         if shapes != {name: values.shape for name, values in weights.items()}:
             return []
@@ -190,7 +192,7 @@ def read_run(out: Path) -> Run:
         config = Config.model_validate(record["config"])
     except ValidationError:
         raise KitError(f"{out} was written by another version of the kit. Draw its page with that version.") from None
-    return Run(out, record, config, histories, by_stage(read_lines(out / "timing.jsonl")), read_answers(out / FILE))
+    return Run(out, record, config, histories, by_stage(read_lines(out / "timing.jsonl")), read_answers(out / FILE) or NONE)
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ def read_teacher(file: Path, config: Config, classes: tuple[str, ...] | None) ->
     elif saved := as_checkpoint(file):
         network, trained = from_checkpoint(saved, classes)
     else:
-        return load_teacher(file, config.teacher.arch, classes and len(classes))
+        return load_teacher(file, config.teacher.arch, len(classes) if classes else None)
     for name in SEEN:
         theirs, ours = getattr(trained.data, name), getattr(config.data, name)
         if theirs != ours:

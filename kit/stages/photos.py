@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,11 @@ def find_and_decode(session: Session, data: Path, cache: Path) -> Material:
         dataset = with_more_training(subset(whole, config.subset, seed), config.unlabelled, session.config.train.final_fit)
         session.log(f"data set {dataset.root}, {len(dataset.classes)} classes\n{dataset.counts()}")
         session.record["partial"] = config.subset < 1
-        how = {"workers": config.workers, "skip_bad": config.skip_bad, "tick": lambda: session.budget.insist("the photos were read", *owed)}
+        how: dict[str, Any] = {
+            "workers": config.workers,
+            "skip_bad": config.skip_bad,
+            "tick": lambda: session.budget.insist("the photos were read", *owed),
+        }
         if config.feed == "decode":
             training, digest = scan(dataset.training, session.log, **how)
             dataset = replace(dataset, training=training)
@@ -86,11 +91,11 @@ def with_more_training(dataset: Dataset, unlabelled: bool, final_fit: bool) -> D
         KitError: there is no unlabelled split.
     """
     training = dataset.training
-    if unlabelled and not dataset.unlabelled:
+    if unlabelled and dataset.unlabelled is None:
         raise KitError(f"{dataset.root} has no folder unlabelled/ or training/unlabeled/: add it, or set data.unlabelled=false.")
     if final_fit:
         training = training.joined(dataset.validation)
-    return replace(dataset, training=training.joined(dataset.unlabelled) if unlabelled else training)
+    return replace(dataset, training=training.joined(dataset.unlabelled) if unlabelled and dataset.unlabelled else training)
 
 
 def make_order(session: Session, material: Material, plan: Train) -> Order:

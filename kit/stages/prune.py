@@ -53,7 +53,7 @@ def prune(session: Session, material: Material, student: nn.Module, step: Step) 
         if not checkpoints.result():
             session.budget.insist("pruning", "prune", "hand in")
             session.world.lead(lambda: checkpoints.finish(0, choose(session, material, student, step)))
-        done = checkpoints.result()
+        done = checkpoints.finished()
         slimmer = build_student(config.student.name, done["widths"], len(material.dataset.classes))
         slimmer.load_state_dict(done["best"]["weights"])
     return slimmer
@@ -65,7 +65,7 @@ def choose(session: Session, material: Material, student: nn.Module, step: Step)
     before = count_parameters(student)
     with session.budget.timed("prune"):
         target = target_of(session, whole, material.dataset.classes, step.share)
-        slimmer, widths = cut(session, material, whole if config.prune.restart else student, target)
+        slimmer, widths = cut(session, material, whole if config.prune and config.prune.restart else student, target)
         scores = {} if config.train.final_fit else predict.scores(slimmer, material.validation, config.data)
         accuracy = scores.get("accuracy")
     after = count_parameters(slimmer)
@@ -76,9 +76,9 @@ def choose(session: Session, material: Material, student: nn.Module, step: Step)
 
 def distilled(session: Session, student: nn.Module, material: Material) -> nn.Module:
     """The student before the first step, of which the steps' shares are."""
-    if session.config.prune.steps == 1:
+    if len(steps_of(session.config.prune)) == 1:
         return student
-    done = session.checkpoints("distil").result()
+    done = session.checkpoints("distil").finished()
     whole = build_student(session.config.student.name, done["widths"], len(material.dataset.classes))
     whole.load_state_dict(done["best"]["weights"])
     return whole.to(session.device.device)
@@ -86,14 +86,14 @@ def distilled(session: Session, student: nn.Module, material: Material) -> nn.Mo
 
 def target_of(session: Session, whole: nn.Module, classes: tuple[str, ...], share: float = 1.0) -> Target:
     """What a step may leave. Each step takes the same ratio: after `share` of the way before · (target / before)^share is left."""
-    config, how = session.config, session.config.prune
+    config, how = session.config, session.config.prune or Prune()
 
     def on_the_way(before: int, target: int) -> int:
         return target if share == 1 else int(before * (min(target, before) / before) ** share)
 
     before, limit = count_parameters(whole), competition(config.limit or config.competition).max_parameters
     asked = how.parameters or (None if how.macs or how.bytes else int(before * how.keep))
-    parameters = min(limit or asked, asked or limit) if limit or asked else None
+    parameters = min(filter(None, (limit, asked)), default=None)
     return Target(
         parameters=parameters and on_the_way(before, parameters),
         macs=how.macs and on_the_way(sum(count_macs(whole, config.data.image_size).values()), how.macs),

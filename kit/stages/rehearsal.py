@@ -36,7 +36,7 @@ def rehearse(session: Session, material: Material, stage: str, student: nn.Modul
                 likely = as_if_trained(student)
                 final, _ = cut(session, material, likely, target_of(session, likely, material.dataset.classes))
             if config.prune.finetune_epochs:
-                step_once(session, material, final, teacher)
+                step_once(session, material, final, teacher, config.prune.finetune_lr)
         budget.insist("the rehearsal of the hand-in", *owed)
         over = bool(check_limits(config.limit or config.competition, count_parameters(student)))
         hand_in = rehearse_hand_in(session, material, f"{stage} evaluate", final)
@@ -55,9 +55,9 @@ def as_if_trained(student: nn.Module) -> nn.Module:
     return student
 
 
-def step_once(session: Session, material: Material, student: nn.Module, teacher: nn.Module) -> None:
+def step_once(session: Session, material: Material, student: nn.Module, teacher: nn.Module, lr: float) -> None:
     config = session.config
-    plan = config.train.model_copy(update={"lr": config.prune.finetune_lr})
+    plan = config.train.model_copy(update={"lr": lr})
     objective = Objective(student, teacher, config.distill, config.data.image_size)
     order = make_order(session, material, plan)
     state = begin(student, objective.adapters, plan, session.device)

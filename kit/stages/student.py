@@ -15,7 +15,7 @@ from kit.compress.fold import fold
 from kit.compress.lowrank import factorise, ranks_in, ranks_of_energy, ranks_within
 from kit.compress.lsq import with_steps
 from kit.config.competitions import competition
-from kit.config.schema import Config, Train
+from kit.config.schema import Config, LowRank, Train
 from kit.config.terms import FixedKD, SimKD
 from kit.distill.align import classifier, take_classifier
 from kit.distill.objective import Objective
@@ -108,25 +108,24 @@ def take_weights(session: Session, material: Material, student: nn.Module, sourc
 
 def finetune(session: Session, material: Material, student: nn.Module, teachers: Sequence[nn.Module], stage: str) -> nn.Module:
     """Distil the pruned student again. Its optimiser is new and holds *its* weights: the course's held the network from before."""
-    config = session.config
-    if config.prune.finetune_epochs:
+    if plan := later_plans(session.config).get(stage):
         with session.stage(stage):
-            learn(session, material, stage, student, teachers, later_plans(config)[stage], 0.0)
+            learn(session, material, stage, student, teachers, plan, 0.0)
     return student
 
 
 def factorised(student: nn.Module, config: Config) -> nn.Module:
-    """A folded copy whose layers have the ranks that `config.lowrank` and the limit ask for.
+    """A folded copy whose layers have the ranks that `config.lowrank` and the limit ask for; without that section its defaults.
 
     Raises:
         KitError: even at rank one it has more parameters.
     """
-    most = [config.lowrank.parameters, competition(config.limit or config.competition).max_parameters]
-    if not config.lowrank.parameters:
-        thin = factorise(fold(student), ranks_of_energy(fold(student), config.lowrank.energy))
-        if not most[1] or count_parameters(thin) <= most[1]:
+    how, limit, folded = config.lowrank or LowRank(), competition(config.limit or config.competition).max_parameters, fold(student)
+    if not how.parameters:
+        thin = factorise(folded, ranks_of_energy(folded, how.energy))
+        if not limit or count_parameters(thin) <= limit:
             return thin
-    return factorise(fold(student), ranks_within(student, min(filter(None, most))))
+    return factorise(folded, ranks_within(student, min(filter(None, (how.parameters, limit)))))
 
 
 def train_factorised(session: Session, material: Material, student: nn.Module, teachers: Sequence[nn.Module]) -> nn.Module:
@@ -136,8 +135,8 @@ def train_factorised(session: Session, material: Material, student: nn.Module, t
         thin = factorised(student, config)
         session.log(f"lowrank: {before:,} → {count_parameters(thin):,} parameters, ranks {ranks_in(thin)}")
         session.note("lowrank", parameters=count_parameters(thin), ranks=ranks_in(thin))
-        if config.lowrank.train_epochs:
-            learn(session, material, "lowrank", thin, teachers, later_plans(config)["lowrank"], 0.0)
+        if plan := later_plans(config).get("lowrank"):
+            learn(session, material, "lowrank", thin, teachers, plan, 0.0)
     return thin
 
 
@@ -158,7 +157,8 @@ def shorter(train: Train, epochs: int, lr: float) -> Train:
 
 def later_plans(config: Config) -> dict[str, Train]:
     """{stage: its plan} of those that train after distillation, in order."""
-    prune, lowrank, quantize, plans = config.prune, config.lowrank, config.quantize, {}
+    prune, lowrank, quantize = config.prune, config.lowrank, config.quantize
+    plans: dict[str, Train] = {}
     if prune and prune.finetune_epochs:
         plans |= {step.finetune: shorter(config.train, prune.finetune_epochs, prune.finetune_lr) for step in steps_of(prune)}
     if lowrank and lowrank.train_epochs:
@@ -195,8 +195,8 @@ def recalled(session: Session, material: Material, stage: str, plan: Train, look
     """What answers for the teacher, where it is not asked about each view: logits that were stored, or fixed ones."""
     if any(isinstance(term, FixedKD) for term in session.config.distill):
         yield fixed_labels(session, material, plan, looking)
-    elif session.config.teacher.store:
-        with replayed(session, material, stage, plan) as replay:
+    elif store := session.config.teacher.store:
+        with replayed(session, material, stage, plan, store) as replay:
             yield replay
     else:
         yield None
@@ -211,7 +211,7 @@ def fixed_labels(session: Session, material: Material, plan: Train, looking: Pan
 
 
 @contextmanager
-def replayed(session: Session, material: Material, stage: str, plan: Train) -> Iterator[Replay]:
+def replayed(session: Session, material: Material, stage: str, plan: Train, store: str) -> Iterator[Replay]:
     """The teacher's stored logits: a file beside the decoded photos, named for all that it depends on.
 
     Bits depend on the device, its precision and threads, and on how a batch is shared by processes, so these are in the name too.
@@ -227,8 +227,8 @@ def replayed(session: Session, material: Material, stage: str, plan: Train) -> I
         "device": session.device.choices(),
     }
     name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
-    file = material.cache / f"teacher-{name}.{config.teacher.store}"
-    replay = Replay(file, (len(mine), len(material.dataset.classes)), config.teacher.store, session.log)
+    file = material.cache / f"teacher-{name}.{store}"
+    replay = Replay(file, (len(mine), len(material.dataset.classes)), store, session.log)
     try:
         yield replay
     finally:

@@ -85,9 +85,9 @@ class Budget:
         self.count(kind, self.clock() - start)
 
     def count(self, kind: str, seconds: float) -> None:
-        known = self.longest.get(kind, 0) if self.times[kind] else 0  # what an earlier session took is only the first guess
+        known = self.longest.get(kind, 0.0) if self.times[kind] else 0.0  # what an earlier session took is only the first guess
         self.longest[kind] = max(known, seconds)
-        self.spent[kind] += seconds
+        self.spent[kind] += seconds  # type: ignore[assignment]  # a Counter of floats: what is missing reads as 0
         self.times[kind] += 1
 
     def reserve(self, *kinds: str) -> float:

@@ -94,6 +94,16 @@ class Checkpoints:
         """What `finish` was given, None before."""
         return self.world.lead(lambda: self.newest(done=True))
 
+    def finished(self) -> dict[str, Any]:
+        """The same of a stage that is over.
+
+        Raises:
+            KitError: its result is gone.
+        """
+        if (result := self.result()) is None:
+            raise KitError(f"The result of {self.stage} is gone from {self.folder}. Run the same command again: it makes it anew.")
+        return result
+
     def clear(self) -> None:
         """Remove all but the result."""
         for saved in self.files() if self.world.first else ():

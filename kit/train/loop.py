@@ -246,7 +246,7 @@ def finish_epoch(state: Training, evaluate: Evaluate, steps_per_epoch: int, trai
     slower = {"rate": state.rate} if state.rate != 1 else {}
     state.history.append({"epoch": epoch, "step": state.step, **losses, **slower, **{name: round(v, 6) for name, v in scores.items()}})
     state.sums = {}
-    if state.average and epoch > train.swa_from * train.epochs:
+    if state.average and epoch > (train.swa_from or 0) * train.epochs:
         state.average.update_parameters(state.network)
     offer(state, deployed, scores, steps_per_epoch)
     state.remember()

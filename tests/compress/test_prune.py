@@ -26,7 +26,7 @@ def trained_looking(name):
 
 
 def slimmed(name, target, student=None, **how):
-    return slim(student or trained_looking(name), name, 11, 64, Prune(**how), target, batches=batch)
+    return slim(student or trained_looking(name), name, 11, 64, Prune(**how), target, batches=batch, size_of=count_parameters)
 
 
 def batch(step):
@@ -137,6 +137,6 @@ def test_a_limit_that_nothing_fits_is_refused():
 
 def test_criteria_that_lack_what_they_need_say_so():
     with pytest.raises(KitError, match="needs photos"):
-        slim(trained_looking("hw13"), "hw13", 11, 64, Prune(criterion="taylor"), Target(30_000))
+        slim(trained_looking("hw13"), "hw13", 11, 64, Prune(criterion="taylor"), Target(30_000), size_of=count_parameters)
     with pytest.raises(KitError, match="no batch norm whose γ"):
-        slim(build_student("timm/convnext_atto", (), 5), "timm/convnext_atto", 5, 64, Prune(), Target(30_000))
+        slim(build_student("timm/convnext_atto", (), 5), "timm/convnext_atto", 5, 64, Prune(), Target(30_000), size_of=count_parameters)

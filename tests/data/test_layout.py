@@ -30,7 +30,7 @@ def test_the_flat_layout_is_found_at_any_depth(copy, tmp_path):
     assert dataset.root == copy
     assert [len(split) for split in dataset.splits] == [120, 60, 24]
     assert np.bincount(dataset.training.labels).tolist() == [20] * 6
-    assert dataset.evaluation.labels is None
+    assert not dataset.evaluation.labelled
     assert dataset.evaluation.paths[3].name == "0003.jpg"
 
 
