@@ -4,6 +4,9 @@
 as it was; `record` asks the recipe that came of it for forty epochs with three seeds, against its opponents.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from kit.config.recipes import BOSS, KNOWN, boss, medium, record
 from kit.config.schema import Config, Predict, Student, Train
 from kit.config.schema import Data as Photos
@@ -11,18 +14,19 @@ from kit.config.terms import AFD, AT, CE, CRD, DIST, DKD, KD, MLKD, RKD, SP, Hin
 from kit.studies.study import Arm, Changes, Study, proving_ground, replaced
 
 PHOTOS = "photos of Food-101 regrouped into Food-11's classes, stored at 64 px"
-# The blocks that end the students' maps of an eighth, a sixteenth and a thirty-second of the photo's side are held against the teacher's.
+# The blocks that end the students' maps of a quarter, an eighth and a sixteenth of the photo's side are held against the teacher's.
 STAGES = {
     "record": (1, 3, 5),
     "wide": (0, 2, 4),
     "deep": (0, 4, 8),
     "inverted": (0, 2, 5),
-    "large": (1, 4, 6),
+    "large": (0, 3, 5),
     "branched": (0, 2, 4),
     "bottleneck": (0, 1, 2),
     "boss": (0, 1, 2),
 }
 FIRST = "wide"
+WIDE_END = (32, 16, 16, 56, 24, 24, 92, 34, 30, 128, 26, 26, 512)  # of `bottleneck`: as many channels as the teacher's classifier takes
 LITTLE = CE(weight=0.1)
 
 
@@ -51,7 +55,7 @@ def under(config: Config, name: str) -> Config:
     return replaced(config, {"student.name": name, "student.widths": (), "distill": dump(terms), "limit": None})
 
 
-def dump(terms: list[Term] | tuple[Term, ...]) -> list[dict]:
+def dump(terms: Sequence[Term]) -> list[dict[str, Any]]:
     return [term.model_dump() for term in terms]
 
 
@@ -113,7 +117,11 @@ def screen() -> Study:
         varied("crd", terms(kd, LITTLE, CRD(weight=0.2, **last)), "contrastive, from the last maps"),
         varied("review", terms(kd, LITTLE, Review(**maps)), "ReviewKD"),
         varied("afd", terms(kd, LITTLE, AFD(weight=10, **maps)), "stages matched by attention"),
-        varied("simkd", terms(SimKD(**last)), "the teacher's classifier on the student's maps"),
+        varied(
+            "simkd",
+            {"student.name": "bottleneck", "student.widths": WIDE_END} | terms(SimKD(student="blocks.3", teacher="layer4")),
+            "the teacher's classifier on maps of a bottleneck that ends as wide",
+        ),
     )
     question = (
         "Which ideas move a student of at most 60,000 parameters, and which don't? Each is one change to the same first try, `first`: "

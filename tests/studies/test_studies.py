@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 
 from kit.config.recipes import sample
+from kit.console import Log
 from kit.errors import KitError
+from kit.pipeline import check_recipe
 from kit.studies.catalogue import STUDIES, choose, find_study
 from kit.studies.document import markdown, write
 from kit.studies.hw7_pipeline import slimmed
 from kit.studies.journal import append, read
-from kit.studies.runner import Place, digest_of, run_study
+from kit.studies.runner import Place, configured, digest_of, run_study
 from kit.studies.study import Arm, Study, replaced
 from kit.studies.tables import rows
 from kit.train.budget import Budget
@@ -118,6 +120,18 @@ def test_every_arm_is_a_config_in_every_setting(name):
         digests = {digest_of(study, arm, 1, setting) for arm in study.arms}
         same = setting != "tiny" and len(digests) < len(study.arms)  # tiny batches are all of one size
         assert not same, f"two arms of {name} are the same run when {setting}"
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_arm_would_begin(name, tmp_path):
+    """What a run refuses at its start is better refused here than in the night in which the study runs."""
+    study, seen = find_study(name), set()
+    for arm in study.arms:
+        config = configured(study, arm, 1, "reduced")
+        what = config.model_dump_json(include={"student", "distill", "prune", "limit", "competition", "pack"})
+        if what not in seen:
+            check_recipe(config, Log(tmp_path / "log.txt"))
+            seen.add(what)
 
 
 def test_unknown_names_are_answered_with_the_nearest():
