@@ -286,8 +286,9 @@ class Config(Section):
         return type(self).model_validate(value)
 
     def digest(self) -> str:
-        """Of all that decides the result; sixteen hex digits."""
-        value = self.settled().model_dump(mode="json")
+        """Of all that decides the result; sixteen hex digits. What is None counts as not there, so that a later version's new section
+        leaves the digests of before."""
+        value = self.settled().model_dump(mode="json", exclude_none=True)
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -296,8 +297,9 @@ HARMLESS = ("teacher.expected_accuracy", "data.workers", "train.save_seconds", "
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """`section.field: old → new` for every field that decides the result and differs between two dumped configs."""
-    flat_old, flat_new = flatten(old), flatten(new)
+    """`section.field: old → new` for every field that decides the result and differs between two dumped configs. One that an earlier
+    version of the kit did not have is at its default there."""
+    flat_old, flat_new = flatten(of_today(old)), flatten(of_today(new))
     names = [name for name in dict.fromkeys((*flat_old, *flat_new)) if name not in HARMLESS]
     missing = "(absent)"
     return [
@@ -305,6 +307,14 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for name in names
         if flat_old.get(name, missing) != flat_new.get(name, missing)
     ]
+
+
+def of_today(dumped: dict[str, Any]) -> dict[str, Any]:
+    """A dumped config with the fields that have come since; as it is where it is no config any more."""
+    try:
+        return Config.model_validate(dumped).model_dump(mode="json")
+    except ValidationError:
+        return dumped
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

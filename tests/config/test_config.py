@@ -75,6 +75,15 @@ def test_an_unknown_recipe_lists_the_nearest():
         recipe("bos")
 
 
+def test_a_config_of_an_earlier_version_is_none_of_another_run():
+    """It lacks the sections and fields that have come since."""
+    now = recipe("record").model_dump(mode="json")
+    old = {name: section for name, section in now.items() if name != "lowrank"}
+    old["train"] = {name: value for name, value in old["train"].items() if name != "sam_rho"}
+    assert differences(old, now) == []
+    assert differences(old | {"recipe": 7}, now)[0] == "recipe: 7 → record"
+
+
 def test_differences_name_both_values():
     old, new = recipe("boss").model_dump(), override(recipe("boss"), ["train.lr=0.01", "data.workers=9"]).model_dump()
     assert differences(old, new) == ["train.lr: 0.001 → 0.01"]
