@@ -2,9 +2,7 @@
 
 import copy
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,19 +14,18 @@ from kit.compress.lowrank import factorise, ranks_in, ranks_of_energy, ranks_wit
 from kit.compress.lsq import with_steps
 from kit.config.competitions import competition
 from kit.config.schema import Config, LowRank, Train
-from kit.config.terms import FixedKD, SimKD
+from kit.config.terms import SimKD
 from kit.distill.align import classifier, take_classifier
 from kit.distill.objective import Objective
-from kit.distill.panel import Panel
-from kit.distill.replay import Fixed, Replay
 from kit.errors import KitError
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
 from kit.models.widths import widths_for
 from kit.rng import derive
 from kit.session import Session
 from kit.stages.assistant import refuse_other_classes
-from kit.stages.photos import Material, make_order
+from kit.stages.photos import Material
 from kit.stages.prune import steps_of
+from kit.stages.recall import recalled
 from kit.stages.rehearsal import rehearse
 from kit.stages.teacher import on_device
 from kit.stages.training import train
@@ -188,49 +185,3 @@ def learn(
         checkpoints.finish(state.step, done)
     student.load_state_dict(done["best"]["weights"])
     session.note(stage, accuracy=done["best"]["accuracy"], epoch=done["best"]["epoch"], parameters=count_parameters(student))
-
-
-@contextmanager
-def recalled(session: Session, material: Material, stage: str, plan: Train, looking: Panel) -> Iterator[Replay | Fixed | None]:
-    """What answers for the teacher, where it is not asked about each view: logits that were stored, or fixed ones."""
-    if any(isinstance(term, FixedKD) for term in session.config.distill):
-        yield fixed_labels(session, material, plan, looking)
-    elif store := session.config.teacher.store:
-        with replayed(session, material, stage, plan, store) as replay:
-            yield replay
-    else:
-        yield None
-
-
-def fixed_labels(session: Session, material: Material, plan: Train, looking: Panel) -> Fixed:
-    order, owed = make_order(session, material, plan), ["hand in"] if session.begun_with else []
-    tick = lambda: session.budget.insist("the teacher had seen the training photos", *owed)  # noqa: E731
-    with session.budget.timed("teacher"):
-        logits = predict.logits(looking, material.training, session.config.data, tick=tick)
-    return Fixed(logits, lambda step: order.rows(step)[order.share])
-
-
-@contextmanager
-def replayed(session: Session, material: Material, stage: str, plan: Train, store: str) -> Iterator[Replay]:
-    """The teacher's stored logits: a file beside the decoded photos, named for all that it depends on.
-
-    Bits depend on the device, its precision and threads, and on how a batch is shared by processes, so these are in the name too.
-    """
-    config, order = session.config, make_order(session, material, plan)
-    mine = range(order.batch_size)[order.share]
-    depends = {
-        "teacher": session.identity["teacher"],
-        "photos": session.identity["photos"],
-        "flip": config.teacher.flip,
-        "data": config.settled().data.model_dump(mode="json", exclude={"workers"}),
-        "order": [order.seed, order.batch_size, mine.start, mine.stop, plan.balanced, plan.final_fit],
-        "device": session.device.choices(),
-    }
-    name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
-    file = material.cache / f"teacher-{name}.{store}"
-    replay = Replay(file, (len(mine), len(material.dataset.classes)), store, session.log)
-    try:
-        yield replay
-    finally:
-        replay.close()
-        session.log(f"{stage}: the teacher's logits of {replay.replayed:,} steps were read from {file}, of {replay.computed:,} computed")
