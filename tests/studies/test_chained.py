@@ -1,5 +1,6 @@
 """Arms that need other arms: run in order, again where the other's run is gone, and told apart in the journal by what they began with."""
 
+import importlib.util
 import shutil
 import time
 from dataclasses import replace
@@ -8,9 +9,11 @@ import pytest
 
 from kit.config.recipes import sample
 from kit.data.draw import draw_dataset
+from kit.errors import KitError
 from kit.studies.catalogue import choose, find_study
 from kit.studies.journal import read
-from kit.studies.runner import Place, digest_of, jobs_to_do, run_study
+from kit.studies.runner import Place, digest_of, in_turn, jobs_to_do, run_study
+from kit.studies.spread import over_ray
 from kit.studies.study import Arm, Study, replaced
 from kit.train.budget import Budget
 
@@ -33,10 +36,10 @@ def learnable(tmp_path_factory):
     return draw_dataset(tmp_path_factory.mktemp("drawn"), splits={"training": 400, "validation": 60, "evaluation": 24})
 
 
-def run(study, tmp_path, drawn, said):
+def run(study, tmp_path, drawn, said, how=in_turn):
     place = Place(tmp_path / "journal.jsonl", tmp_path / "arms")
-    how = {"cache": tmp_path / "cache", "budget": Budget(None, started=time.time()), "seeds": [1], "setting": "tiny"}
-    assert run_study(study, place, drawn, **how, say=said.append, teachers=())
+    where = {"cache": tmp_path / "cache", "budget": Budget(None, started=time.time()), "seeds": [1], "setting": "tiny"}
+    assert run_study(study, place, drawn, **where, say=said.append, teachers=(), how=how)
     return place, read(place.journal, study.name, said.append)
 
 
@@ -87,3 +90,21 @@ def test_an_arm_takes_its_real_code_path_to_the_end(name, arm, tmp_path, learnab
     _, entries = run(choose(find_study(name), [arm]), tmp_path, learnable, said)
     assert [entry["state"] for entry in entries] == ["done"] * len(entries), said
     assert entries[-1]["arm"] == arm
+
+
+def test_without_ray_its_option_is_refused_with_the_remedy(tmp_path, learnable):
+    if importlib.util.find_spec("ray"):
+        pytest.skip("Ray is installed")
+    with pytest.raises(KitError, match="pip install ray"):
+        run(chained(), tmp_path, learnable, [], how=over_ray)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_ray_gives_the_journal_that_one_process_gives(tmp_path, learnable):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    said = []
+    _, spread = run(chained(), tmp_path / "ray", learnable, said, how=over_ray)
+    _, alone = run(chained(), tmp_path / "alone", learnable, said)
+    same = lambda entry: {key: entry[key] for key in ("arm", "seed", "digest", "state", "parameters", "bytes")}  # noqa: E731
+    assert [same(entry) for entry in spread] == [same(entry) for entry in alone], said
