@@ -76,8 +76,8 @@ def cifar_slim() -> Study:
         for (percent, left), published in zip(LEFT.items(), accuracies, strict=True):
             under = {"teacher": teacher} if tuned == "dist" else {}
             says = f"{start}, {percent} % of the channels, fine-tuned {'with DIST' if tuned == 'dist' else 'with labels alone'}"
-            line = f"{start}, then {tuned}"
-            arms.append(Arm(f"{start}-{tuned}-{percent}", pruned(pre, left, tuned), says, published, begins=start, curve=line, **under))
+            under |= {"begins": start, "curve": f"{start}, then {tuned}"}
+            arms.append(Arm(f"{start}-then-{tuned}-{percent}", pruned(pre, left, tuned), says, published, **under))
     for percent, left in LEFT.items():
         config, says = pruned(pre, left, "dist", criterion="random"), f"sparse-dist, as many at random ({percent} %), fine-tuned with DIST"
         arms.append(Arm(f"random-{percent}", config, says, begins="sparse-dist", teacher=teacher, curve="random, then dist"))
@@ -85,7 +85,7 @@ def cifar_slim() -> Study:
         Arm(
             "scratch-20",
             pruned(pre, LEFT[20], "dist", scratch=True),
-            "the network of sparse-dist-dist-20 with new weights",
+            "the network of sparse-dist-then-dist-20 with new weights",
             "0.7266",
             begins="sparse-dist",
             teacher=teacher,

@@ -69,7 +69,7 @@ def test_an_arm_whose_source_changed_is_another_one():
 
 # One arm of each kind that the seeds' studies have, and all that it needs.
 SAMPLE = (
-    ("cifar-slim", "sparse-dist-labels-20"),
+    ("cifar-slim", "sparse-dist-then-labels-20"),
     ("cifar-slim", "scratch-20"),
     ("cifar-slim", "random-5"),
     ("hw7-architectures", "fixed-labels"),
