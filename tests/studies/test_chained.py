@@ -85,9 +85,9 @@ SAMPLE = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "arm"), SAMPLE)
-def test_an_arm_takes_its_real_code_path_to_the_end(name, arm, tmp_path, learnable):
+def test_an_arm_takes_its_real_code_path_to_the_end(name, arm, tmp_path):
     said = []
-    _, entries = run(choose(find_study(name), [arm]), tmp_path, learnable, said)
+    _, entries = run(choose(find_study(name), [arm]), tmp_path, draw_dataset(tmp_path / "photos"), said)
     assert [entry["state"] for entry in entries] == ["done"] * len(entries), said
     assert entries[-1]["arm"] == arm
 
