@@ -34,13 +34,20 @@ def bundle(
         say(f"for the plain kaggle command, put your user name for {NOBODY} in {kernel / 'kernel-metadata.json'}; kit push does it itself")
 
 
-@app.command(rich_help_panel="Kaggle", epilog="Example: `kit push record --wait`.")
+@app.command(
+    rich_help_panel="Kaggle",
+    epilog="Example: `kit push record --wait`, or a quarter of a study's arms: `kit push study --study hw13 --shard 1/4`.",
+)
 def push(
     name: KernelArgument,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the session's log to its end; fails if it does.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the request; send nothing.")] = False,
     timeout: Annotated[str | None, typer.Option(help="Kaggle ends the session after this, such as 9h.", show_default=False)] = None,
     patience: Annotated[str, typer.Option(help="How long to wait for a free session when two are running, such as 2h.")] = "0s",
+    study: Annotated[str | None, typer.Option(help="For the kernel study: which one.", show_default=False)] = None,
+    arms: Annotated[list[str] | None, typer.Option("--arm", help="Only this arm of it; may be repeated.", show_default=False)] = None,
+    shard: Annotated[str, typer.Option(help="Only every n-th of its arms, from the k-th on: k/n.")] = "1/1",
+    seeds: Annotated[int, typer.Option(min=1, help="How many, of a study's arms.")] = 1,
 ) -> None:
     """Bundle a kernel and start its session on Kaggle; success is a version number and no dropped source."""
     from kit.remote import push as pushing
@@ -49,15 +56,28 @@ def push(
     from kit.train.budget import parse_duration
 
     kernel, kaggle = kernel_folder(name), connect()
+    changes, environment = share(study, arms or [], shard, seeds, kaggle.user) if study else ({}, {})
     if dry_run:
-        metadata = pushing.read_metadata(kernel, kaggle.user)
-        print(pushing.describe(metadata, write_bundle(kernel).read_text(encoding="utf-8")))
+        metadata = pushing.changed(pushing.read_metadata(kernel, kaggle.user), changes)
+        print(pushing.describe(metadata, write_bundle(kernel, environment=environment).read_text(encoding="utf-8")))
         return
-    seconds = round(parse_duration(timeout)) if timeout else None
-    pushed = pushing.push(kernel, kaggle, say, timeout=seconds, patience=parse_duration(patience))
+    how = {"timeout": round(parse_duration(timeout)) if timeout else None, "patience": parse_duration(patience)}
+    pushed = pushing.push(kernel, kaggle, say, **how, changes=changes, environment=environment)
     say(f"{pushed.ref} version {pushed.version}: {pushed.url}")
     if wait:
         pushing.wait_for(pushed, kaggle, say).insist(f"{pushed.ref} version {pushed.version}")
+
+
+def share(study: str, arms: list[str], shard: str, seeds: int, user: str) -> tuple[dict[str, str], dict[str, str]]:
+    """(what the kernel is called, so that shares are at work beside each other; the variable that tells its session what to run)."""
+    from slugify import slugify
+
+    from kit.studies.shard import ORDER, Share
+
+    part = Share(study=study, arms=tuple(arms), shard=shard, seeds=seeds)
+    part.chosen()
+    title = f"kit study {part.called()}"
+    return {"id": f"{user}/{slugify(title)}", "title": title}, {ORDER: part.model_dump_json()}
 
 
 @app.command(rich_help_panel="Kaggle", epilog="Example: `kit chain record`, left alone over night; started again it goes on.")

@@ -174,6 +174,7 @@ def study(
     tiny: Annotated[bool, typer.Option("--tiny", help="The same path in seconds; its figures stay in --out.")] = False,
     halving: Annotated[bool, typer.Option("--halving", help="Stop arms that lag behind the others early; needs optuna.")] = False,
     full: Annotated[bool, typer.Option("--full", help="The arms as they are, for a GPU; default: reduced to this machine's size.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Arms go to Ray: several machines or GPUs at once; pip install ray.")] = False,
     teachers: TeacherOption = None,
     cache: CacheOption = None,
 ) -> None:
@@ -182,7 +183,8 @@ def study(
     from kit.data.draw import draw_dataset
     from kit.studies.document import write
     from kit.studies.journal import read
-    from kit.studies.runner import Place, run_study
+    from kit.studies.runner import Place, in_turn, run_study
+    from kit.studies.spread import over_ray
     from kit.train.budget import Budget, parse_duration
 
     asked = choose(find_study(name), only or [])
@@ -192,22 +194,12 @@ def study(
     data = data or draw_dataset(out / "photos")
     clone = submissions_folder() and not tiny
     folder = docs or (Path("docs/studies") if clone else out)
-    place = Place(folder / f"{name}.jsonl", out / "arms")
+    place = Place(folder / f"{name}.jsonl", (out / "arms").resolve() if ray else out / "arms")
     setting = "tiny" if tiny else "full" if full else "reduced"
     limit = Budget(parse_duration(budget) if budget else None)
     first = asked.arms[0].config.train.seed
     numbers = range(first, first + seeds)
-    run_study(
-        asked,
-        place,
-        data,
-        cache=cache_folder(cache),
-        budget=limit,
-        seeds=numbers,
-        setting=setting,
-        say=say,
-        teachers=teachers or (),
-        halving=halving,
-    )
+    where = {"cache": cache_folder(cache), "budget": limit, "how": over_ray if ray else in_turn, "halving": halving}
+    run_study(asked, place, data, **where, seeds=numbers, setting=setting, say=say, teachers=teachers or ())
     for file in write(find_study(name), read(place.journal, name, say), setting, folder):
         say(f"{file}")

@@ -13,6 +13,7 @@ import io
 import json
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +27,26 @@ DOCSTRING = re.compile(r'\s*"""(?P<text>.*?)"""', re.DOTALL)
 LIMIT = 1_000_000  # bytes of text, several times what the package takes
 
 
-def bundle(kernel: Path, least_step: int = 0) -> Path:
+def bundle(kernel: Path, least_step: int = 0, environment: Mapping[str, str] | None = None) -> Path:
     """Write `<kernel>/build/main.py` from `<kernel>/main.py`, and return it.
 
     Args:
         least_step: of the run that the session goes on with; finding less, it stops at once.
+        environment: variables that the session has, where nothing else has set them.
     Raises:
         KitError: there is no such head, it holds a credential, or it makes a script that is no Python or over 1 MB.
     """
-    text = compose(kernel, read_head(kernel), least_step)
+    text = compose(kernel, read_head(kernel), least_step, environment)
     built = make_folder(kernel / "build") / "main.py"
     write_durably(built, text.encode())
     return built
 
 
-def compose(kernel: Path, head: str, least_step: int = 0) -> str:
+def compose(kernel: Path, head: str, least_step: int = 0, environment: Mapping[str, str] | None = None) -> str:
     """The script's text. Raises as `bundle`."""
     files = kit_files() | carried_files()
     refuse_credentials({f"{kernel / 'main.py'}": head.encode()} | files)
-    text = script(kernel.name, head, pack(files), least_step)
+    text = script(kernel.name, head, pack(files), least_step, environment or {})
     refuse_broken(text, kernel / "main.py")
     return text
 
@@ -117,10 +119,11 @@ def pack(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def script(name: str, head: str, archive: bytes, least_step: int) -> str:
+def script(name: str, head: str, archive: bytes, least_step: int, environment: Mapping[str, str]) -> str:
     first = 'import os, time; os.environ.setdefault("KIT_SESSION_STARTED", str(time.time()))  # the budget counts from here'
     if least_step:
         first += f'\nos.environ.setdefault("KIT_LEAST_STEP", "{least_step}")  # what the session before this one ended with'
+    first += "".join(f"\nos.environ.setdefault({key!r}, {value!r})" for key, value in environment.items())
     digest, content = hashlib.sha256(archive).hexdigest(), base64.b64encode(archive).decode()
     return (
         f"# Written by `kit bundle {name}`, not to be edited. Below the long line stands kernels/{name}/main.py, the part to read.\n"

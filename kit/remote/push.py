@@ -58,6 +58,7 @@ def push(
     patience: float = 0,
     least_step: int = 0,
     changes: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
     before: int | None = None,
 ) -> Pushed:
     """Bundle and send a kernel, once.
@@ -65,6 +66,7 @@ def push(
     Args:
         least_step: of the run that the session must find attached.
         changes: what is sent instead of the metadata's own fields; sources are added to those.
+        environment: variables of the session.
         before: the newest version when this push was first tried, where an earlier command may have been killed in the middle of it.
         timeout: after which Kaggle ends the session, seconds; None for its own limit.
         patience: how long to wait for a free session, seconds.
@@ -73,7 +75,7 @@ def push(
         KitError: what is wrong with the metadata, or what Kaggle refused, in its words.
     """
     metadata = changed(read_metadata(kernel, kaggle.user), changes or {})
-    text = bundle(kernel, least_step).read_text(encoding="utf-8")
+    text = bundle(kernel, least_step, environment).read_text(encoding="utf-8")
     wanted = request(metadata, text, timeout)
     version, source = newest_version(kaggle, metadata["id"])
     before, deadline, pauses = version if before is None else before, time.monotonic() + patience, iter(PAUSES)

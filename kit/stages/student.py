@@ -100,7 +100,7 @@ def take_weights(session: Session, material: Material, student: nn.Module, sourc
         done = {"widths": widths_of(student), "history": [], "best": best}
         checkpoints.finish(0, done)
     session.log(f"distil: the weights of {found.origin} in {source} instead of training")
-    session.note("distil", accuracy=done["best"]["accuracy"], epoch=0, parameters=count_parameters(student))
+    session.note("distil", accuracy=done["best"]["accuracy"], epoch=0, parameters=count_parameters(student), widths=done["widths"])
 
 
 def finetune(session: Session, material: Material, student: nn.Module, teachers: Sequence[nn.Module], stage: str) -> nn.Module:
@@ -184,4 +184,5 @@ def learn(
         done = {"widths": widths} | state.state()
         checkpoints.finish(state.step, done)
     student.load_state_dict(done["best"]["weights"])
-    session.note(stage, accuracy=done["best"]["accuracy"], epoch=done["best"]["epoch"], parameters=count_parameters(student))
+    best = done["best"]
+    session.note(stage, accuracy=best["accuracy"], epoch=best["epoch"], parameters=count_parameters(student), widths=widths)

@@ -49,7 +49,7 @@ def markdown(study: Study, entries: list[Entry], setting: str, drawn: list[str] 
         as_table(frame(study, made)),
         *(f"![{figures.SAYS[name.removeprefix(study.name)]}]({name}.svg)" for name in drawn),
         *section("Published and measured", published(study, made)),
-        *section("Stage by stage", as_table(steps(made))),
+        *section("Stage by stage", folded("Accuracy, parameters and bytes, means over seeds", as_table(steps(made)))),
         *study.remarks,
         *(section("Networks", layers(study)) if study.layers else ()),
         f"Device: {', '.join(machines)}. Commits: {', '.join(commits)}. Made by `kit study {study.name}` from its journal alone.",
@@ -59,6 +59,10 @@ def markdown(study: Study, entries: list[Entry], setting: str, drawn: list[str] 
 
 def section(title: str, content: str) -> tuple[str, ...]:
     return (f"## {title}", content) if content else ()
+
+
+def folded(title: str, content: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>" if content else ""
 
 
 def as_table(table: pd.DataFrame) -> str:
@@ -89,5 +93,5 @@ def layers(study: Study) -> str:
             for path, shape, parameters in layer_rows(network, sizes[name])
         )
         title = f"{name}: {count_parameters(network):,} parameters at {sizes[name]} px"
-        parts.append(f"<details><summary>{title}</summary>\n\n{as_table(table)}\n\n</details>")
+        parts.append(folded(title, as_table(table)))
     return "\n\n".join(parts)

@@ -23,6 +23,7 @@ SAYS = {
     "-pruning": "channels that are left of each layer",
 }
 BLUE, ORANGE, GREY, PALE = "#2563eb", "#b45309", "#6b7280", "#e5e7eb"
+WHITE = {"fc": "white", "ec": "none", "pad": 1}  # behind words that an arrow would cross
 WIDE = 2.4  # of a column of boxes, inches
 
 
@@ -91,13 +92,15 @@ def curves(made: list[Row]) -> Any:
         line += points_between(row)
     if not lines:
         return None
-    figure, axes = new_figure(7, 4.2)
-    for name, line in sorted(lines.items()):
+    figure, axes = new_figure(8, 4.2)
+    for i, (name, line) in enumerate(sorted(lines.items())):
         parameters, accuracies, spreads = zip(*sorted(line), strict=True)
-        axes.errorbar(parameters, accuracies, yerr=spreads, marker="o", markersize=4, capsize=3, label=name)
+        look = {"marker": "o", "markersize": 4, "capsize": 3, "color": f"C{i % 10}", "linestyle": "--" if i > 9 else "-"}
+        axes.errorbar(parameters, accuracies, yerr=spreads, label=name, **look)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("parameters")
     axes.set_ylabel("validation accuracy")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -165,7 +168,8 @@ def draw_distillation(study: Study, arm: Arm) -> Any:
     left, right = column(axes, 0, f"teacher: {title}", theirs, ORANGE), column(axes, 1, f"student: {named(config)}", ours, BLUE)
     last = (list(left.values())[-1], list(right.values())[-1])
     for i, term in enumerate(config.distill):
-        says = f"{term.loss} × {term.weight:g}" + ("" if term.ramp == "constant" else f" × {term.ramp}")
+        heat = f", T = {term.temperature:g}" if hasattr(term, "temperature") else ""
+        says = f"{term.loss} × {term.weight:g}" + ("" if term.ramp == "constant" else f" × {term.ramp}") + heat
         if isinstance(term, (OfMaps, OfStages)):
             pairs = zip(*(names if isinstance(names, tuple) else (names,) for names in (term.teacher, term.student)), strict=False)
             ends = [(place(left, a), place(right, b)) for a, b in pairs]
@@ -176,7 +180,7 @@ def draw_distillation(study: Study, arm: Arm) -> Any:
             ends = [last]
         for a, b in ends:
             axes.annotate("", (b[0] - 0.3, b[1]), (a[0] + 0.3, a[1]), arrowprops={"arrowstyle": "->", "color": ORANGE})
-            axes.text(0.5, (a[1] + b[1]) / 2 + 0.15 + 0.5 * i, says, ha="center", fontsize=8, color=ORANGE)
+            axes.text(0.5, (a[1] + b[1]) / 2 + 0.15 + 0.5 * i, says, ha="center", fontsize=8, color=ORANGE, bbox=WHITE)
     return figure
 
 
@@ -187,22 +191,22 @@ def place(column: dict[str, tuple[float, float]], name: str) -> tuple[float, flo
 
 
 def pruning(made: list[Row]) -> Any:
-    """A line for each pruned arm: how much of each layer is left, by its first seed, with the widths."""
+    """A line for each pruned arm, and one for the student before: how much of each layer is left, by the first seed, with the widths."""
     found = {}
-    for row in made:
-        widths = [each["widths"] for each in (row.stages[0] if row.stages else {}).values() if each.get("widths")]
-        if widths and row.arm.curve:
-            found[row.arm.name] = widths[-1]
+    for row in [row for row in made if row.arm.curve and row.stages]:
+        widths = [each["widths"] for each in row.stages[0].values() if each.get("widths")]
+        if len(widths) > 1:
+            found |= {"before": widths[0], row.arm.name: widths[-1]}
     if not found or len({len(widths) for widths in found.values()}) > 1:
         return None
-    whole = [max(column) for column in zip(*found.values(), strict=True)]
-    shares = [[width / most for width, most in zip(widths, whole, strict=True)] for widths in found.values()]
-    figure, axes = new_figure(2 + 0.45 * len(whole), 0.9 + 0.26 * len(found))
+    shares = [[width / before for width, before in zip(widths, found["before"], strict=True)] for widths in found.values()]
+    layers = range(len(found["before"]))
+    figure, axes = new_figure(2 + 0.45 * len(layers), 0.9 + 0.26 * len(found))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
     for y, widths in enumerate(found.values()):
         for x, width in enumerate(widths):
             axes.text(x, y, str(width), ha="center", va="center", fontsize=7)
     axes.set_yticks(range(len(found)), list(found), fontsize=7)
-    axes.set_xticks(range(len(whole)), [str(i + 1) for i in range(len(whole))], fontsize=7)
-    axes.set_xlabel("width, from the input to the answer (channels left)")
+    axes.set_xticks(layers, [str(layer + 1) for layer in layers], fontsize=7)
+    axes.set_xlabel("channels left of each width, from the input to the answer")
     return figure

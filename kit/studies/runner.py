@@ -59,6 +59,32 @@ class Job:
     begin: Path | None
 
 
+def in_turn(
+    jobs: Sequence[Job],
+    data: Path,
+    cache: Path,
+    budget: Budget,
+    keep: Callable[[Entry], None],
+    say: Say,
+    lags: Callable[[Job], bool] = lambda job: False,
+    watched: Callable[[Job], Watch | None] = lambda job: None,
+) -> bool:
+    """One job after the other in this process; whether all are done. lags: which are left out by now. watched: what may stop one."""
+    for job in jobs:
+        watch = watched(job)
+        if lags(job):
+            continue
+        if budget.stop or budget.left() < LEAST:
+            say(f"the budget is over: {job.arm} with seed {job.seed} is next; the same command goes on from here")
+            return False
+        entry = run_job(job, data, cache, budget, watch)
+        if entry is None:
+            say(f"{job.arm} with seed {job.seed} is half done; the same command goes on from here")
+            return False
+        keep(entry)
+    return True
+
+
 def run_study(
     study: Study,
     place: Place,
@@ -71,38 +97,38 @@ def run_study(
     say: Say,
     teachers: Sequence[Path],
     halving: bool = False,
+    how: Callable[..., bool] = in_turn,
 ) -> bool:
     """Every arm with every seed, the first seed of all arms first; whether all of it is done.
 
     Args:
         halving: arms that lag are stopped, all but the reference, and not run with further seeds.
+        how: in_turn, or spread.over_ray.
 
     Raises:
-        KitError: another process is at it, or the journal is of other settings.
+        KitError: another process is at it, or the journal is of other settings; or arms that run at once are to be halved.
     """
+    if halving and how is not in_turn:
+        raise KitError("--halving holds an arm against those before it, and --ray runs them all at once: leave one of them out.")
+
+    def keep(entry: Entry) -> None:
+        append(place.journal, entry)
+        say(describe(entry))
+
     try:
         with locked(make_folder(place.runs)):
-            for job in jobs_to_do(study, place, seeds, setting, say, teachers):
-                watch = watch_of(study, job, place, say) if halving else None
-                if halving and is_stopped(read(place.journal, study.name, say), job):
-                    continue
-                if budget.stop or budget.left() < LEAST:
-                    say(f"the budget is over: {job.arm} with seed {job.seed} is next; the same command goes on from here")
-                    return False
-                entry = run_job(job, data, cache, budget, watch)
-                if entry is None:
-                    say(f"{job.arm} with seed {job.seed} is half done; the same command goes on from here")
-                    return False
-                append(place.journal, entry)
-                say(describe(entry))
+            jobs = jobs_to_do(study, place, seeds, setting, say, teachers)
+            if halving:
+                lags = lambda job: is_stopped(read(place.journal, study.name, say), job)  # noqa: E731
+                return in_turn(jobs, data, cache, budget, keep, say, lags, lambda job: watch_of(study, job, place, say))
+            return how(jobs, data, cache, budget, keep, say)
     except Busy:
         raise KitError(f"Another kit study is at work in {place.runs}. Wait for it, or choose another --out.") from None
-    return True
 
 
 def watch_of(study: Study, job: Job, place: Place, say: Say) -> Watch | None:
-    """What looks at an arm after each epoch, beside those of its seed that have ended."""
-    if job.arm == study.reference:
+    """What looks at an arm after each epoch, beside those of its seed that have ended; nothing at one that others need."""
+    if job.arm == study.reference or any(job.arm in arm.needs for arm in study.arms):
         return None
     alike = [e for e in read(place.journal, study.name, say) if (e["seed"], e["setting"]) == (job.seed, job.setting) and e.get("curve")]
     return Halving(job.config.train.epochs, alike).watch()
@@ -151,9 +177,10 @@ def configured(study: Study, arm: Arm, seed: int, setting: Setting) -> Config:
 
 
 def rehearsed(config: Config) -> Config:
-    """Tiny, on all of the few photos. What learns from labels alone may have to teach others, and a teacher that guesses is refused."""
-    longer = {"train.epochs": GUESSER} if all(term.loss == "ce" for term in config.distill) else {}
-    return replaced(config.tiny(), {"data.subset": 1.0} | longer)
+    """Tiny. What learns from labels alone may have to teach others, and a teacher that guesses is refused: it gets all of the few photos,
+    and epochs enough."""
+    guesses = {"train.epochs": GUESSER, "data.subset": 1.0} if all(term.loss == "ce" for term in config.distill) else {}
+    return replaced(config.tiny(), guesses)
 
 
 def digest_of(study: Study, arm: Arm, seed: int, setting: Setting) -> str:
@@ -184,8 +211,6 @@ def over(done: list[Entry], job: Job, journal: Path) -> bool:
 
 def run_job(job: Job, data: Path, cache: Path, budget: Budget, watch: Watch | None = None) -> Entry | None:
     """The journal's line of an arm; None when the budget ended before it. watch: may stop it for good, after any epoch."""
-    entry: Entry = {"study": job.study, "arm": job.arm, "seed": job.seed, "setting": job.setting, "digest": job.digest}
-    entry |= {"epochs": job.config.train.epochs, "image_size": job.config.data.image_size, "commit": commit()}
     session = Budget(budget.seconds, budget.started)  # a run's times are its own
     how = {"cache": cache, "budget": session, "teacher_files": job.teachers, "begin": job.begin}
     lags: list[str] = []  # why the watch stopped it
@@ -201,13 +226,13 @@ def run_job(job: Job, data: Path, cache: Path, budget: Budget, watch: Watch | No
         if session.left() < LEAST:
             return None
         reason = str(error).replace(f"{job.folder.parent}/", "").replace(str(data), "the data's folder")  # no path of this machine
-        return entry | {"state": "failed", "error": reason, "ended": time.strftime("%Y-%m-%d %H:%M:%S")}
+        return failed(job, reason)
     finally:
         budget.stop = budget.stop or (None if lags else session.stop)
     if record["state"] != "done" and not lags:
         return None
-    entry |= {"state": "stopped", "error": lags[0]} if lags else {"state": "done"}
-    entry |= {"ended": time.strftime("%Y-%m-%d %H:%M:%S"), "curve": curve_of(job.folder)} | {name: record.get(name) for name in KEPT}
+    entry = header(job) | ({"state": "stopped", "error": lags[0]} if lags else {"state": "done"})
+    entry |= {"ended": now(), "curve": curve_of(job.folder)} | {name: record.get(name) for name in KEPT}
     return entry | stages_of(record)
 
 
@@ -215,6 +240,19 @@ def curve_of(folder: Path) -> list[float]:
     """Validation accuracy after each epoch of distillation."""
     lines = by_stage(read_lines(folder / "metrics.jsonl")).get("distil", [])
     return [round(line["accuracy"], 6) for line in lines if "accuracy" in line]
+
+
+def header(job: Job) -> Entry:
+    entry: Entry = {"study": job.study, "arm": job.arm, "seed": job.seed, "setting": job.setting, "digest": job.digest}
+    return entry | {"epochs": job.config.train.epochs, "image_size": job.config.data.image_size, "commit": commit()}
+
+
+def failed(job: Job, reason: str) -> Entry:
+    return header(job) | {"state": "failed", "error": reason, "ended": now()}
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def stages_of(record: dict[str, Any]) -> Entry:

@@ -26,7 +26,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def clone(tmp_path):
-    for name in ("smoke", "record"):
+    for name in ("smoke", "record", "study"):
         shutil.copytree(KERNELS / name, tmp_path / "kernels" / name, ignore=shutil.ignore_patterns("build"))
     return tmp_path
 
@@ -202,6 +202,15 @@ def test_a_dry_run_shows_the_request_and_sends_nothing(clone, server):
     assert json.loads(done.stdout)["id"] == REF
     assert "sha256" in json.loads(done.stdout)["text"]
     assert server.calls == []
+
+
+def test_a_share_of_a_study_is_a_kernel_of_its_own_that_knows_what_to_run(clone, server):
+    done = command(clone, "study", "--study", "hw13", "--shard", "2/3", "--dry-run")
+    assert json.loads(done.stdout)["id"] == f"{USER}/kit-study-hw13-2-of-3", done.stderr
+    built = (clone / "kernels" / "study" / "build" / "main.py").read_text()
+    assert 'os.environ.setdefault(\'KIT_STUDY\', \'{"study":"hw13"' in built
+    refused = command(clone, "study", "--study", "hw31", "--dry-run")
+    assert "There is no study 'hw31'. Nearest: hw13" in refused.stderr
 
 
 def test_without_credentials_it_says_where_they_go(clone, server, monkeypatch, tmp_path):

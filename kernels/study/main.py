@@ -1,0 +1,19 @@
+"""Arms of a study, as many as a session of nine hours holds: `kit push study --study hw13 --shard 1/4` says which.
+
+What it leaves is runs and a journal, NAME.jsonl, whose lines belong at the end of docs/studies/NAME.jsonl at home. To go on where a session
+stopped, add this kernel's own id to kernel_sources and push again.
+"""
+
+import os
+import sys
+
+from kit.errors import KitError
+from kit.remote.kernel import places
+from kit.studies.shard import ORDER, carry_out
+from kit.train.budget import Budget, parse_duration
+
+if __name__ == "__main__":  # worker processes import this file too
+    try:
+        carry_out(os.environ.get(ORDER), *places(), Budget(parse_duration("8h30m")), print)
+    except KitError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,88 @@
+"""A share of a study's arms for a machine that shares nothing with the others, as a Kaggle session is.
+
+Arms are dealt out in turn, each with all that it needs, so what several shares need is trained in each of them. A share leaves a journal of
+its own; its lines are appended to the study's, and tables know no difference.
+"""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from kit.config.fields import Count, Section
+from kit.data.cache import cache_folder
+from kit.errors import KitError
+from kit.studies.catalogue import choose, find_study
+from kit.studies.runner import Place, Say, in_turn, run_study
+from kit.studies.spread import over_ray
+from kit.studies.study import Study
+from kit.train.budget import Budget
+
+ORDER = "KIT_STUDY"  # the variable that holds a share as JSON
+LONGEST = 50  # characters of a kernel's title
+
+
+class Share(Section):
+    """arms: empty for all. shard: k/n, every n-th of them from the k-th on."""
+
+    study: str
+    arms: tuple[str, ...] = ()
+    shard: str = "1/1"
+    seeds: Count = 1
+    setting: Literal["tiny", "reduced", "full"] = "full"
+
+    def chosen(self) -> Study:
+        """The study with these arms, and those that they need.
+
+        Raises:
+            KitError: there is no such study, arm or shard.
+        """
+        study, match = find_study(self.study), re.fullmatch(r"(\d+)/(\d+)", self.shard)
+        number, of = map(int, match.groups()) if match else (0, 0)
+        names = (self.arms or [arm.name for arm in study.arms])[max(0, number - 1) :: of or 1]
+        if not (1 <= number <= of and names):
+            raise KitError(f"--shard {self.shard} is no share of {len(self.arms or study.arms)} arms: write k/n, such as 2/4.")
+        return choose(study, names)
+
+    def called(self) -> str:
+        """A name of its own for every share, as short as a title must be."""
+        which = " ".join(self.arms) + (f" {self.shard.replace('/', ' of ')}" if self.shard != "1/1" else "")
+        return f"{self.study} {which}".strip()[: LONGEST - len("kit study ")].strip()
+
+
+def carry_out(order: str | None, inputs: Path, working: Path, budget: Budget, say: Say) -> bool:
+    """A session's share: photos from `inputs`, runs and the journal in `working`; whether it is done. Where the inputs hold an earlier
+    output of it, what that finished is not run again, and what it had begun goes on.
+
+    Raises:
+        KitError: there is no order, or none that can be carried out.
+    """
+    try:
+        share = Share.model_validate_json(order or "")
+    except ValidationError:
+        raise KitError(f"{ORDER} says nothing that can be run. Push this kernel with: kit push study --study NAME.") from None
+    study, journal = share.chosen(), working / f"{share.study}.jsonl"
+    for before in sorted(inputs.rglob(journal.name))[:1] if not journal.exists() else ():
+        say(f"going on with {before.parent}")
+        shutil.copytree(before.parent, working, dirs_exist_ok=True)
+    first = study.arms[0].config.train.seed
+    return run_study(
+        study,
+        Place(journal, working / "arms"),
+        inputs,
+        cache=cache_folder(None),
+        budget=budget,
+        seeds=range(first, first + share.seeds),
+        setting=share.setting,
+        say=say,
+        teachers=(),
+        how=over_ray if cards() > 1 else in_turn,
+    )
+
+
+def cards() -> int:
+    import torch
+
+    return torch.cuda.device_count()

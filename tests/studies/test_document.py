@@ -1,0 +1,93 @@
+"""What a study's document says beyond its table: published beside measured, stages, curves, layer tables, diagrams of the models."""
+
+from dataclasses import replace
+
+import pytest
+from test_chained import chained
+
+from kit.studies import figures
+from kit.studies.catalogue import STUDIES, find_study
+from kit.studies.document import markdown, write
+from kit.studies.networks import boxes, networks_of
+from kit.studies.tables import agreement, rows, steps
+
+
+def entry(arm, seed, accuracy, parameters=1000, stages=()):
+    made = {"study": "chained", "arm": arm, "seed": seed, "digest": "d", "setting": "reduced", "state": "done", "seconds": 60.0}
+    return made | {
+        "validation_accuracy": accuracy,
+        "parameters": parameters,
+        "bytes": 20,
+        "device": "CPU",
+        "commit": "c",
+        "stages": dict(stages),
+    }
+
+
+def journal(slim=0.3):
+    """Three seeds, close together."""
+    pruned = {
+        "teacher": {"accuracy": 0.9},
+        "distil": {"accuracy": 0.5, "parameters": 1000, "bytes": 4000, "widths": [8, 16]},
+        "prune": {"accuracy": 0.2, "parameters": 700, "bytes": 2800, "widths": [6, 11]},
+        "finetune": {"accuracy": slim, "parameters": 700, "bytes": 2800},
+        "quantize": {"accuracy": slim, "parameters": 700, "bytes": 900},
+    }
+    taught = [entry("taught", seed, 0.5 + seed / 1000, stages={"teacher": {"accuracy": 0.8}}) for seed in range(3)]
+    return taught + [entry("slim", seed, slim + seed / 1000, 700, pruned) for seed in range(3)]
+
+
+def test_published_differences_stand_beside_the_measured_ones():
+    says = lambda slim: agreement(chained(), rows(chained(), journal(slim), "reduced")).to_dict("records")[0]  # noqa: E731
+    assert says(0.3) == {"arm": "slim", "against": "taught", "published": "-10.00", "measured": "-20.00", "": "agrees"}
+    assert says(0.7)[""] == "**disagrees**"
+    assert says(0.5)[""] == "unseparated"
+    one = [line for line in journal() if line["seed"] == 0]
+    assert agreement(chained(), rows(chained(), one, "reduced")).to_dict("records")[0][""] == "one seed"
+
+
+def test_stages_have_accuracy_parameters_and_bytes():
+    table = steps(rows(chained(), journal(), "reduced"))
+    assert list(table.stage) == ["distil", "prune", "finetune", "quantize"]
+    assert table.to_dict("records")[1] == {"arm": "slim", "stage": "prune", "accuracy": "0.2000", "parameters": "700", "bytes": "2,800"}
+
+
+def test_teachers_are_shown_where_they_differ():
+    assert "| teacher | accuracy |" in markdown(chained(), journal(), "reduced")
+    alike = [line for line in journal() if line["arm"] == "slim"]
+    assert "| teacher |" not in markdown(chained(), alike, "reduced")
+
+
+def test_a_document_shows_every_figure_and_the_remarks(tmp_path):
+    study = replace(chained(), remarks=("Because it is small.",), layers=True)
+    files = {file.name for file in write(study, journal(), "reduced", tmp_path)}
+    text = (tmp_path / "chained.md").read_text()
+    for kind in figures.SAYS:
+        assert {f"chained{kind}.svg", f"chained{kind}.png"} <= files
+        assert f"](chained{kind}.svg)" in text
+    assert "Because it is small." in text
+    assert "blocks.0.depthwise" in text
+    write(study, journal(), "reduced", tmp_path / "again")
+    assert all((tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in files)
+
+
+def test_a_curve_goes_from_the_whole_student_through_what_was_pruned():
+    axes = figures.curves(rows(chained(), journal(), "reduced")).axes[0]
+    assert next(list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2) == [700, 1000]
+    assert axes.get_legend_handles_labels()[1] == ["slimming"]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_network_of_a_study_is_drawn_with_all_of_its_parameters_but_loose_norms(name):
+    study = find_study(name)
+    for network in networks_of(study).values():
+        whole, shown = sum(p.numel() for p in network.parameters()), sum(count for _, _, count in boxes(network, 64))
+        assert 0.97 * whole < shown <= whole
+
+
+def test_terms_of_maps_are_drawn_between_the_modules_that_they_name():
+    study = find_study("hw13")
+    figure = figures.draw_distillation(study, study.arm("boss"))
+    says = [text.get_text() for text in figure.axes[0].texts]
+    assert "hint × 3" in says
+    assert "kd × 10 × p^2(1-p^2), T = 20" in says

@@ -1,0 +1,77 @@
+"""A share of a study's arms, as a Kaggle session gets it: dealt, bundled, carried out, gone on with."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kit.data.draw import draw_dataset
+from kit.errors import KitError
+from kit.remote.bundle import bundle
+from kit.remote.push import faults
+from kit.studies.catalogue import find_study
+from kit.studies.journal import read
+from kit.studies.shard import ORDER, Share
+
+KERNEL = Path(__file__).parents[2] / "kernels" / "study"
+
+
+def test_shares_hold_every_arm_and_each_what_it_needs():
+    shares = [Share(study="cifar-slim", shard=f"{k}/4").chosen() for k in range(1, 5)]
+    assert {arm.name for share in shares for arm in share.arms} == {arm.name for arm in find_study("cifar-slim").arms}
+    for share in shares:
+        assert {name for arm in share.arms for name in arm.needs} <= {arm.name for arm in share.arms}
+
+
+@pytest.mark.parametrize("shard", ["0/4", "5/4", "4", "1/0", "40/99"])
+def test_a_shard_that_is_none_is_refused(shard):
+    with pytest.raises(KitError, match="write k/n"):
+        Share(study="cifar-slim", shard=shard).chosen()
+
+
+def test_kernels_of_different_shares_have_names_of_their_own_that_kaggle_takes():
+    titles = {f"kit study {Share(study='cifar-slim', shard=f'{k}/4').called()}" for k in range(1, 5)}
+    titles.add(f"kit study {Share(study='hw7-architectures', arms=('richer-views', 'l2-weights', 'fixed-labels')).called()}")
+    assert len(titles) == 5
+    assert max(map(len, titles)) <= 50
+
+
+def test_the_kernel_is_one_that_may_be_pushed():
+    assert faults(json.loads((KERNEL / "kernel-metadata.json").read_text()), "someone") == []
+
+
+@pytest.mark.slow
+def test_a_session_carries_its_share_out_and_the_next_one_has_nothing_left(tmp_path):
+    """The bundle alone, in a process that knows no repository."""
+    kernel = tmp_path / "kernels" / "study"
+    kernel.mkdir(parents=True)
+    (kernel / "main.py").write_text((KERNEL / "main.py").read_text())
+    order = Share(study="cifar-slim", arms=("resnet8x4",), setting="tiny").model_dump_json()
+    script = bundle(kernel, environment={ORDER: order})
+    draw_dataset(tmp_path / "input" / "photos", splits={"training": 120, "validation": 60, "evaluation": 24})
+    assert "resnet8x4, seed 20220013: 0." in session(script, tmp_path, "working")
+    assert [line["arm"] for line in read(tmp_path / "working" / "cifar-slim.jsonl", "cifar-slim", print)] == ["resnet8x4"]
+    (tmp_path / "working").rename(tmp_path / "input" / "before")
+    said = session(script, tmp_path, "working")
+    assert "going on with" in said
+    assert "resnet8x4, seed" not in said
+
+
+def session(script, place, working):
+    (place / working).mkdir()
+    around = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"KIT_KAGGLE": str(place)}
+    done = subprocess.run([sys.executable, script], cwd=place / working, env=around, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_without_an_order_the_session_says_how_to_push_it(tmp_path):
+    script = KERNEL / "main.py"
+    around = os.environ | {"KIT_KAGGLE": str(tmp_path)}
+    done = subprocess.run([sys.executable, script], env=around, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert "kit push study --study NAME" in done.stderr
+    assert "Traceback" not in done.stderr
