@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,3 +90,8 @@ def test_layers_and_rates_are_counted():
     found = measure_rates(CPU, torch.float32)
     assert found.flops > 1e8
     assert found.bandwidth > 1e8
+
+
+def test_the_document_has_a_place_for_every_benchmark():
+    text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert all(text.count(f"<!-- bench {name} -->\n") == text.count(f"kit bench {name} ") == 1 for name in BENCHES)
