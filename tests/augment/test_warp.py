@@ -37,7 +37,7 @@ def as_batch(photo, side, copies=1):
     file = io.BytesIO()
     Image.fromarray(photo).save(file, "png")
     square, _, _ = to_square(file, side)
-    return torch.from_numpy(square)[None].repeat(copies, 1, 1, 1), torch.tensor([[photo.shape[1], photo.shape[0]]] * copies)
+    return torch.from_numpy(square.copy())[None].repeat(copies, 1, 1, 1), torch.tensor([[photo.shape[1], photo.shape[0]]] * copies)
 
 
 def psnr(a, b):
