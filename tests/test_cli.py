@@ -8,7 +8,7 @@ from kit.cli import main  # noqa: F401  brings the verbs
 from kit.cli.app import app
 from kit.errors import KitError
 
-VERBS = ("run", "sample", "predict", "check", "doctor", "bundle", "inspect", "export", "students")
+VERBS = ("run", "sample", "predict", "check", "doctor", "bundle", "inspect", "export", "students", "bench")
 
 
 def invoke(*words):

@@ -7,7 +7,6 @@ import os
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer release
 
 import albumentations as A
-import cv2
 import numpy as np
 
 from kit.config.schema import Augment, Data
@@ -43,8 +42,6 @@ class SeededPipeline:
         self.pipeline: A.Compose | None = None
 
     def __call__(self, photo: np.ndarray, seed: int) -> np.ndarray:
-        if self.pipeline is None:
-            cv2.setNumThreads(0)  # a worker has one core
-            self.pipeline = training_pipeline(self.data, self.augment)
+        self.pipeline = self.pipeline or training_pipeline(self.data, self.augment)
         self.pipeline.set_random_seed(seed)
         return self.pipeline(image=photo)["image"]

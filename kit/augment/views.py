@@ -53,15 +53,19 @@ def training_views(
     Returns:
         Normalised float32 [M, 3, H, H] on the pixels' device, channels last.
     """
-    device, drawn = pixels.device, draw_views(sizes, generator, data, augment, share)
-    stored, turns = stored_sizes(sizes[share], pixels.shape[1]).to(device), tuple(turn.to(device) for turn in drawn.turns)
-    views = warp(pixels, stored, drawn.crop.to(device), drawn.flips.to(device), turns, data.image_size)
-    if drawn.brightness is not None:
-        views = (views * drawn.brightness.to(device)).clamp_(max=255)
-    for kept, grey_of in ((drawn.contrast, mean_grey), (drawn.saturation, grey)):
-        if kept is not None:
-            views = torch.lerp(grey_of(views), views, kept.to(device)).clamp_(0, 255)
-    return normalise(views, data.mean, data.std)
+    drawn = draw_views(sizes, generator, data, augment, share)
+    stored, crop, flips, *turns = (t.to(pixels.device) for t in (stored_sizes(sizes[share], pixels.shape[1]), *drawn[:2], *drawn.turns))
+    brightness, contrast, saturation = (None if kept is None else kept.to(pixels.device) for kept in drawn[3:])
+
+    def finish(views: Tensor, part: slice) -> Tensor:
+        if brightness is not None:
+            views = (views * brightness[part]).clamp_(max=255)
+        for kept, grey_of in ((contrast, mean_grey), (saturation, grey)):
+            if kept is not None:
+                views = torch.lerp(grey_of(views), views, kept[part]).clamp_(0, 255)
+        return normalise(views, data.mean, data.std)
+
+    return warp(pixels, stored, crop, flips, tuple(turns), data.image_size, finish)
 
 
 def grey(views: Tensor) -> Tensor:
@@ -84,8 +88,8 @@ def evaluation_views(pixels: Tensor, sizes: Tensor, data: Data, place: tuple[int
     if place != (0, 0):
         half = crop[:, 2:]
         crop = torch.cat(((1 - half) * torch.tensor(place), half), dim=1)
-    crop = crop.to(device)
-    return normalise(warp(pixels, stored, crop, torch.ones(n, 2, device=device), (), data.image_size), data.mean, data.std)
+    straight, finish = torch.ones(n, 2, device=device), lambda views, part: normalise(views, data.mean, data.std)
+    return warp(pixels, stored, crop.to(device), straight, (), data.image_size, finish)
 
 
 def stored_sizes(sizes: Tensor, square: int) -> Tensor:

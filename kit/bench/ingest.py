@@ -1,7 +1,5 @@
 """`kit bench ingest`: photos on disk to squares of uint8 on disk, by the kit and by PIL in threads."""
 
-import os
-import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -39,7 +37,7 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
 
     threads = f"PIL, {workers} threads"
     ways = [
-        Way("kit, decoding", f"{workers} processes, begun for it, into a file that is flushed", in_a_folder(cache, decoding), len(split)),
+        Way("kit, decoding", f"{workers} threads, into a file that is flushed", in_a_folder(cache, decoding), len(split)),
         Way("kit, the whole cache", "the same, and every photo and the file hashed", in_a_folder(cache, whole), len(split)),
         Way(threads, "decoded whole, reduced bilinearly with antialias, into a file that is flushed", in_a_folder(cache, pil), len(split)),
     ]
@@ -50,10 +48,8 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
     }
     for times in (1, LONGER):
         longer = Split(split.name, split.paths * times, np.tile(split.labels, times))
-        writer, worker = in_a_fresh_process(peak_of_ingest, longer, side, workers, cache)
-        facts[f"peak memory, {len(longer):,} photos"] = (
-            f"{writer:,.0f} MB in the process that writes, {worker:,.0f} MB in each that decodes"
-        )
+        peak = in_a_fresh_process(peak_of_ingest, longer, side, workers, cache)
+        facts[f"peak memory, {len(longer):,} photos"] = f"{peak:,.0f} MB, the whole process with torch"
     return Outcome("ingest", f"Photos decoded once into squares of {side} px", "photos/s", threads, rows, facts)
 
 
@@ -82,9 +78,8 @@ def decode_by_threads(file: Path, split: Split, side: int, threads: int) -> None
     out.flush()
 
 
-def peak_of_ingest(split: Split, side: int, workers: int, folder: Path) -> tuple[float, float]:
-    """MB at the peak: of this process and of the largest worker."""
+def peak_of_ingest(split: Split, side: int, workers: int, folder: Path) -> float:
+    """MB of this process at its peak."""
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=folder) as place:
         decode_into(Path(place) / "pixels.npy", split, side, workers, lambda: None)
-    unit = 1024 if os.uname().sysname == "Linux" else 1
-    return memory("VmHWM"), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e6
+    return memory("VmHWM")

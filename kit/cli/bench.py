@@ -14,7 +14,7 @@ from kit.console import console
 
 @app.command(
     rich_help_panel="Files and checks",
-    epilog="Example: `kit bench feed --data Food-11 --json feed.json`, or of any photos: `kit bench ingest --data photos --json i.json`.",
+    epilog="Example: `kit bench feed --data Food-11 --json feed.json`, or `kit bench step --recipe record …`.",
 )
 def bench(
     name: Annotated[str, typer.Argument(metavar="NAME", help="feed, ingest, step, save or predict.")],

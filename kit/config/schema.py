@@ -59,7 +59,7 @@ class Data(Section):
     holdout: float = Field(0.2, gt=0, lt=1)  # of training, where there is no validation split
     unlabelled: bool = False  # train on the unlabelled/ split too: every term but the labels' own sees it
     skip_bad: bool = False  # leave photos that do not decode out of training and validation
-    workers: int = Field(0, ge=0)  # decoding processes; 0: one per core
+    workers: int = Field(0, ge=0)  # decoding threads, or processes where feed is decode; 0: one per core
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[Positive, Positive, Positive] = IMAGENET_STD
 

@@ -12,24 +12,22 @@ import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kit.console import Log, progress
-from kit.data.decode import chunk_to_squares, die_with_parent, photo_size, signals_held
+from kit.data.decode import photo_size, to_squares
 from kit.data.layout import Split
 from kit.errors import KitError
 from kit.files import StorageError, flush_folder, make_folder, sha256_of, write_durably
 
-VERSION = 2
-CHUNK = 64  # photos a worker takes at once
-AHEAD = 3  # chunks for each worker that are under way or done and not yet written
+VERSION = 3
+CHUNK = 16  # photos a thread takes at once
+AHEAD = 3  # chunks for each thread that are under way or done and not yet written
 Tick = Callable[[], None]
 
 
@@ -74,7 +72,7 @@ def load_photos(
 
     Args:
         side: upper limit of the squares' side, px; pixels are never enlarged into them.
-        workers: decoding processes, 0 for one per core.
+        workers: decoding threads, 0 for one per core.
         skip_bad: leave photos that do not decode out of training and validation.
         tick: called every few photos; it may raise to stop the work (the session's budget).
     Raises:
@@ -150,7 +148,7 @@ def fit_side(split: Split, side: int) -> int:
 
 def content_digest(split: Split, side: int, tick: Tick) -> str:
     """sha256 over the settings and every photo's name and bytes; where the folder lies does not matter, since mounts move."""
-    whole = hashlib.sha256(f"kit cache {VERSION}, {side} px, bilinear antialiased".encode())
+    whole = hashlib.sha256(f"kit cache {VERSION}, {side} px, by area".encode())
     with ThreadPoolExecutor(16) as pool:
         for path, digest in zip(split.paths, pool.map(sha256_of, split.paths), strict=True):
             tick()
@@ -190,7 +188,7 @@ def index_name(content: bytes) -> str:
 
 
 def build(split: Split, side: int, place: Path, log: Log, workers: int, tick: Tick) -> None:
-    """Decode a split with `workers` processes into a new folder, then give it its name."""
+    """Decode a split with `workers` threads into a new folder, then give it its name."""
     for left_over in place.parent.glob(f".{place.name}.*"):
         if not is_running(int(left_over.suffix[1:])):
             shutil.rmtree(left_over, ignore_errors=True)
@@ -220,7 +218,7 @@ def is_running(process: int) -> bool:
 
 
 def decode_into(file: Path, split: Split, side: int, workers: int, tick: Tick) -> tuple[list[tuple[int, int]], dict[int, str]]:
-    """Write pixels.npy in the order of the split. One process writes, so a full disk is an error here and not a signal there."""
+    """Write pixels.npy in the order of the split. One thread writes, so a full disk is an error here and not a signal there."""
     sizes: list[tuple[int, int]] = []
     bad: dict[int, str] = {}
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(split), side, side, 3)}
@@ -231,7 +229,7 @@ def decode_into(file: Path, split: Split, side: int, workers: int, tick: Tick) -
                 if isinstance(square, str):
                     bad[len(sizes)] = square
                     square = np.zeros((side, side, 3), np.uint8), side, side
-                out.write(square[0].tobytes())
+                out.write(np.ascontiguousarray(square[0]))
                 sizes.append((square[1], square[2]))
             out.flush()
             os.fsync(out.fileno())
@@ -241,25 +239,22 @@ def decode_into(file: Path, split: Split, side: int, workers: int, tick: Tick) -
 
 
 def decode(split: Split, side: int, workers: int, tick: Tick) -> Iterator[tuple[np.ndarray, int, int] | str]:
-    """`to_square` of every photo in order, by worker processes. They are a few chunks ahead at most: where the disk is slower than they
-    are, decoded photos don't pile up in memory."""
+    """`to_square` of every photo in order, by threads: PIL and cv2 let go of Python's lock while they work. Processes took half a second
+    to begin and sent every square through a pipe.
+
+    They are a few chunks ahead at most: where the disk is slower than they are, squares don't pile up in memory.
+    """
     chunks = [list(split.paths[i : i + CHUNK]) for i in range(0, len(split), CHUNK)]
     workers = workers or os.cpu_count() or 1
-    pool, coming = ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent), deque[Future[Any]]()
+    pool, coming = ThreadPoolExecutor(workers, "decode"), deque[Future[Any]]()
     try:
         with progress(f"decoding {split.name}", len(split)) as moved:
             for done in range(len(chunks)):
                 while chunks and len(coming) < AHEAD * workers:
-                    with signals_held():  # it may start a worker
-                        coming.append(pool.submit(chunk_to_squares, chunks.pop(0), side))
+                    coming.append(pool.submit(to_squares, chunks.pop(0), side))
                 tick()
                 squares = coming.popleft().result()
                 moved(done * CHUNK + len(squares))
                 yield from squares
-    except BrokenProcessPool:
-        raise KitError(
-            f"A decoding worker was killed by the system while reading {split.name}, most often for want of memory. "
-            "Run the same command with fewer: --set data.workers=1."
-        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

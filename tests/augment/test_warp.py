@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import v2
+from torchvision.transforms import RandomResizedCrop, v2
+from torchvision.transforms.functional import to_tensor
 
 from kit.augment.reference import SeededPipeline, evaluation_pipeline, training_pipeline
 from kit.augment.views import evaluation_views, grey, training_views
@@ -36,7 +37,7 @@ def as_batch(photo, side, copies=1):
     file = io.BytesIO()
     Image.fromarray(photo).save(file, "png")
     square, _, _ = to_square(file, side)
-    return torch.from_numpy(square)[None].repeat(copies, 1, 1, 1), torch.tensor([[photo.shape[1], photo.shape[0]]] * copies)
+    return torch.from_numpy(square.copy())[None].repeat(copies, 1, 1, 1), torch.tensor([[photo.shape[1], photo.shape[0]]] * copies)
 
 
 def psnr(a, b):
@@ -52,6 +53,22 @@ def test_evaluation_views_are_resize_and_centre_crop(size):
     assert psnr(evaluation_views(pixels, sizes, PIXELS)[0], wanted) > 38
     by_albumentations = torch.from_numpy(evaluation_pipeline(PIXELS)(image=photo)["image"]).permute(2, 0, 1) / 255
     assert psnr(by_albumentations, wanted) > 35
+
+
+def test_crops_from_a_cache_of_256_px_are_those_of_the_photos_to_40_db(real):
+    """Crop alone, against PIL and torchvision from the photo as it is. Two of five of these photos are not square."""
+    torch.manual_seed(0)
+    errors, sizes = [], set()
+    for file in sorted((real / "photos512").iterdir())[::15]:
+        photo, (square, width, height) = Image.open(file).convert("RGB"), to_square(file, 256)
+        sizes.add(photo.size)
+        top, left, h, w = RandomResizedCrop.get_params(photo, (0.7, 1.0), (3 / 4, 4 / 3))
+        wanted = to_tensor(v2.functional.resized_crop(photo, top, left, h, w, [224, 224]))
+        crop = torch.tensor([[(2 * left + w) / width - 1, (2 * top + h) / height - 1, w / width, h / height]])
+        view = warp(torch.from_numpy(square.copy())[None], torch.tensor([[256.0, 256.0]]), crop, torch.ones(1, 2), (), 224)
+        errors.append(((view[0] / 255 - wanted) ** 2).mean().item())
+    assert len(sizes) > 3
+    assert 10 * math.log10(1 / np.mean(errors)) > 40
 
 
 def test_without_any_change_the_photo_comes_out_as_it_went_in():

@@ -1,0 +1,97 @@
+"""Every benchmark on a few drawn photos: what it writes, not what the numbers are."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from kit.bench import outcome as outcomes
+from kit.bench.catalogue import BENCHES, run
+from kit.bench.clock import Way, always, measure
+from kit.bench.outcome import Outcome, Row
+from kit.bench.roofline import Layer, Rates, floor, layers_of, measure_rates
+from kit.cli import main  # noqa: F401  brings the verbs
+from kit.cli.app import app
+from kit.config.recipes import recipe
+from kit.config.schema import override
+from kit.errors import KitError
+
+SMALL = ["data.image_size=32", "data.cache_size=32", "train.batch_size=16", "data.workers=1"]
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name == "feed" else []) for name in BENCHES])
+def test_a_benchmark_has_a_value_for_each_way_and_round_and_says_what_it_was_measured_on(name, drawn, tmp_path):
+    found = run(name, override(recipe("boss"), SMALL), drawn, tmp_path / "cache", rounds=2, seconds=0.01)
+    assert found.baseline in [row.way for row in found.rows]
+    assert all(len(row.values) == 2 and min(row.values) > 0 for row in found.rows)
+    assert found.made.keys() >= {"command", "commit", "device", "cores", "threads", "torch"}
+    outcomes.write(found, tmp_path / "found.json")
+    assert outcomes.read(tmp_path / "found.json") == found
+    assert list((tmp_path / "cache").glob(".bench-*")) == []
+
+
+def test_the_verb_writes_json_a_table_and_its_part_of_a_page(drawn, tmp_path):
+    page, words = tmp_path / "page.md", [f"--set={value}" for value in SMALL]
+    page.write_text("before\n<!-- bench save -->\nold\n<!-- end -->\nafter\n<!-- bench feed -->\n<!-- end -->\n")
+    where = ["--data", str(drawn), "--cache", str(tmp_path / "c"), "--json", str(tmp_path / "save.json"), "--page", str(page)]
+    done = CliRunner().invoke(app, ["bench", "save", *where, "--rounds", "1", *words])
+    assert done.exit_code == 0, done.output
+    value = json.loads((tmp_path / "save.json").read_text())
+    assert [row["way"] for row in value["rows"]] == ["kit", "torch.save"]
+    text = page.read_text()
+    assert text.startswith("before\n<!-- bench save -->\n\n| way | ms, median |")
+    assert text.endswith("<!-- end -->\nafter\n<!-- bench feed -->\n<!-- end -->\n")
+    assert "old" not in text
+
+
+def test_mistakes_are_named(drawn, tmp_path):
+    with pytest.raises(KitError, match=r"no benchmark 'fed'.*feed, ingest"):
+        run("fed", recipe("boss"), drawn, tmp_path, 1)
+    with pytest.raises(KitError, match=r"120 photos, a batch is 128.*train.batch_size=120"):
+        run("feed", recipe("boss"), drawn, tmp_path, 1)
+    with pytest.raises(KitError, match="no outcome of kit bench"):
+        outcomes.read(drawn / "training" / "0_0.jpg")
+    (tmp_path / "page.md").write_text("nothing")
+    with pytest.raises(KitError, match=r"no place for this table.*bench x"):
+        outcomes.fill(tmp_path / "page.md", Outcome("x", "", "ms", "a", [Row("a", "", [1.0])], {}))
+
+
+def test_every_way_is_timed_in_every_round_and_ratios_are_of_one_round():
+    calls = {"a": 0, "b": 0}
+
+    def work(name):
+        calls[name] += 1
+        torch.randn(2_000 if name == "a" else 200_000).sum()
+
+    timed = measure([Way(name, "", always(lambda name=name: work(name)), least=3) for name in calls], 4, CPU, seconds=0.002)
+    assert all(len(one.seconds) == 4 for one in timed)
+    assert statistics.median(timed[0].seconds) < statistics.median(timed[1].seconds)
+    assert min(calls.values()) >= 4 * (1 + 1 + 3)
+    rows = [Row("a", "", [10.0, 20.0, 40.0]), Row("b", "", [5.0, 10.0, 10.0])]
+    assert [line[3] for line in outcomes.cells(Outcome("n", "", "ms", "b", rows, {}))] == ["2.00 (2.00–4.00)", "1"]
+
+
+def test_a_floor_is_the_longer_of_arithmetic_and_memory_of_each_layer():
+    layers, rates = [Layer(flops=100, numbers=1), Layer(flops=1, numbers=100)], Rates(flops=10, bandwidth=20)
+    assert floor(layers, rates, torch.float16, 1) == 100 / 10 + 100 * 2 / 20
+    assert floor(layers, rates, torch.float32, 3) == 3 * (100 / 10 + 100 * 4 / 20)
+
+
+def test_layers_and_rates_are_counted():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5, bias=False))
+    conv, linear = layers_of(network, torch.zeros(2, 3, 6, 6))
+    assert (conv.flops, conv.numbers) == (2 * 2 * 8 * 36 * 27, 2 * 3 * 36 + 2 * 8 * 36 + 216)
+    assert linear.flops == 2 * 2 * 5 * 8 * 36
+    found = measure_rates(CPU, torch.float32)
+    assert found.flops > 1e8
+    assert found.bandwidth > 1e8
+
+
+def test_the_document_has_a_place_for_every_benchmark():
+    text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert all(text.count(f"<!-- bench {name} -->\n") == 1 for name in BENCHES)
