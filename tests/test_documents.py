@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from PIL import Image
-from server import Server
+from server import USER, Server
 from typer.main import get_command
 
 from kit.cli import main  # noqa: F401  brings the verbs
@@ -178,7 +178,7 @@ class Clone:
 
     def run(self, line: str) -> None:
         """A command of a document, which must succeed."""
-        line = re.sub(r"\d{4}-\d\d-\d\d(?=-record)", time.strftime("%Y-%m-%d"), line)
+        line = re.sub(r"\d{4}-\d\d-\d\d(?=-record)", time.strftime("%Y-%m-%d"), line).replace(" you/", f" {USER}/")
         if line.startswith("make "):
             line = f"make -n {line.removeprefix('make ')}"  # each is a step of `make ci`, or the whole of it
         elif words := words_of(line):
