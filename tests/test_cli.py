@@ -1,29 +1,66 @@
 """Every verb's help and the words of a mistake, without starting a run."""
 
+import os
+import re
+import subprocess
+import sys
+
 import pytest
 import torch
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from kit.cli import main  # noqa: F401  brings the verbs
 from kit.cli.app import app
 from kit.errors import KitError
 
-VERBS = ("run", "sample", "predict", "check", "doctor", "bundle", "inspect", "export", "students", "bench")
+CAPTURED = {"capture_output": True, "text": True, "timeout": 60}
+KIT = get_command(app)
+UNITS = re.compile(r"\b(px|share|steps?|sessions|seeds|photos|parameters|classes|channels|seconds|threads)\b", re.I)
 
 
 def invoke(*words):
     return CliRunner().invoke(app, list(words))
 
 
-def test_help_lists_every_verb():
+def test_help_lists_every_verb_in_a_line():
     printed = invoke("--help").output
-    assert all(verb in printed for verb in VERBS)
+    assert all(verb in printed for verb in KIT.commands)
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_says_what_for_and_shows_an_example(verb):
-    printed = invoke(verb, "--help").output
-    assert "Example: " in printed
+@pytest.mark.parametrize("verb", KIT.commands)
+def test_every_verb_says_what_for_and_shows_an_example_of_itself(verb):
+    command = KIT.commands[verb]
+    assert 20 < len(command.help) < 140
+    assert "\n" not in command.help.strip()
+    assert command.epilog.startswith(f"Example: `kit {verb}")
+    assert "Example: " in invoke(verb, "--help").output
+
+
+@pytest.mark.parametrize("verb", KIT.commands)
+def test_every_option_says_what_it_is_and_numbers_have_units(verb):
+    for option in KIT.commands[verb].params:
+        assert option.help, option.name
+        if option.bare_type() in (int, float):
+            assert UNITS.search(option.help), f"{option.name}: {option.help}"
+        if re.search(r"\btime\b|how long|ends .* after", option.help, re.I):
+            assert re.search(r"such as \d+[hm]", option.help), f"{option.name}: {option.help}"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_verbs(shell):
+    script = CliRunner().invoke(app, ["--show-completion", shell], prog_name="kit").output
+    assert "_KIT_COMPLETE" in script
+    words = {"bash": {"COMP_WORDS": "kit pl", "COMP_CWORD": "1"}, "zsh": {"_TYPER_COMPLETE_ARGS": "kit pl"}}
+    words |= {"fish": {"_TYPER_COMPLETE_ARGS": "kit pl", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}}
+    environment = os.environ | words[shell] | {"_KIT_COMPLETE": f"complete_{shell}"}
+    done = subprocess.run([sys.executable, "-c", "from kit.cli.main import app; app(prog_name='kit')"], env=environment, **CAPTURED)
+    assert "plan" in done.stdout, done.stderr
+
+
+def test_an_unknown_verb_or_option_is_answered_with_the_nearest():
+    assert "Did you mean 'plan'?" in invoke("plann").output
+    assert "--data" in invoke("run", "record", "--dta", "x").output
 
 
 def test_a_dry_run_prints_the_config_and_the_students_size():

@@ -29,7 +29,12 @@ TeacherOption = Annotated[
     ),
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change a field of the recipe; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.FIELD=VALUE",
+        help="Change a field of the recipe, such as train.epochs=30; may be repeated. `kit run RECIPE --dry-run` prints all.",
+    ),
 ]
 
 

@@ -38,7 +38,9 @@ def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A packed student, a run's checkpoint, or another program's weights.")],
     image_size: Annotated[
         int | None,
-        typer.Option(min=16, help="Side of the photo that MACs are counted for; default: the student's own, else 224.", show_default=False),
+        typer.Option(
+            min=16, help="Side of the photo that MACs are counted for, px; default: the student's own, else 224.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Layers with shapes, parameters, MACs, bits and bytes. No pickle is executed."""
@@ -75,7 +77,9 @@ def report(
 )
 def compress(
     source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run's folder, a student.kit, or a file of weights.")],
-    to: Annotated[list[str], typer.Option(metavar="LIMIT", help="60000params, 20MMACs, 250kB or 4bit; may be repeated.")],
+    to: Annotated[
+        list[str], typer.Option(metavar="LIMIT", help="What it may have at most: 60000params, 20MMACs, 250kB or 4bit; may be repeated.")
+    ],
     out: Annotated[Path, typer.Option(help="The student.kit to write.")],
     data: DataOption = None,
     student: Annotated[str | None, typer.Option(help="Its name, where the file does not tell.", show_default=False)] = None,
@@ -159,7 +163,7 @@ def students(
     parameters: Annotated[
         int | None, typer.Option(min=1, help="Solve each one's widths for this limit (student.parameters).", show_default=False)
     ] = None,
-    multiple: Annotated[int, typer.Option(min=1, help="Of which every solved width is to be one.")] = 1,
+    multiple: Annotated[int, typer.Option(min=1, help="Solved widths are multiples of so many channels.")] = 1,
 ) -> None:
     """The students side by side: parameters, multiplications, activations, and the time of a step on this machine."""
     from kit.gallery import compare

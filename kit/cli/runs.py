@@ -94,7 +94,7 @@ def plan(
     data: Annotated[Path, typer.Option(help="Folder that holds the data set, at any depth.")],
     budget: Annotated[str, typer.Option(help="A session's time, such as 9h.")] = "9h",
     quota: Annotated[str, typer.Option(help="The time of all sessions, such as 30h a week.")] = "30h",
-    epochs: Annotated[str | None, typer.Option(help="A number, or auto: as many as the quota holds.", show_default=False)] = None,
+    epochs: Annotated[str | None, typer.Option(help="A number of epochs, or auto: as many as the quota holds.", show_default=False)] = None,
     teachers: TeacherOption = None,
     assignments: SetOption = None,
     cache: CacheOption = None,
@@ -137,7 +137,7 @@ def print_plan(config: Config) -> None:
 
 @app.command(rich_help_panel="Runs", epilog="Example: `kit new pets --data ../pets`, then `kit run ./pets.py --data ../pets --tiny`.")
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the recipe; the file is ./NAME.py.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The recipe's name; the file is ./NAME.py.")],
     data: Annotated[Path, typer.Option(help="Folder that holds the data set, at any depth.")],
 ) -> None:
     """A recipe file of your own to begin with, fitted to your photos; `kit run ./NAME.py` takes it."""
@@ -169,7 +169,7 @@ def study(
         typer.Option(help="Folder of the journal, tables and figures; default: docs/studies in a clone, else --out.", show_default=False),
     ] = None,
     budget: Annotated[str | None, typer.Option(help="This session's time, such as 40m; default: none.", show_default=False)] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds each arm is run with.")] = 3,
     only: Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; may be repeated.")] = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="The same path in seconds; its figures stay in --out.")] = False,
     halving: Annotated[bool, typer.Option("--halving", help="Stop arms that lag behind the others early; needs optuna.")] = False,
