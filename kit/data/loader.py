@@ -70,7 +70,7 @@ class DecodingBatches:
         try:
             images, labels = next(self.stream)
         except RuntimeError as error:
-            if "exited unexpectedly" not in str(error):  # DataLoader has no class of its own for it
+            if "DataLoader worker" not in str(error):  # it has no class of its own for it, and says it in two ways
                 raise
             raise KitError(
                 f"A decoding worker was killed by the system at step {step + 1:,}, most often for want of memory. The same command goes on "
