@@ -61,7 +61,7 @@ def measure(ways: Sequence[Way], rounds: int, device: torch.device, seconds: flo
             with one.way.open() as work:
                 for _ in range(one.way.warm):
                     work()
-                each = clock(work, 1, device)
+                each = clock(work, one.way.least, device) / one.way.least  # of several: one batch may have been ready
                 calls = max(one.way.least, min(MOST, math.ceil(seconds / each)))
                 one.seconds.append(clock(work, calls, device) / calls)
             del work  # else its workers would end when the next has begun
