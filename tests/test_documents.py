@@ -32,6 +32,7 @@ CLONE = Path(__file__).parents[1]
 DOCUMENTS = [CLONE / "README.md", CLONE / "CONTRIBUTING.md", *sorted((CLONE / "docs").rglob("*.md"))]
 LANGUAGES = {"sh", "text", "python", "diff", "json"}
 FENCE = re.compile(r"^(?:<!-- not tested: (?P<why>.+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+APPLY = "git apply -C1 --recount --unidiff-zero changes.diff"
 QUOTED = re.compile(r"`([^`\n]+)`")
 KIT = get_command(app)
 
@@ -150,6 +151,17 @@ def test_what_troubleshooting_quotes_stands_in_the_kit():
     assert missing == []
 
 
+def test_the_changes_that_contributing_shows_fit_the_kit_as_it_is(tmp_path):
+    shutil.copytree(CLONE / "kit", tmp_path / "kit", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "changes.diff").write_text(the_changes())
+    done = subprocess.run(shlex.split(APPLY), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    look = "from kit.config.terms import Reverse; from kit.models.students import STUDENTS; from kit.studies.catalogue import STUDIES"
+    look += "; print(STUDIES['warmup']().name, 'short' in STUDENTS)"
+    done = subprocess.run([sys.executable, "-c", look], cwd=tmp_path, env=os.environ | {"PYTHONPATH": "."}, capture_output=True, text=True)
+    assert done.stdout == "warmup True\n", done.stderr
+
+
 # ── run ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -265,16 +277,19 @@ def with_names(clone: Clone) -> None:
         shutil.copy(photo, clone.root / "photos" / f"kind_{photo.name}")
 
 
+def the_changes() -> str:
+    return "".join(block.text for block in blocks(CLONE / "CONTRIBUTING.md") if block.language == "diff")
+
+
 def with_the_changes(clone: Clone) -> None:
     """CONTRIBUTING's four changes made, and photos of six classes."""
-    changes = "".join(block.text for block in blocks(CLONE / "CONTRIBUTING.md") if block.language == "diff")
-    for file in re.findall(r"^--- a/(.+)$", changes, re.M):
+    for file in re.findall(r"^--- a/(.+)$", the_changes(), re.M):
         place = clone.root / file
         text = place.read_bytes()
         place.unlink()  # it is a link to the one that other tests run
         place.write_bytes(text)
-    (clone.root / "changes.diff").write_text(changes)
-    clone.shell("git apply -C1 --recount --unidiff-zero changes.diff")
+    (clone.root / "changes.diff").write_text(the_changes())
+    clone.shell(APPLY)
     draw_dataset(clone.root / "photos", splits={"training": 240, "validation": 60, "evaluation": 60})
 
 
