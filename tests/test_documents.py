@@ -32,6 +32,7 @@ CLONE = Path(__file__).parents[1]
 DOCUMENTS = [CLONE / "README.md", CLONE / "CONTRIBUTING.md", *sorted((CLONE / "docs").rglob("*.md"))]
 LANGUAGES = {"sh", "text", "python", "diff", "json"}
 FENCE = re.compile(r"^(?:<!-- not tested: (?P<why>.+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+APPLY = "git apply -C1 --recount --unidiff-zero changes.diff"
 QUOTED = re.compile(r"`([^`\n]+)`")
 KIT = get_command(app)
 
@@ -47,10 +48,10 @@ def blocks(document: Path) -> list[Block]:
     return [Block(document, m["language"], m["text"], m["why"]) for m in FENCE.finditer(document.read_text(encoding="utf-8"))]
 
 
-def commands(document: Path) -> Iterator[str]:
-    """The lines of a document's sh blocks, those that go on joined, without their comments."""
+def commands(document: Path, all_of_them: bool = False) -> Iterator[str]:
+    """The lines of a document's sh blocks that are run, those that go on joined, without their comments."""
     for block in blocks(document):
-        if block.language == "sh" and not block.why_not:
+        if block.language == "sh" and (all_of_them or not block.why_not):
             lines = block.text.replace("\\\n", " ").splitlines()
             yield from (line for line in (re.sub(r"\s+# .*", "", line) for line in lines) if line)
 
@@ -70,7 +71,7 @@ def parse(words: list[str]) -> Any:
 def examples() -> Iterator[str]:
     """The commands that `--help` shows."""
     for verb in KIT.commands.values():
-        yield from (quoted for quoted in QUOTED.findall(verb.epilog) if quoted.startswith("kit "))
+        yield from (quoted for quoted in QUOTED.findall(verb.epilog) if quoted.startswith("kit ") and "…" not in quoted)
 
 
 def inline(document: Path) -> Iterator[str]:
@@ -90,7 +91,7 @@ def test_every_fenced_block_says_what_it_is_and_every_command_is_in_one_of_sh(do
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_of_the_kit_is_one_that_it_takes(document):
-    for line in commands(document):
+    for line in commands(document, all_of_them=True):
         if words := words_of(line):
             context = parse(words)
             if words[0] in ("run", "plan") and words[1] in RECIPES and document.name != "CONTRIBUTING.md":  # whose recipes need its changes
@@ -150,6 +151,17 @@ def test_what_troubleshooting_quotes_stands_in_the_kit():
     assert missing == []
 
 
+def test_the_changes_that_contributing_shows_fit_the_kit_as_it_is(tmp_path):
+    shutil.copytree(CLONE / "kit", tmp_path / "kit", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "changes.diff").write_text(the_changes())
+    done = subprocess.run(shlex.split(APPLY), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    look = "from kit.config.terms import Reverse; from kit.models.students import STUDENTS; from kit.studies.catalogue import STUDIES"
+    look += "; print(STUDIES['warmup']().name, 'short' in STUDENTS)"
+    done = subprocess.run([sys.executable, "-c", look], cwd=tmp_path, env=os.environ | {"PYTHONPATH": "."}, capture_output=True, text=True)
+    assert done.stdout == "warmup True\n", done.stderr
+
+
 # ── run ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -198,7 +210,8 @@ def smaller(words: list[str]) -> list[str]:
     if verb in ("run", "study") and not {"--tiny", "--dry-run"} & set(rest):
         out = [] if "--out" in rest or verb == "study" else ["--out", f"runs/{Path(rest[0]).stem}"]  # where it goes without --tiny
         rest = [*rest, "--tiny", *out]
-    more = {"plan": [word for field in SMALL for word in ("--set", field)], "study": ["--seeds", "1"]}
+    small = [word for field in SMALL for word in ("--set", field)]
+    more = {"plan": small, "study": ["--seeds", "1"], "bench": ["--rounds", "1", *small]}
     return [verb, *rest, *more.get(verb, [])]
 
 
@@ -264,16 +277,19 @@ def with_names(clone: Clone) -> None:
         shutil.copy(photo, clone.root / "photos" / f"kind_{photo.name}")
 
 
+def the_changes() -> str:
+    return "".join(block.text for block in blocks(CLONE / "CONTRIBUTING.md") if block.language == "diff")
+
+
 def with_the_changes(clone: Clone) -> None:
     """CONTRIBUTING's four changes made, and photos of six classes."""
-    changes = "".join(block.text for block in blocks(CLONE / "CONTRIBUTING.md") if block.language == "diff")
-    for file in re.findall(r"^--- a/(.+)$", changes, re.M):
+    for file in re.findall(r"^--- a/(.+)$", the_changes(), re.M):
         place = clone.root / file
         text = place.read_bytes()
         place.unlink()  # it is a link to the one that other tests run
         place.write_bytes(text)
-    (clone.root / "changes.diff").write_text(changes)
-    clone.shell("git apply -C1 --recount --unidiff-zero changes.diff")
+    (clone.root / "changes.diff").write_text(the_changes())
+    clone.shell(APPLY)
     draw_dataset(clone.root / "photos", splits={"training": 240, "validation": 60, "evaluation": 60})
 
 

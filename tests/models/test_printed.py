@@ -49,7 +49,7 @@ def test_the_maps_of_the_printed_one_take_the_185_mb_that_were_printed_with_it()
 def test_the_layer_tables_are_those_that_seed_000_prints(build, total, real):
     """But for the mean over space, which the kit's own networks write out."""
     text = next((real / "seeds").glob("000_*")).read_text(encoding="utf-8")
-    table = next(part for part in text.split("Total params: ") [:-1] if f"{total:,}" in text.split(part)[1][:40])
+    table = next(part for part in text.split("Total params: ")[:-1] if f"{total:,}" in text.split(part)[1][:40])
     rows = [PRINTED_ROW.fullmatch(line.rstrip("\n")) for line in table.splitlines()]
     printed = [(m[1], tuple(map(int, m[2].split(", "))), int(m[3].replace(",", ""))) for m in rows if m]
     model = build_teacher(build, 11) if "/" in build else build_student(build, (), 11)
