@@ -20,9 +20,10 @@ ci:  ## all that is checked before a change is taken, each step a target of its 
 
 test: lint quick  ## what to run while working, on the CPU alone
 
-lint: $(READY)  ## rules and format
+lint: $(READY)  ## rules, format and types
 	$(VENV)/bin/ruff check kit kernels tests
 	$(VENV)/bin/ruff format --check --quiet kit kernels tests
+	$(VENV)/bin/mypy
 
 quick: $(READY)  ## the tests that take less than half a minute each, under ten minutes together
 	$(PYTEST) --ignore tests/chaos -m "not slow"
@@ -45,4 +46,4 @@ $(READY): requirements.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache

@@ -1,6 +1,6 @@
 """`kit bench feed`: normalised batches of training views, by the kit's feeds and by what people use today."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def kit_ways(config: Config, split: Split, photos: Photos, device: torch.device)
     yield Way(f"kit, {kept}", "decoded squares, one warp", counted(feed), batch)
 
     @contextmanager
-    def streaming():
+    def streaming() -> Iterator[Callable[[], object]]:
         streamed = cached_batches(photos, order, data.model_copy(update={"feed": "stream"}), augment, device)
         steps = iter(range(2**62))
         yield lambda: streamed(next(steps))
@@ -54,7 +54,7 @@ def kit_ways(config: Config, split: Split, photos: Photos, device: torch.device)
     yield Way("kit, streamed", "the same squares, gathered ahead by threads", streaming, batch, warm=5)
 
     @contextmanager
-    def decoding():
+    def decoding() -> Iterator[Callable[[], object]]:
         batches = DecodingBatches(split, order, SeededPipeline(data, augment), to_input(data), device, workers)
         steps = iter(range(2**62))
         yield lambda: batches(next(steps))

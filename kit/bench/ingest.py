@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,7 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
     return Outcome("ingest", f"Photos decoded once into squares of {side} px", "photos/s", threads, rows, facts)
 
 
-def in_a_folder(beside: Path, work: Callable[[Path], None]):
+def in_a_folder(beside: Path, work: Callable[[Path], None]) -> Callable[[], AbstractContextManager[Callable[[], None]]]:
     """A way that is given a folder on the cache's own disk."""
 
     @contextmanager

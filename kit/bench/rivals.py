@@ -19,6 +19,7 @@ from kit.config.schema import Augment, Data
 from kit.data.decode import signals_held
 from kit.data.layout import Split
 from kit.data.loader import start_worker
+from kit.errors import KitError
 
 ENDLESS = 10**9  # photos that a sampler gives: the clock says when it is enough
 
@@ -78,7 +79,9 @@ class FromCV2:
 
     def __call__(self, file: Path) -> Tensor:
         self.drawn += 1
-        photo = cv2.cvtColor(cv2.imread(str(file), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        if (stored := cv2.imread(str(file), cv2.IMREAD_COLOR)) is None:
+            raise KitError(f"{file} can't be read by cv2, which this way of feeding needs. Leave it out of the data set.")
+        photo = cv2.cvtColor(stored, cv2.COLOR_BGR2RGB)
         view = (self.pipeline(photo, self.drawn).astype(np.float32) - self.shift) * self.scale
         return torch.from_numpy(view.transpose(2, 0, 1))
 

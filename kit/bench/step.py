@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from kit.bench.clock import Way, always, counted, measure
 from kit.bench.material import classes_of, decoded, find_photos, memory
@@ -23,7 +24,7 @@ from kit.models.widths import widths_for
 from kit.stages.photos import cached_batches
 from kit.stages.student import prepare
 from kit.stages.teacher import ready
-from kit.train.loop import begin, take_step
+from kit.train.loop import Batches, begin, take_step
 from kit.world import World
 
 FROZEN, LIVE = "step, one frozen batch", "step, live feed"
@@ -43,7 +44,7 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
     state = begin(student, objective.adapters, train, device)
     images, labels = feed(0)
 
-    def step(batches) -> None:
+    def step(batches: Batches) -> None:
         take_step(state, objective, batches, STEPS, STEPS // train.epochs, train, device, World())
 
     def learn() -> None:
@@ -82,7 +83,7 @@ def peak(where: torch.device) -> dict[str, str]:
     return {"peak memory of a step": f"{memory('VmHWM'):,.0f} MB, the whole process with torch and the mapped photos"}
 
 
-def floors(config: Config, device: Device, teacher, student, images, rows: list[Row]) -> dict[str, str]:
+def floors(config: Config, device: Device, teacher: nn.Module, student: nn.Module, images: Tensor, rows: list[Row]) -> dict[str, str]:
     """The least that the arithmetic of a step could take here, and how far from it the step is."""
     learns = device.autocast or torch.float32
     looks = next(teacher.parameters()).dtype

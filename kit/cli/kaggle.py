@@ -61,8 +61,8 @@ def push(
         metadata = pushing.changed(pushing.read_metadata(kernel, kaggle.user), changes)
         print(pushing.describe(metadata, write_bundle(kernel, environment=environment).read_text(encoding="utf-8")))
         return
-    how = {"timeout": round(parse_duration(timeout)) if timeout else None, "patience": parse_duration(patience)}
-    pushed = pushing.push(kernel, kaggle, say, **how, changes=changes, environment=environment)
+    limit, patient = round(parse_duration(timeout)) if timeout else None, parse_duration(patience)
+    pushed = pushing.push(kernel, kaggle, say, timeout=limit, patience=patient, changes=changes, environment=environment)
     say(f"{pushed.ref} version {pushed.version}: {pushed.url}")
     if wait:
         pushing.wait_for(pushed, kaggle, say).insist(f"{pushed.ref} version {pushed.version}")

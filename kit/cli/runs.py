@@ -183,7 +183,7 @@ def study(
     from kit.data.draw import draw_dataset
     from kit.studies.document import write
     from kit.studies.journal import read
-    from kit.studies.runner import Place, in_turn, run_study
+    from kit.studies.runner import Place, Setting, in_turn, run_study
     from kit.studies.spread import over_ray
     from kit.train.budget import Budget, parse_duration
 
@@ -195,11 +195,22 @@ def study(
     clone = submissions_folder() and not tiny
     folder = docs or (Path("docs/studies") if clone else out)
     place = Place(folder / f"{name}.jsonl", (out / "arms").resolve() if ray else out / "arms")
-    setting = "tiny" if tiny else "full" if full else "reduced"
+    setting: Setting = "tiny" if tiny else "full" if full else "reduced"
     limit = Budget(parse_duration(budget) if budget else None)
     first = asked.arms[0].config.train.seed
     numbers = range(first, first + seeds)
-    where = {"cache": cache_folder(cache), "budget": limit, "how": over_ray if ray else in_turn, "halving": halving}
-    run_study(asked, place, data, **where, seeds=numbers, setting=setting, say=say, teachers=teachers or ())
+    run_study(
+        asked,
+        place,
+        data,
+        cache=cache_folder(cache),
+        budget=limit,
+        seeds=numbers,
+        setting=setting,
+        say=say,
+        teachers=teachers or (),
+        how=over_ray if ray else in_turn,
+        halving=halving,
+    )
     for file in write(find_study(name), read(place.journal, name, say), setting, folder):
         say(f"{file}")

@@ -229,7 +229,7 @@ def decode_into(file: Path, split: Split, side: int, workers: int, tick: Tick) -
                 if isinstance(square, str):
                     bad[len(sizes)] = square
                     square = np.zeros((side, side, 3), np.uint8), side, side
-                out.write(np.ascontiguousarray(square[0]))
+                out.write(np.ascontiguousarray(square[0]).data)
                 sizes.append((square[1], square[2]))
             out.flush()
             os.fsync(out.fileno())

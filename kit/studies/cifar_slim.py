@@ -1,5 +1,7 @@
 """Seed 003: DIST and network slimming on CIFAR's ResNets, and which of the two the accuracy comes from."""
 
+from typing import Any
+
 from kit.config.schema import Augment, Config, Data, Student, Train
 from kit.config.terms import CE, DIST, Term
 from kit.models.students import find
@@ -22,7 +24,7 @@ EPOCHS, FINETUNE, NARROWER, SHARE, STRONGER = 20, 5, 4, 0.1666, 100
 TEACHER, TEACHER_EPOCHS = "resnet32x4", 9  # an epoch of it takes three times a student's, and an arm has three minutes
 
 
-def recipe(student: str, terms: tuple[Term, ...], prune: dict | None = None) -> Config:
+def recipe(student: str, terms: tuple[Term, ...], prune: dict[str, Any] | None = None) -> Config:
     """As published, but for the views: crops of seven tenths and more stand for shifts by four pixels."""
     config = Config(
         recipe="cifar-slim",

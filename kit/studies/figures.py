@@ -65,14 +65,14 @@ def new_figure(width: float, height: float) -> tuple[Any, Any]:
 
 def bars(study: Study, made: list[Row]) -> Any:
     """With error bars, the best above."""
-    shown = [row for row in reversed(made) if row.mean is not None]
+    shown = [(row, row.mean) for row in reversed(made) if row.mean is not None]
     if not shown:
         return None
     figure, axes = new_figure(7, 0.8 + 0.32 * len(shown))
-    colours = [ORANGE if row.arm.name == study.reference else BLUE for row in shown]
-    spreads = [row.spread or 0 for row in shown]
-    axes.barh([row.arm.name for row in shown], [row.mean for row in shown], xerr=spreads, color=colours, capsize=3)
-    axes.set_xlim(left=max(0, min(row.mean for row in shown) - 0.1))
+    names, means = [row.arm.name for row, _ in shown], [mean for _, mean in shown]
+    colours = [ORANGE if name == study.reference else BLUE for name in names]
+    axes.barh(names, means, xerr=[row.spread or 0 for row, _ in shown], color=colours, capsize=3)
+    axes.set_xlim(left=max(0, min(means) - 0.1))
     axes.set_xlabel("validation accuracy")
     return figure
 
@@ -87,15 +87,15 @@ def curves(made: list[Row]) -> Any:
             continue
         line = lines.setdefault(row.arm.curve, [])
         for each in (rows.get(row.arm.begins), row):
-            if each and (point := (each.parameters, each.mean, each.spread or 0)) not in line:
-                line.append(point)
+            if each and each.parameters and each.mean is not None:
+                line.append((each.parameters, each.mean, each.spread or 0))
         line += points_between(row)
     if not lines:
         return None
     figure, axes = new_figure(8, 4.2)
     for i, (name, line) in enumerate(sorted(lines.items())):
-        parameters, accuracies, spreads = zip(*sorted(line), strict=True)
-        look = {"marker": "o", "markersize": 4, "capsize": 3, "color": f"C{i % 10}", "linestyle": "--" if i > 9 else "-"}
+        parameters, accuracies, spreads = zip(*sorted(set(line)), strict=True)
+        look: dict[str, Any] = {"marker": "o", "markersize": 4, "capsize": 3, "color": f"C{i % 10}", "linestyle": "--" if i > 9 else "-"}
         axes.errorbar(parameters, accuracies, yerr=spreads, label=name, **look)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("parameters")
@@ -106,7 +106,7 @@ def curves(made: list[Row]) -> Any:
 
 def points_between(row: Row) -> list[tuple[float, float, float]]:
     """After each step but the last: fine-tuned where it was, else pruned."""
-    points = []
+    points: list[tuple[float, float, float]] = []
     for number in range(1, 1000):
         stage = next((f"{kind}{number}" for kind in ("finetune", "prune") if row.stages and f"{kind}{number}" in row.stages[0]), None)
         if stage is None:
@@ -121,7 +121,7 @@ def points_between(row: Row) -> list[tuple[float, float, float]]:
 
 def column(axes: Any, x: float, title: str, parts: list[Box], colour: str) -> dict[str, tuple[float, float]]:
     """Boxes from the input above to the answer below; {module: middle of its box}."""
-    places = {}
+    places: dict[str, tuple[float, float]] = {}
     axes.text(x, 0.6, title, ha="center", va="bottom", fontsize=9, weight="bold")
     for i, (name, shape, parameters) in enumerate(parts):
         says = f"{name}   {'×'.join(map(str, shape))}   {parameters:,}"
@@ -160,7 +160,7 @@ def draw_distillation(study: Study, arm: Arm) -> Any:
     config = arm.config
     with torch.device("meta"):
         teacher = build_teacher(config.teacher.arch, classes_of(config))
-    title = config.teacher.arch
+    title: str = config.teacher.arch
     if arm.teacher:
         teacher, title = build(study.arm(arm.teacher).config), study.arm(arm.teacher).config.student.name
     theirs, ours = boxes(teacher, config.data.image_size), boxes(build(config), config.data.image_size)
@@ -192,7 +192,7 @@ def place(column: dict[str, tuple[float, float]], name: str) -> tuple[float, flo
 
 def pruning(made: list[Row]) -> Any:
     """A line for each pruned arm, and one for the student before: how much of each layer is left, by the first seed, with the widths."""
-    found = {}
+    found: dict[str, Any] = {}
     for row in [row for row in made if row.arm.curve and row.stages]:
         widths = [each["widths"] for each in row.stages[0].values() if each.get("widths")]
         if len(widths) > 1:

@@ -1,6 +1,7 @@
 """Seed 004, a student's report: teachers of two strengths, distillation against depthwise convolutions, pruning curves, groups."""
 
 from kit.config.schema import Config
+from kit.config.terms import Term
 from kit.studies.hw7 import DISTILLED, LABELS, REDUCTION, course, course_ground
 from kit.studies.study import Arm, Study, replaced
 
@@ -29,7 +30,7 @@ def hw7_report() -> Study:
     return Study("hw7-report", question, arms, "student-alone", reduce, reduction)
 
 
-def sized(student: str, parameters: int, terms: tuple, **changes: object) -> Config:
+def sized(student: str, parameters: int, terms: tuple[Term, ...], **changes: object) -> Config:
     return course(student, terms, student__parameters=parameters, train__epochs=250, **changes)
 
 

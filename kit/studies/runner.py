@@ -212,7 +212,6 @@ def over(done: list[Entry], job: Job, journal: Path) -> bool:
 def run_job(job: Job, data: Path, cache: Path, budget: Budget, watch: Watch | None = None) -> Entry | None:
     """The journal's line of an arm; None when the budget ended before it. watch: may stop it for good, after any epoch."""
     session = Budget(budget.seconds, budget.started)  # a run's times are its own
-    how = {"cache": cache, "budget": session, "teacher_files": job.teachers, "begin": job.begin}
     lags: list[str] = []  # why the watch stopped it
 
     def look(stage: str, history: list[dict[str, Any]]) -> str | None:
@@ -221,7 +220,9 @@ def run_job(job: Job, data: Path, cache: Path, budget: Budget, watch: Watch | No
         return lags[0] if lags else None
 
     try:
-        record = run_pipeline(job.config, data, job.folder, watch=look, **how)
+        record = run_pipeline(
+            job.config, data, job.folder, cache=cache, budget=session, teacher_files=job.teachers, begin=job.begin, watch=look
+        )
     except KitError as error:
         if session.left() < LEAST:
             return None

@@ -30,7 +30,8 @@ def over_ray(jobs: Sequence[Job], data: Path, cache: Path, budget: Budget, keep:
     cards, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     each = {"num_gpus": 1, "num_cpus": max(1, cores // cards)} if cards else {"num_cpus": 1}
     say(f"Ray: {len(jobs)} arms over {f'{cards} GPUs' if cards else f'{cores} cores'} of {len(ray.nodes())} machines")
-    task, tasks = ray.remote(max_retries=0, **each)(run_after), {}
+    task = ray.remote(max_retries=0, **each)(run_after)
+    tasks: dict[Path, Any] = {}
     for job in jobs:
         before = [tasks[folder] for folder in job.needs if folder in tasks]
         tasks[job.folder] = task.remote(job, data.resolve(), cache.resolve(), budget.seconds, budget.started, *before)

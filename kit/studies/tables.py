@@ -1,6 +1,7 @@
 """Tables of a study, made of its journal alone: mean and spread over seeds, whether an arm is told apart from the reference, and whether
 what was published says the same."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ class Row:
 
     @property
     def mean(self) -> float | None:
-        return mean(self.accuracies)
+        return mean(self.accuracies) if self.accuracies else None
 
     @property
     def spread(self) -> float | None:
@@ -42,8 +43,8 @@ def why(entry: Entry) -> str:
     return f"stopped at {max(entry['curve'], default=0):.4f}: {entry['error']}"
 
 
-def mean(values: list[float] | tuple[float, ...]) -> float | None:
-    return sum(values) / len(values) if values else None
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def rows(study: Study, entries: list[Entry], setting: str) -> list[Row]:
@@ -64,8 +65,8 @@ def rows(study: Study, entries: list[Entry], setting: str) -> list[Row]:
                 tuple(entry["validation_accuracy"] for entry in done),
                 of("parameters"),
                 of("bytes"),
-                mean([entry["seconds"] for entry in done]),
-                mean(teachers),
+                mean([entry["seconds"] for entry in done]) if done else None,
+                mean(teachers) if teachers else None,
                 stages,
                 failed,
             )
@@ -123,7 +124,9 @@ def agreement(study: Study, made: list[Row]) -> pd.DataFrame:
     for row in made:
         for name in dict.fromkeys((study.reference, row.arm.begins)):
             other = by_name.get(name)
-            if other is None or other is row or not (row.arm.published and other.arm.published) or None in (row.mean, other.mean):
+            if other is None or other is row or not (row.arm.published and other.arm.published):
+                continue
+            if row.mean is None or other.mean is None:
                 continue
             published, measured = float(row.arm.published) - float(other.arm.published), row.mean - other.mean
             lines.append(
@@ -156,12 +159,12 @@ def steps(made: list[Row]) -> pd.DataFrame:
             continue
         for stage in kinds:
             found = [each[stage] for each in row.stages if stage in each]
-            accuracy = mean([each["accuracy"] for each in found if each.get("accuracy") is not None])
+            accuracies = [each["accuracy"] for each in found if each.get("accuracy") is not None]
             lines.append(
                 {
                     "arm": row.arm.name,
                     "stage": stage,
-                    "accuracy": "" if accuracy is None else f"{accuracy:.4f}",
+                    "accuracy": f"{mean(accuracies):.4f}" if accuracies else "",
                     "parameters": f"{round(mean([each['parameters'] for each in found])):,}",
                     "bytes": f"{round(mean([each['bytes'] for each in found])):,}",
                 }
