@@ -81,6 +81,8 @@ def screen() -> Study:
         varied("batch-32", {"train.batch_size": 32}, "batches of 32"),
         varied("batch-64-lr-8e-3", {"train.batch_size": 64, "train.lr": 8e-3}, "batches of 64, twice the rate"),
         varied("batch-64-lr-16e-3", {"train.batch_size": 64, "train.lr": 16e-3}, "batches of 64, four times the rate"),
+        varied("batch-64-lr-32e-3", {"train.batch_size": 64, "train.lr": 32e-3}, "batches of 64, eight times the rate"),
+        varied("lr-16e-3", {"train.lr": 16e-3}, "four times the rate"),
         varied("batch-32-lr-8e-3", {"train.batch_size": 32, "train.lr": 8e-3}, "batches of 32, twice the rate"),
         varied("no-ema", {"train.ema_decay": None}, "no average of the weights"),
         varied("ema-0.99", {"train.ema_decay": 0.99}, "a shorter average of the weights"),
