@@ -70,8 +70,9 @@ def runs_here(major: int, minor: int) -> bool:
 
 
 @contextmanager
-def memory_named() -> Iterator[None]:
-    """Memory that is not enough for the work in here is named, with what helps.
+def shortages_named() -> Iterator[None]:
+    """What the machine did not have for the work in here is named, with what helps. torch has no class of its own for most of it, and says
+    that a worker was killed by a signal's handler, wherever the work then is.
 
     Raises:
         KitError: in place of torch's own error.
@@ -79,7 +80,12 @@ def memory_named() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):  # the CPU's has no class
+        if "DataLoader worker" in str(error):
+            raise KitError(
+                "A decoding worker was killed by the system, most often for want of memory. The same command goes on from the last "
+                "checkpoint, with fewer workers: --set data.workers=1."
+            ) from None
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise KitError(
             f"The memory is not enough: {' '.join(str(error).split())[:200]}. What was saved is untouched. Make the steps smaller with "

@@ -18,7 +18,7 @@ from kit.compress.surgery import refuse_unprunable
 from kit.config.competitions import check_limits, competition
 from kit.config.schema import Config
 from kit.console import Log
-from kit.device import memory_named
+from kit.device import shortages_named
 from kit.errors import KitError, Suspended
 from kit.models.blocks import Branches
 from kit.models.library import is_library, refuse_unusable
@@ -78,7 +78,7 @@ def run(
         world.lead(lambda: take_over(config, attached, out, log))
         session = world.in_turn(lambda: open_session(config, out, budget, log, least_step, world))
         session.watch, material = watch, None
-        with session.account(), memory_named():
+        with session.account(), shortages_named():
             try:
                 material = read_photos(session, data, cache)
                 refuse_over_limit(config, len(material.dataset.classes))

@@ -20,7 +20,6 @@ from kit.data.decode import die_with_parent, read_rgb, signals_held
 from kit.data.layout import Split
 from kit.data.order import Order
 from kit.data.squares import choose_squares
-from kit.errors import KitError
 from kit.rng import derive, generator
 
 # (uint8 [M, S, S, 3], sizes [B, 2], generator, share of the batch) → normalised float32 [M, 3, H, W]
@@ -59,23 +58,11 @@ class DecodingBatches:
         self.says = "photos are decoded anew each epoch, as data.feed asks"
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Shapes as of `CachedBatches`.
-
-        Raises:
-            KitError: the system has killed a worker.
-        """
+        """Shapes as of `CachedBatches`."""
         if step != self.expected:
             self.stream = self.start(step)
         self.expected = step + 1
-        try:
-            images, labels = next(self.stream)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):  # it has no class of its own for it, and says it in two ways
-                raise
-            raise KitError(
-                f"A decoding worker was killed by the system at step {step + 1:,}, most often for want of memory. The same command goes on "
-                "from the last checkpoint, with fewer workers: --set data.workers=1."
-            ) from None
+        images, labels = next(self.stream)
         return self.normalise(images.to(self.device, non_blocking=True)), labels.to(self.device)
 
     def start(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
