@@ -141,6 +141,9 @@ def screen() -> Study:
         "first",
         proving_ground(10),
         f"96 px, 10 epochs, {PHOTOS}",
+        remarks=(
+            "Two arms ran at a time, a core each, beside other work: minutes do not compare. Arms that are missing have not run yet.",
+        ),
     )
 
 
