@@ -48,7 +48,8 @@ def test_every_option_says_what_it_is_and_numbers_have_units(verb):
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_shell_completes_verbs(shell):
+def test_the_shell_completes_verbs(shell, monkeypatch):
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # the shell is named; make's own is none of these
     script = CliRunner().invoke(app, ["--show-completion", shell], prog_name="kit").output
     assert "_KIT_COMPLETE" in script
     words = {"bash": {"COMP_WORDS": "kit pl", "COMP_CWORD": "1"}, "zsh": {"_TYPER_COMPLETE_ARGS": "kit pl"}}
