@@ -25,7 +25,7 @@ lint: $(READY)  ## rules, format and types
 	$(VENV)/bin/ruff format --check --quiet kit kernels tests
 	$(VENV)/bin/mypy
 
-quick: $(READY)  ## the tests that take less than half a minute each, under ten minutes together
+quick: $(READY)  ## the tests that take less than twenty seconds each, under ten minutes together
 	$(PYTEST) --ignore tests/chaos -m "not slow"
 
 slow: $(READY)  ## the others: several processes, a planted key, every option at once, every command of the documents

@@ -104,6 +104,7 @@ def test_pruning_in_steps_narrows_the_student_again_and_again_and_is_resumed(pla
     assert results(place, "cut") == results(place, "straight")
 
 
+@pytest.mark.slow
 def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place):
     words = ["record", *TINY, "--set", "train.epochs=2000"]
     start = time.time()
@@ -184,6 +185,7 @@ def test_a_signal_to_the_whole_process_group_saves_and_says_suspended(place, ask
     assert when != "distil 2/" or any(saved.stage == "distil" for saved in saved_in(place / "out"))
 
 
+@pytest.mark.slow
 def test_a_suspended_run_whose_student_is_too_wide_hands_in_a_pruned_copy(place):
     words = [*TINY, "--set", "train.epochs=2000", "--set", "student.name=hw7", "--set", "limit=hw13-2023", "--set", 'prune={"keep": 0.2}']
     hintless = ["--set", 'distill=[{"loss": "kd"}]']
@@ -249,6 +251,7 @@ def test_a_trained_teacher_outlives_the_loss_of_either_of_its_files(place, lost)
     assert results(place, "out") == before
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_folder_do_not_meet_and_a_killed_ones_workers_hold_nothing(place):
     words = ["record", *TINY, "--set", "train.epochs=2000", "--set", "data.feed=decode", "--set", "data.workers=2"]
     first = subprocess.Popen(command(place, *words), cwd=place, stdout=subprocess.PIPE, text=True)

@@ -240,6 +240,7 @@ def test_output_is_fetched_whole_or_not_at_all(tmp_path, server, kaggle):
         list(fetch(kaggle, REF, tmp_path / "again", "csv"))
 
 
+@pytest.mark.slow
 def test_the_command_runs_a_chain_and_pulls_what_it_left(tmp_path, server):
     kernel(tmp_path)
     (tmp_path / "kernels" / "small" / "main.py").write_text("open('submission.csv', 'w').write('Id,Category\\n')\n")
