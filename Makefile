@@ -1,5 +1,5 @@
 # Every target makes its own virtual environment first: nothing needs to be installed but Python 3.11 or 3.12 and make.
-.PHONY: smoke lint test quick slow chaos chain ci clean
+.PHONY: smoke lint test quick slow long chaos chain ci clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -26,10 +26,13 @@ lint: $(READY)  ## rules, format and types
 	$(VENV)/bin/mypy
 
 quick: $(READY)  ## the tests that take less than twenty seconds each, under ten minutes together
-	$(PYTEST) --ignore tests/chaos -m "not slow"
+	$(PYTEST) --ignore tests/chaos -m "not slow and not long"
 
-slow: $(READY)  ## the others: several processes, a planted key, every option at once, every command of the documents
+slow: $(READY)  ## several processes, a planted key, every option at once
 	$(PYTEST) --ignore tests/chaos -m slow
+
+long: $(READY)  ## every command of the documents and of --help, and an arm of every kind of every study; half an hour
+	$(PYTEST) --ignore tests/chaos -m long
 
 KILLS ?= 300
 chaos: $(READY)  ## the real command killed at random moments, half an hour; KILLS=26 takes under 5 minutes, KIT_CHAOS_SEED draws others

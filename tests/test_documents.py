@@ -301,7 +301,7 @@ PREPARED = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("document", [one for one in DOCUMENTS if list(commands(one))], ids=lambda path: path.name)
 def test_every_command_of_a_document_runs(document, clone):
     if prepare := PREPARED.get(document.name):
@@ -310,7 +310,7 @@ def test_every_command_of_a_document_runs(document, clone):
         clone.run(line)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_example_that_help_shows_runs(clone):
     draw_dataset(clone.root.parent / "pets", splits={"training": 120, "validation": 60, "evaluation": 60})
     for line in examples():
@@ -320,7 +320,7 @@ def test_every_example_that_help_shows_runs(clone):
         clone.run(line)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_photos_of_ones_own_go_the_same_way(clone, real):
     """Photos as cameras leave them, the class in their names; and CIFAR-10's class folders."""
     shutil.copytree(real / "photos512", clone.root / "photos")

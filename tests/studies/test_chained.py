@@ -83,7 +83,7 @@ SAMPLE = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "arm"), SAMPLE)
 def test_an_arm_takes_its_real_code_path_to_the_end(name, arm, tmp_path):
     said = []
