@@ -62,7 +62,10 @@ class DecodingBatches:
         if step != self.expected:
             self.stream = self.start(step)
         self.expected = step + 1
-        images, labels = next(self.stream)
+        try:
+            images, labels = next(self.stream)
+        except (ConnectionError, EOFError) as error:  # it was on its way from a worker that was killed: torch looks at none of them then
+            raise RuntimeError("DataLoader worker: the connection to it broke") from error
         return self.normalise(images.to(self.device, non_blocking=True)), labels.to(self.device)
 
     def start(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
