@@ -106,13 +106,15 @@ def test_simkd_hands_in_the_teachers_classifier(place):
     assert torch.equal(place.result("out")["network"]["fc.weight"], teacher["fc.weight"])
 
 
-def test_replayed_logits_give_the_bytes_of_computed_ones_and_no_teacher_looks(place):
-    stored = config(teacher={"store": "float16"})
-    first = place.run(stored, "first")
-    assert "of 0 steps were read" in place.said("first")
-    second = place.run(stored, "second")
-    assert "of 12 steps were read" in place.said("second")
-    assert "of 0 computed" in place.said("second")
+@pytest.mark.parametrize("terms", [(), (KD(temperature=4), Hint(student="blocks.1", teacher="layer1"))])
+def test_replayed_answers_give_the_bytes_of_computed_ones_and_no_teacher_looks(place, terms):
+    place.forget()
+    stored = config(*terms, teacher={"store": "float16"})
+    first = place.run(stored, f"first{len(terms)}")
+    assert "of 0 steps were read" in place.said(f"first{len(terms)}")
+    second = place.run(stored, f"second{len(terms)}")
+    assert "of 12 steps were read" in place.said(f"second{len(terms)}")
+    assert "of 0 computed" in place.said(f"second{len(terms)}")
     assert first == second
 
 
@@ -132,8 +134,8 @@ def test_a_run_killed_while_it_stores_goes_on_to_the_same_bytes(place, monkeypat
     stored = override(stored, ["train.save_seconds=0"])
     write = Replay.write
 
-    def die_in_the_middle(self, sample, content):
-        write(self, sample, content if self.step != 9 else content[: len(content) // 2])
+    def die_in_the_middle(self, row):
+        write(self, row if self.step != 9 else row[: len(row) // 2])
         if self.step == 9:
             raise Killed
 

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from kit.config import ramps
 from kit.config.fields import Count, Positive, Section, Share, Weight
-from kit.config.terms import OfMaps, OfStages, Term
+from kit.config.terms import Term
 from kit.errors import KitError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -112,7 +112,9 @@ class Teacher(Section):
     arch: Literal["torchvision/resnet18", "timm/resnet18"] = "torchvision/resnet18"
     expected_accuracy: Share | None = None  # on validation; a teacher a point below it stops the run
     flip: bool = False  # logits are the mean of the view's and its mirror image's
-    store: Literal["float16", "float32"] | None = None  # keep each step's logits beside the decoded photos, so rounded, for the next run
+    store: Literal["float16", "float32"] | None = (
+        None  # keep its answers of each step beside the decoded photos, so rounded, for later runs
+    )
     augment: Augment = Augment(crop_scale=(0.35, 1.0))
     train: Train = Train(epochs=30, lr=1e-3, warmup_epochs=1)  # used only when no teacher file is found
 
@@ -222,11 +224,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def what_is_stored_is_used(self) -> Self:
-        maps = [term.loss for term in self.distill if isinstance(term, (OfMaps, OfStages))]
-        if self.teacher.store and maps:
-            raise ValueError(f"teacher.store keeps logits, and {maps[0]!r} needs the teacher's maps at every step: leave one of them out")
         if self.teacher.store and all(term.loss == "ce" for term in self.distill):
-            raise ValueError("teacher.store keeps a teacher's logits, and no term of distill looks at a teacher: leave it out")
+            raise ValueError("teacher.store keeps a teacher's answers, and no term of distill looks at a teacher: leave it out")
         return self
 
     @model_validator(mode="after")

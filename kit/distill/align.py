@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kit.errors import KitError
 
 LOGITS = "logits"
+Seen = dict[str, Tensor]  # what a network says of a batch: logits, and maps by their module's name
 
 
 def refuse_unknown(model: nn.Module, modules: Sequence[str]) -> None:
@@ -26,13 +27,13 @@ def refuse_unknown(model: nn.Module, modules: Sequence[str]) -> None:
             )
 
 
-def look(model: nn.Module, modules: Sequence[str], images: Tensor, inside: nn.Module | None = None) -> dict[str, Tensor]:
+def look(model: nn.Module, modules: Sequence[str], images: Tensor, inside: nn.Module | None = None) -> Seen:
     """{module: its output, "logits": the model's} of one pass. By hooks that end with it, so that any network can be tapped, in any mode.
 
     Args:
         inside: whose modules are named, where the model is made of several. What it says first counts.
     """
-    seen: dict[str, Tensor] = {}
+    seen: Seen = {}
     named = dict((inside or model).named_modules())
 
     def keep(name: str) -> Callable[..., None]:

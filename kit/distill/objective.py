@@ -1,19 +1,19 @@
 """The objective: terms by name and weight, combined as the recipe says, each logged by its name."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from kit.config.ramps import factor, is_off
 from kit.config.terms import CE, OfMaps, OfStages, Term
-from kit.distill.align import LOGITS, look, shapes
+from kit.distill.align import LOGITS, Seen, look, shapes
 from kit.distill.panel import Panel
 from kit.distill.terms import OF_LOGITS, OF_MAPS, names_of, taps
 
-# (images, the teacher) → its logits of them, which may be known without asking
-Recall = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
-Seen = dict[str, Tensor]  # logits, and maps by their module's name
+# (images, what asks the teacher) → what it says of them, which may be known without asking
+Recall = Callable[[Tensor, Callable[[Tensor], Seen]], Seen]
 
 
 class Objective:
@@ -38,9 +38,7 @@ class Objective:
         self.student, self.terms, self.gamma_penalty, self.recall = student, terms, gamma_penalty, recall
         self.teacher = teacher if isinstance(teacher, Panel) else Panel([teacher])
         of_maps = [term for term in terms if isinstance(term, (OfMaps, OfStages))]
-        self.ours, self.theirs = (
-            list(dict.fromkeys(name for term in of_maps for name in taps(getattr(term, side)))) for side in ("student", "teacher")
-        )
+        self.ours, self.theirs = tapped(terms, "student"), tapped(terms, "teacher")
         ours = shapes(student, self.ours, image_size)
         theirs = shapes(self.teacher.first, self.theirs, image_size) if self.theirs else {}  # there may be no teacher
         self.adapters = nn.ModuleList(
@@ -69,12 +67,18 @@ class Objective:
                 total = total + self.gamma_penalty * values["gamma"]
         return total, values
 
-    @torch.no_grad()
     def ask(self, images: Tensor) -> Seen:
         """What the teacher says of a view: logits, and the maps that the terms want."""
-        if self.recall:
-            return {LOGITS: self.recall(images, self.teacher)}
+        return self.recall(images, self.look) if self.recall else self.look(images)
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> Seen:
         return {name: value.float() for name, value in look(self.teacher, self.theirs, images, self.teacher.first).items()}
+
+
+def tapped(terms: Sequence[Term], side: Literal["student", "teacher"]) -> list[str]:
+    """The modules of one side whose maps the terms want, each once."""
+    return list(dict.fromkeys(name for term in terms if isinstance(term, (OfMaps, OfStages)) for name in taps(getattr(term, side))))
 
 
 def loss_of_logits(term: Term) -> Callable[[Seen, Seen, Tensor], Tensor]:

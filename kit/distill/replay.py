@@ -1,35 +1,37 @@
-"""The teacher's logits of every seeded view, kept in a file, so that a run's second time needs no teacher.
+"""What the teacher says of every seeded view, kept in a file, so that a run's second time needs no teacher.
 
-A view is a function of (seed, step), so its logits are too. The file has a row a step, at step × the row's size:
+A view is a function of (seed, step), so its logits and maps are too. The file has a row a step, at step × the row's size:
 
-    digest (16 bytes) | logits of the batch, in the type that is stored
+    digest (16 bytes) | logits of the batch, then each map as N, H, W, C, in the type that is stored
 
-The digest is over the step, a sample of the views' pixels and the logits. A row that was half written when the process was killed, that
+The digest is over the step, a sample of the views' pixels and the answers. A row that was half written when the process was killed, that
 a power cut left empty, or that belongs to other views (an augmentation that the file's name doesn't know) does not have it: it is
 computed again. So two runs may share a file, and nothing needs to be flushed or locked. Written with `pwrite` and not by a memory map:
 on a full disk a map ends the process with SIGBUS.
 
-The run that computes uses the rounded logits too, so that it gives the bytes of the one that replays.
+The run that computes uses the rounded answers too, so that it gives the bytes of the one that replays.
 """
 
 import hashlib
 import math
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kit.console import Log
+from kit.distill.align import LOGITS, Seen
 from kit.files import StorageError
 
 DIGEST = 16  # bytes
 SAMPLES = 8  # of a view's pixels along each side that tell it from others
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
+Ask = Callable[[Tensor], Seen]
 
 
 class Recall:
@@ -48,50 +50,71 @@ class Recall:
 
 
 class Replay(Recall):
-    """Logits by step. `drawn` must be around the batches: it says which step's views come next.
+    """Answers by step. `drawn` must be around the batches: it says which step's views come next.
 
-    shape: of a step's logits, (photos, classes). stored: "float16" or "float32". replayed, computed: how many steps were which.
+    shapes: of a step's answers by name: logits (N, K), maps (N, C, H, W). stored: "float16" or "float32". steps: of the plan; nothing is
+    written where the disk has not twice as much free as these will take. replayed, computed: how many steps were which.
     """
 
-    def __init__(self, file: Path, shape: tuple[int, int], stored: str, log: Log):
-        self.file, self.shape, self.type, self.log = file, shape, np.dtype(stored), log
-        self.size = DIGEST + math.prod(shape) * self.type.itemsize  # of a row, bytes
+    def __init__(self, file: Path, shapes: Mapping[str, Sequence[int]], stored: str, steps: int, log: Log):
+        self.file, self.shapes, self.type, self.log = file, shapes, getattr(torch, stored), log
+        self.size = DIGEST + sum(math.prod(shape) for shape in shapes.values()) * self.type.itemsize  # of a row, bytes
         self.step, self.replayed, self.computed = -1, 0, 0
-        self.writes = True
         try:
             self.descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+            owed, free = steps * self.size - os.fstat(self.descriptor).st_size, shutil.disk_usage(file.parent).free
         except OSError as error:
             raise StorageError.of(file, error) from None
+        self.writes = 2 * owed <= free
+        if not self.writes:
+            wanted = f"{owed / 1e9:,.1f} GB are to come, and the disk of {file} has {free / 1e9:,.1f} GB free"
+            log(f"the teacher's answers are not kept: {wanted}")
 
-    def __call__(self, images: Tensor, teacher: Callable[[Tensor], Tensor]) -> Tensor:
-        """float32 [N, K] on the images' device, rounded to the stored type. Waits for the device."""
-        sample, row = sample_of(images), b""
+    def __call__(self, images: Tensor, ask: Ask) -> Seen:
+        """float32, on the images' device, rounded to the stored type. Waits for the device."""
+        sample, row, read = sample_of(images), bytearray(self.size), 0
         with suppress(OSError):  # a mount that is gone: computed instead
-            row = os.pread(self.descriptor, self.size, self.step * self.size)
-        if len(row) == self.size and row[:DIGEST] == self.digest(sample, row[DIGEST:]):
+            read = os.preadv(self.descriptor, [row], self.step * self.size)
+        if read == self.size and row[:DIGEST] == self.digest(sample, row):
             self.replayed += 1
-            logits = np.frombuffer(row[DIGEST:], self.type).reshape(self.shape)
         else:
             self.computed += 1
-            logits = teacher(images).cpu().numpy().astype(self.type)
-            self.write(sample, logits.tobytes())
-        return torch.from_numpy(logits.astype(np.float32)).to(images.device)
+            row = self.encoded(sample, ask(images))
+            self.write(row)
+        return {name: value.to(images.device).float() for name, value in self.decoded(row).items()}
 
-    def write(self, sample: bytes, content: bytes) -> None:
-        """A row. What can't be kept costs the next run some time and this one nothing: it goes on without."""
+    def encoded(self, sample: bytes, seen: Seen) -> bytearray:
+        row = bytearray(self.size)
+        for name, place in self.decoded(row).items():
+            place.copy_(seen[name])
+        row[:DIGEST] = self.digest(sample, row)
+        return row
+
+    def decoded(self, row: bytearray) -> Seen:
+        """The row's answers, over its own memory."""
+        seen, start = {}, DIGEST
+        for name, (photos, channels, *sides) in self.shapes.items():
+            values = photos * channels * math.prod(sides)
+            flat = torch.frombuffer(row, dtype=self.type, count=values, offset=start)
+            seen[name] = flat.view(photos, *sides, channels).movedim(-1, 1)
+            start += values * self.type.itemsize
+        return seen
+
+    def write(self, row: bytearray) -> None:
+        """What can't be kept costs the next run some time and this one nothing: it goes on without."""
         if not self.writes:
             return
         try:
-            os.pwrite(self.descriptor, self.digest(sample, content) + content, self.step * self.size)
+            os.pwrite(self.descriptor, row, self.step * self.size)
         except OSError as error:
             self.writes = False
-            self.log(f"{self.file} takes no more of the teacher's logits ({error.strerror}); the run goes on without keeping them")
+            self.log(f"{self.file} takes no more of the teacher's answers ({error.strerror}); the run goes on without keeping them")
 
-    def digest(self, sample: bytes, content: bytes) -> bytes:
-        whole = hashlib.blake2b(self.step.to_bytes(8, "little"), digest_size=DIGEST)
+    def digest(self, sample: bytes, row: bytearray) -> bytes:
+        whole = hashlib.sha256(self.step.to_bytes(8, "little"))
         whole.update(sample)
-        whole.update(content)
-        return whole.digest()
+        whole.update(memoryview(row)[DIGEST:])
+        return whole.digest()[:DIGEST]
 
     def close(self) -> None:
         os.close(self.descriptor)
@@ -112,5 +135,5 @@ class Fixed(Recall):
     def __init__(self, logits: Tensor, rows: Callable[[int], Tensor]):
         self.logits, self.rows = logits, rows
 
-    def __call__(self, images: Tensor, teacher: Callable[[Tensor], Tensor]) -> Tensor:
-        return self.logits[self.rows(self.step)].to(images.device)
+    def __call__(self, images: Tensor, ask: Ask) -> Seen:
+        return {LOGITS: self.logits[self.rows(self.step)].to(images.device)}

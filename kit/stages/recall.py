@@ -1,4 +1,4 @@
-"""What answers for the teacher where it is not asked about each view: logits that were stored, or fixed ones."""
+"""What answers for the teacher where it is not asked about each view: answers that were stored, or fixed logits."""
 
 import hashlib
 import json
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from kit import predict
 from kit.config.schema import Train
 from kit.config.terms import FixedKD
+from kit.distill.align import LOGITS, shapes
+from kit.distill.objective import tapped
 from kit.distill.panel import Panel
 from kit.distill.replay import Fixed, Replay
 from kit.session import Session
@@ -20,7 +22,7 @@ def recalled(session: Session, material: Material, stage: str, plan: Train, look
     if any(isinstance(term, FixedKD) for term in session.config.distill):
         yield fixed_labels(session, material, plan, looking)
     elif store := session.config.teacher.store:
-        with replayed(session, material, stage, plan, store) as replay:
+        with replayed(session, material, stage, plan, looking, store) as replay:
             yield replay
     else:
         yield None
@@ -35,26 +37,29 @@ def fixed_labels(session: Session, material: Material, plan: Train, looking: Pan
 
 
 @contextmanager
-def replayed(session: Session, material: Material, stage: str, plan: Train, store: str) -> Iterator[Replay]:
-    """The teacher's stored logits: a file beside the decoded photos, named for all that it depends on.
+def replayed(session: Session, material: Material, stage: str, plan: Train, looking: Panel, store: str) -> Iterator[Replay]:
+    """The teacher's stored answers: a file beside the decoded photos, named for all that it depends on.
 
     Bits depend on the device, its precision and threads, and on how a batch is shared by processes, so these are in the name too.
     """
     config, order = session.config, make_order(session, material, plan)
     mine = range(order.batch_size)[order.share]
+    maps = shapes(looking.first, tapped(config.distill, "teacher"), config.data.image_size)
     depends = {
         "teacher": session.identity["teacher"],
         "photos": session.identity["photos"],
         "flip": config.teacher.flip,
+        "maps": list(maps),
         "data": config.settled().data.model_dump(mode="json", exclude={"workers"}),
         "order": [order.seed, order.batch_size, mine.start, mine.stop, plan.balanced, plan.final_fit],
         "device": session.device.choices(),
     }
     name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
     file = material.cache / f"teacher-{name}.{store}"
-    replay = Replay(file, (len(mine), len(material.dataset.classes)), store, session.log)
+    answers = {LOGITS: (len(mine), len(material.dataset.classes))} | {name: (len(mine), *shape) for name, shape in maps.items()}
+    replay = Replay(file, answers, store, plan.epochs * order.steps_per_epoch, session.log)
     try:
         yield replay
     finally:
         replay.close()
-        session.log(f"{stage}: the teacher's logits of {replay.replayed:,} steps were read from {file}, of {replay.computed:,} computed")
+        session.log(f"{stage}: the teacher's answers of {replay.replayed:,} steps were read from {file}, of {replay.computed:,} computed")

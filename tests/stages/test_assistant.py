@@ -116,7 +116,6 @@ def test_a_recipe_is_held_against_its_networks_before_anything_is_done(packed):
 @pytest.mark.parametrize(
     ("assignments", "words"),
     [
-        (["teacher.store=float16"], "'hint' needs the teacher's maps"),
         (["teacher.store=float16", 'distill=[{"loss":"ce"}]'], "no term of distill looks at a teacher"),
         (['distill=[{"loss":"simkd","student":"blocks.5","teacher":"layer4"}]'], "leave out simkd or prune"),
         (['distill=[{"loss":"review","student":["blocks.1"],"teacher":["layer1","layer2"]}]'], "review pairs stages"),
