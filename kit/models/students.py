@@ -154,6 +154,10 @@ STUDENTS = {
     "wide": Spec(
         partial(residual, depths=(1, 2, 2), kernels=(3, 3, 5)), (16, 48, 88, 150), 59_707, "as record, a thin stem and a wide end"
     ),
+    "even": Spec(partial(residual, depths=(2, 2, 2), kernels=(3, 3, 5)), (16, 48, 88, 143), 59_674, "as record, a thin stem"),
+    "steep": Spec(
+        partial(residual, depths=(1, 2, 3), kernels=(3, 3, 5)), (16, 48, 80, 115), 59_458, "as wide, three narrower blocks at the end"
+    ),
     "branched": Spec(
         partial(residual, depths=(1, 2, 2), kernels=(3, 3, 5), branched=True),
         (16, 48, 88, 150),

@@ -10,7 +10,8 @@ from kit.studies.cifar_slim import cifar_slim
 from kit.studies.hw7_architectures import hw7_architectures
 from kit.studies.hw7_pipeline import hw7_pipeline
 from kit.studies.hw7_report import hw7_report
-from kit.studies.record import finals, screen
+from kit.studies.record import finals
+from kit.studies.screens import screen, second_screen
 from kit.studies.study import Arm, Study, proving_ground
 
 
@@ -38,6 +39,7 @@ STUDIES: dict[str, Callable[[], Study]] = {
     "hw7-report": hw7_report,
     "record": finals,
     "record-screen": screen,
+    "record-second": second_screen,
 }
 
 
