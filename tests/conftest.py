@@ -8,7 +8,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from kit.console import Log
 from kit.data.draw import draw_dataset
@@ -16,6 +18,7 @@ from kit.data.draw import draw_dataset
 # No test reaches another machine, whatever credentials its user has: all that would go out ends here.
 os.environ |= dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
 NAMES = ("<script>x", "a&b", "c'd", "disc", "e f", "{{ g }}")  # of class folders, to be escaped
+COLOURS = ("red", "green", "blue", "yellow", "white", "black")
 REAL = Path(os.environ.get("KIT_PROVING_GROUND") or Path(__file__).parents[2] / "shared")
 
 
@@ -23,6 +26,19 @@ REAL = Path(os.environ.get("KIT_PROVING_GROUND") or Path(__file__).parents[2] / 
 def drawn(tmp_path_factory) -> Path:
     """A small drawn data set: 120 / 60 / 24 photos of 48 px in the HW13 layout. Copy it before changing it."""
     return draw_dataset(tmp_path_factory.mktemp("drawn"), seed=1, splits={"training": 120, "validation": 60, "evaluation": 24})
+
+
+@pytest.fixture(scope="session")
+def coloured(tmp_path_factory) -> Path:
+    """Photos of one colour each: a network knows the six classes after a few steps."""
+    folder, random = tmp_path_factory.mktemp("coloured"), np.random.default_rng(0)
+    for split, count in (("training", 96), ("validation", 30), ("evaluation", 12)):
+        (folder / split).mkdir()
+        for i in range(count):
+            noisy = np.array(Image.new("RGB", (32, 32), COLOURS[i % 6]), np.int64) + random.integers(-60, 60, (32, 32, 3))
+            name = f"{i:04d}.jpg" if split == "evaluation" else f"{i % 6}_{i // 6}.jpg"
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / split / name)
+    return folder
 
 
 @pytest.fixture(scope="session")

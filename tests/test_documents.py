@@ -282,7 +282,7 @@ def the_changes() -> str:
 
 
 def with_the_changes(clone: Clone) -> None:
-    """CONTRIBUTING's four changes made, and photos of six classes."""
+    """CONTRIBUTING's four changes made, and photos that two epochs are enough for: `kit check` refuses a student that knows nothing."""
     for file in re.findall(r"^--- a/(.+)$", the_changes(), re.M):
         place = clone.root / file
         text = place.read_bytes()
@@ -290,7 +290,7 @@ def with_the_changes(clone: Clone) -> None:
         place.write_bytes(text)
     (clone.root / "changes.diff").write_text(the_changes())
     clone.shell(APPLY)
-    draw_dataset(clone.root / "photos", splits={"training": 240, "validation": 60, "evaluation": 60})
+    (clone.root / "photos").symlink_to("Food-11")
 
 
 PREPARED = {

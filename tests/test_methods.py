@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from kit.compress.pack import unpack
 from kit.config.recipes import recipe
@@ -51,22 +49,6 @@ class Place:
 def config(*terms, **changes):
     value = override(recipe("record").tiny(), ["competition=any", "student.widths=[8,16,16,24,24,32,32]", "data.workers=1"])
     return value.model_validate(value.model_dump() | {"distill": terms or (KD(temperature=4), CE(weight=0.1))} | changes)
-
-
-COLOURS = ("red", "green", "blue", "yellow", "white", "black")
-
-
-@pytest.fixture(scope="module")
-def coloured(tmp_path_factory):
-    """Photos of one colour each: a network knows the six classes after a few steps."""
-    folder, random = tmp_path_factory.mktemp("coloured"), np.random.default_rng(0)
-    for split, count in (("training", 96), ("validation", 30), ("evaluation", 12)):
-        (folder / split).mkdir()
-        for i in range(count):
-            noisy = np.array(Image.new("RGB", (32, 32), COLOURS[i % 6]), np.int64) + random.integers(-60, 60, (32, 32, 3))
-            name = f"{i:04d}.jpg" if split == "evaluation" else f"{i % 6}_{i // 6}.jpg"
-            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / split / name)
-    return folder
 
 
 @pytest.fixture(scope="module")
