@@ -135,7 +135,8 @@ def refuse_weak(file: Path, accuracy: float, expected: float | None) -> None:
 def refuse_order(file: Path, answer: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> None:
     """A teacher whose classes are in another order is wrong about most photos, and right about them under other names.
 
-    Two classes at least must trade places, each taken for the other's most often: mere weakness does not look like that.
+    Two classes at least must trade places, each taken for the other's most often, and more than twice as many of their photos must be
+    right under the other names: mere weakness, which leaves outputs unused, does not look like that.
     """
     from scipy.optimize import linear_sum_assignment  # here: the two take a second to import, and a teacher is looked at once a run
     from sklearn.metrics import confusion_matrix
@@ -143,9 +144,11 @@ def refuse_order(file: Path, answer: np.ndarray, labels: np.ndarray, classes: tu
     table = confusion_matrix(labels, answer, labels=range(len(classes)))
     accuracy, truth_output = np.trace(table) / len(labels), zip(*linear_sum_assignment(-table), strict=True)
     pairs = [(int(t), int(o)) for t, o in truth_output]  # the order of outputs that would be right most often
-    moved = [(t, o) for t, o in pairs if t != o == table[t].argmax()]
+    elsewhere = [(t, o) for t, o in pairs if t != o]
+    moved = [(t, o) for t, o in elsewhere if o == table[t].argmax()]
+    clear = sum(table[pair] for pair in elsewhere) > 2 * sum(table[t, t] for t, _ in elsewhere)
     best = sum(table[pair] for pair in pairs) / len(labels)
-    if len(moved) >= 2 and best > 2 / len(classes):
+    if len(moved) >= 2 and clear and best > 2 / len(classes):
         shown = "; ".join(f"output {o} looks like {classes[t]!r} ({t})" for t, o in moved[:4]) + ("; …" if len(moved) > 4 else "")
         raise KitError(
             f"The classes of the teacher {file} are in another order: it reaches {accuracy:.4f} on validation, and would reach {best:.4f} "

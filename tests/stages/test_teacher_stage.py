@@ -31,6 +31,11 @@ def test_a_teacher_in_another_order_is_refused_and_the_order_is_told(accuracy, o
         refuse_order("t.pt", answers(accuracy, order), LABELS, CLASSES)
 
 
+def test_a_teacher_that_leaves_outputs_unused_is_weak_and_in_no_other_order():
+    """Of each pair it names one class only: the other names would be right as often."""
+    refuse_order("t.pt", np.array([1, 1, 3, 3, 5, 5])[LABELS], LABELS, CLASSES)
+
+
 @pytest.mark.parametrize("answer", [np.full(300, 3), np.random.default_rng(1).integers(0, 6, 300)])
 def test_a_teacher_that_knows_nothing_is_refused_as_such(answer):
     with pytest.raises(KitError, match="hardly better than chance"):
