@@ -47,7 +47,9 @@ class Place:
 
 
 def config(*terms, **changes):
-    value = override(recipe("record").tiny(), ["competition=any", "student.widths=[8,16,16,24,24,32,32]", "data.workers=1"])
+    value = override(
+        recipe("record").tiny(), ["competition=any", "student.name=record", "student.widths=[8,16,16,24,24,32,32]", "data.workers=1"]
+    )
     return value.model_validate(value.model_dump() | {"distill": terms or (KD(temperature=4), CE(weight=0.1))} | changes)
 
 

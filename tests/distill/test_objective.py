@@ -39,7 +39,7 @@ def test_the_boss_objective_is_the_published_formula(teacher):
 
 def test_gradients_reach_student_and_adapters_and_nothing_else(teacher):
     student = build_student("record", (), 11)
-    objective = Objective(student, teacher, recipe("record").distill, 64)
+    objective = Objective(student, teacher, (KD(), Hint(student="blocks.1", teacher="layer2")), 64)
     total, _ = objective(*batch(), 0.5)
     total.backward()
     assert all(p.grad is not None for p in student.parameters())
@@ -152,7 +152,7 @@ def test_a_weight_that_is_zero_for_a_moment_is_still_computed_and_logged(teacher
 
 def test_taps_leave_no_hook_behind_and_see_the_mode_that_the_network_is_in(teacher):
     student, (x, y) = build_student("record", (), 11).train(), batch()
-    Objective(student, teacher, recipe("record").distill, 64)(x, y, 0.5)
+    Objective(student, teacher, (KD(), Hint(student="blocks.1", teacher="layer2")), 64)(x, y, 0.5)
     assert student.training
     assert not any(module._forward_hooks for network in (student, teacher) for module in network.modules())
     assert student.blocks[0].bn1.num_batches_tracked == 1  # the look at a blank picture was in evaluation mode
