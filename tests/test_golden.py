@@ -70,7 +70,8 @@ def test_two_tiny_epochs_teach_what_they_taught(name, coloured, tmp_path):
     if os.environ.get("KIT_GOLDEN") == "write":
         others = [line for line in FILE.read_text().splitlines() if line.split()[0] != name] if FILE.exists() else []
         mine = [" ".join([name, when, *(f"{term.replace(' ', '-')}={v:.6f}" for term, v in terms.items())]) for when, terms in found]
-        FILE.write_text("\n".join(others + mine) + "\n")
+        lines = sorted(others + mine, key=lambda line: [*RECIPES].index(line.split()[0]))
+        FILE.write_text("\n".join(lines) + "\n")
     golden = read_golden()[name]
     assert [when for when, _ in found] == [when for when, _ in golden]
     for (when, ours), (_, theirs) in zip(found, golden, strict=True):

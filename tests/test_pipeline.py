@@ -109,10 +109,11 @@ def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place):
     words = ["record", *TINY, "--set", "train.epochs=2000"]
     start = time.time()
     printed = run(place, *words, "--budget", "20s")
-    assert 16 <= time.time() - start < 20
+    assert 16 <= time.time() - start < 21  # a second for the interpreter to come and go on a machine that is busy
     record = record_of(place)
     assert record["state"] == "suspended"
     session = record["sessions"][-1]
+    assert session["seconds"] < 20
     assert session["epochs_left"] + session["epochs"]["distil"] in (2000, 2001)  # the epoch that has begun counts on both sides
     assert session["sessions_needed"] >= 1
     assert "more sessions of this length" in printed

@@ -19,7 +19,9 @@ from kit.errors import KitError
 from kit.train.checkpoint import saved_in
 from kit.world import World
 
-TOLERANCE = 5e-4  # of a weight after 14 steps: sums are added in another order. Seen: 7e-5, and 3e-6 for most tensors
+# Of weights after 14 steps: sums are added in another order. Adam moves a weight whose gradient is zero but for rounding by as much as any
+# other, either way, so one may be off by a step of the rate. Seen on two kinds of CPU: 3e-6 and 2e-5 in the mean, 7e-5 and 1.1e-3 at most.
+MEAN, MOST = 1e-4, 4e-3
 
 
 def test_the_shares_of_any_number_of_processes_make_up_the_batch_of_one(drawn, tmp_path, log):
@@ -73,7 +75,9 @@ def test_two_processes_train_to_the_weights_of_one(place):
     assert "2 processes" in printed
     assert printed.count("distil 2/2") == 1  # one process speaks
     one, two = (weights(place, out, "distil") for out in ("one", "two"))
-    assert max((one[name] - two[name]).abs().max().item() for name in one) < TOLERANCE
+    apart = torch.cat([(one[name] - two[name]).abs().flatten() for name in one if one[name].is_floating_point()])
+    assert apart.mean() < MEAN
+    assert apart.max() < MOST
     losses = [[json.loads(line)["loss"] for line in (place / out / "metrics.jsonl").read_text().splitlines()] for out in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert (place / "two" / "submission.csv").is_file()
