@@ -76,6 +76,9 @@ def test_every_recipe_runs_from_photos_to_a_checked_csv(place, recipe):
     assert unpack(out / "student.kit").parameters == record["parameters"]
     assert record["stages"]["quantize"]["accuracy"] == record["validation_accuracy"]
     assert 0 <= record["validation_macro_f1"] <= 1
+    packing = record["stages"]["quantize"]["packing"]
+    assert packing["before"] == pytest.approx(record["stages"]["distil" if recipe != "sample" else "finetune"]["accuracy"])
+    assert packing["equal"] > 0.9
 
 
 @pytest.mark.slow

@@ -80,4 +80,5 @@ def rehearse_hand_in(session: Session, material: Material, evaluation: str, stud
     each = (budget.clock() - start) / min(PHOTOS, len(material.validation))
     budget.longest[evaluation] = each * len(material.validation)
     views = config.predict.crops * (2 if config.predict.flip else 1)
-    return packing + views * each * (len(material.validation) + len(material.evaluation))
+    compared = 2 * len(material.validation)  # before and after packing, one view
+    return packing + each * (views * (len(material.validation) + len(material.evaluation)) + compared)

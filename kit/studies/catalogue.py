@@ -7,6 +7,7 @@ from dataclasses import replace
 from kit.config.recipes import boss, medium, simple
 from kit.errors import KitError
 from kit.studies.cifar_slim import cifar_slim
+from kit.studies.compression import compression
 from kit.studies.hw7_architectures import hw7_architectures
 from kit.studies.hw7_pipeline import hw7_pipeline
 from kit.studies.hw7_report import hw7_report
@@ -38,6 +39,7 @@ STUDIES: dict[str, Callable[[], Study]] = {
     "cifar-slim": cifar_slim,
     "hw7-report": hw7_report,
     "record": finals,
+    "compression": compression,
     "record-screen": screen,
     "record-second": second_screen,
 }

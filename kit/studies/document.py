@@ -11,7 +11,7 @@ from kit.studies import figures
 from kit.studies.journal import Entry
 from kit.studies.networks import named, networks_of
 from kit.studies.study import Study
-from kit.studies.tables import SURE, Row, agreement, frame, rows, steps
+from kit.studies.tables import SURE, Row, agreement, frame, packing, rows, steps
 
 SETTINGS = {"full": "In full.", "tiny": "A rehearsal: these figures mean nothing."}
 
@@ -50,6 +50,7 @@ def markdown(study: Study, entries: list[Entry], setting: str, drawn: list[str] 
         *(f"![{figures.SAYS[name.removeprefix(study.name)]}]({name}.svg)" for name in drawn),
         *section("Published and measured", published(study, made)),
         *section("Stage by stage", folded("Accuracy, parameters and bytes, means over seeds", as_table(steps(made)))),
+        *section("What packing changed", folded("Centre crop, before and after", as_table(packing(made)))),
         *study.remarks,
         *(section("Networks", layers(study)) if study.layers else ()),
         f"Device: {', '.join(machines)}. Commits: {', '.join(commits)}. Made by `kit study {study.name}` from its journal alone.",

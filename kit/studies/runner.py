@@ -258,7 +258,7 @@ def now() -> str:
 
 def stages_of(record: dict[str, Any]) -> Entry:
     """Accuracy, epoch, parameters and bytes after each stage, as float32 until they are packed, and the seconds of all sessions."""
-    shown = ("accuracy", "epoch", "parameters", "widths", "bytes", "seconds")
+    shown = ("accuracy", "epoch", "parameters", "widths", "bytes", "seconds", "packing")
     stages = {name: {key: stage[key] for key in shown if key in stage} for name, stage in record["stages"].items()}
     for stage in stages.values():
         if "parameters" in stage:

@@ -170,3 +170,25 @@ def steps(made: list[Row]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(lines)
+
+
+def packing(made: list[Row]) -> pd.DataFrame:
+    """What packing changed, of the centre crop: points lost and the share of equal answers, mean and spread over seeds. Empty for runs
+    from before that was measured."""
+    lines = []
+    for row in made:
+        found = pd.DataFrame([each["quantize"]["packing"] for each in row.stages if "packing" in each.get("quantize", {})])
+        if found.empty:
+            continue
+        lost, bits = 100 * (found["before"] - found["after"]), row.arm.config.pack
+        spread = f" ± {lost.std():.2f}" if len(found) > 1 else ""
+        lines.append(
+            {
+                "arm": row.arm.name,
+                "bits": f"{bits.bits}, {bits.method}",
+                "bytes": f"{row.bytes:,}",
+                "points lost": f"{lost.mean():.2f}{spread}",
+                "equal answers": f"{found['equal'].mean():.2%}, at least {found['equal'].min():.2%}",
+            }
+        )
+    return pd.DataFrame(lines)

@@ -9,7 +9,7 @@ from kit.studies import figures
 from kit.studies.catalogue import STUDIES, find_study
 from kit.studies.document import markdown, write
 from kit.studies.networks import boxes, networks_of
-from kit.studies.tables import agreement, rows, steps
+from kit.studies.tables import agreement, packing, rows, steps
 
 
 def entry(arm, seed, accuracy, parameters=1000, stages=()):
@@ -31,7 +31,7 @@ def journal(slim=0.3):
         "distil": {"accuracy": 0.5, "parameters": 1000, "bytes": 4000, "widths": [8, 16]},
         "prune": {"accuracy": 0.2, "parameters": 700, "bytes": 2800, "widths": [6, 11]},
         "finetune": {"accuracy": slim, "parameters": 700, "bytes": 2800},
-        "quantize": {"accuracy": slim, "parameters": 700, "bytes": 900},
+        "quantize": {"accuracy": slim, "parameters": 700, "bytes": 900, "packing": {"before": 0.302, "after": 0.3, "equal": 0.995}},
     }
     taught = [entry("taught", seed, 0.5 + seed / 1000, stages={"teacher": {"accuracy": 0.8}}) for seed in range(3)]
     return taught + [entry("slim", seed, slim + seed / 1000, 700, pruned) for seed in range(3)]
@@ -50,6 +50,16 @@ def test_stages_have_accuracy_parameters_and_bytes():
     table = steps(rows(chained(), journal(), "reduced"))
     assert list(table.stage) == ["distil", "prune", "finetune", "quantize"]
     assert table.to_dict("records")[1] == {"arm": "slim", "stage": "prune", "accuracy": "0.2000", "parameters": "700", "bytes": "2,800"}
+
+
+def test_what_packing_changed_is_a_mean_over_seeds_and_the_least_of_equal_answers():
+    made = journal()
+    made[-1]["stages"] = {"quantize": {"parameters": 700, "bytes": 900, "packing": {"before": 0.31, "after": 0.3, "equal": 0.98}}}
+    (line,) = packing(rows(chained(), made, "reduced")).to_dict("records")
+    assert (line["arm"], line["bytes"]) == ("slim", "20")
+    assert line["points lost"] == "0.47 ± 0.46"
+    assert line["equal answers"] == "99.00%, at least 98.00%"
+    assert "What packing changed" in markdown(chained(), made, "reduced")
 
 
 def test_teachers_are_shown_where_they_differ():
