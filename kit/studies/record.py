@@ -1,8 +1,12 @@
-"""Whether the recipe that came of the screens holds: forty epochs and three seeds, against its opponents."""
+"""Whether the recipe that came of the screens holds, and which of its parts it needs.
 
-from kit.config.recipes import boss, medium, record
+`record` asks it for forty epochs with three seeds against its opponents; `record-ablation` takes each part away in turn, for ten.
+"""
+
+from kit.config.recipes import BOSS, boss, medium, record
 from kit.config.schema import Config
-from kit.studies.screens import PHOTOS
+from kit.config.terms import CE, KD
+from kit.studies.screens import PHOTOS, dump, hints
 from kit.studies.study import Arm, Changes, Study, proving_ground, replaced
 
 
@@ -22,3 +26,28 @@ def finals() -> Study:
     )
     question = "Does `record` (at most 60,000 parameters) beat the published recipe of 99,891, and by how much more than seeds can explain?"
     return Study("record", question, arms, "boss", proving_ground(40), f"96 px, 40 epochs, {PHOTOS}")
+
+
+def ablation() -> Study:
+    """Ten epochs. What came up beside a part and was left out of the recipe is put in, too: labels, hints."""
+    kd, views = KD(temperature=4), record().data.augment.model_dump()
+    arms = (
+        Arm("record", stored({}), "the recipe"),
+        Arm("no-teacher", replaced(record(), {"distill": dump([CE()])}), "labels alone"),
+        Arm("no-temperature", stored({"distill": dump([KD(temperature=1)])}), "T = 1"),
+        Arm("labels", stored({"distill": dump([kd, CE(weight=0.1)])}), "a tenth of cross entropy put in"),
+        Arm("hints", replaced(record(), {"distill": dump([kd, *hints("even")])}), "FitNets' hints from three stages put in"),
+        Arm("boss-network", stored({"student.name": "boss", "limit": "hw13-2022"}), "the published network, 99,891 parameters"),
+        Arm("large-batches", replaced(record(), {"train.batch_size": 128}), "batches of 128"),
+        Arm("small-rate", stored({"train.lr": 4e-3}), "a quarter of the rate"),
+        Arm("no-warmup", stored({"train.warmup_epochs": 0}), "the whole rate at once"),
+        Arm("no-decay", stored({"train.weight_decay": 0.0}), "no weight decay"),
+        Arm("no-clipping", stored({"train.clip_norm": None}), "gradients of any length"),
+        Arm("no-average", stored({"train.ema_decay": None}), "no average of the weights"),
+        Arm("boss-views", replaced(record(), {"data.augment": BOSS.model_dump()}), "boss's views: rotations and vertical flips"),
+        Arm("no-colour", replaced(record(), {"data.augment": views | {"brightness": 0.0}}), "photos as bright as they are"),
+        Arm("one-crop", stored({"predict.crops": 1}), "predicted from the centre and its mirror image", begins="record"),
+        Arm("one-view", stored({"predict": {"crops": 1, "flip": False}}), "predicted from the centre alone", begins="record"),
+    )
+    question = "What does each part of `record` bring? Each arm is the recipe with one part taken away, or one that was left out put in."
+    return Study("record-ablation", question, arms, "record", proving_ground(10), f"96 px, 10 epochs, {PHOTOS}")
