@@ -69,7 +69,7 @@ class Dataset:
         return self.training, self.validation, self.evaluation
 
     def counts(self) -> str:
-        """One line a split: its size and its photos per class."""
+        """One line a split: its size and its photos per class; and which classes have none to learn from."""
         lines = []
         for split in self.splits:
             per_class = "unlabelled"
@@ -79,6 +79,8 @@ class Dataset:
             lines.append(f"{split.name:<10} {len(split):>6,} photos, {per_class}")
         if self.held_out:
             lines[1] += " (held out of training)"
+        if missing := [name for name, n in zip(self.classes, self.training.per_class(len(self.classes)), strict=True) if not n]:
+            lines.append(f"no training photo of {', '.join(missing)}: is the archive unpacked whole?")
         return "\n".join(lines)
 
 

@@ -72,6 +72,11 @@ def test_an_empty_unlabelled_split_is_refused(copy):
     refused(copy, "unlabelled", "no photo")
 
 
+def test_classes_without_a_training_photo_are_named(copy):
+    assert f"no training photo of {', '.join(FOOD11[6:])}" in find(copy, FOOD11).counts()
+    assert "no training photo" not in find(copy).counts()
+
+
 def test_without_validation_a_stratified_share_is_held_out(copy):
     shutil.rmtree(copy / "validation")
     dataset = find(copy)
