@@ -142,19 +142,24 @@ STUDENTS = {
         record,
         (32, 64, 64, 96, 96, 120, 120),
         59_451,
-        "ours, a strided stem and residual depthwise blocks",
+        "as even, a stem of 32 and a narrower end",
         ties=((0,), (1, 2), (3, 4), (5, 6)),
     ),
     "deep": Spec(
         partial(residual, depths=(1, 4, 4), kernels=(3, 3, 5)),
         (24, 40, 64, 88),
         59_315,
-        "as record, narrower and deeper: 1, 4 and 4 blocks",
+        "as even, narrower and deeper: 1, 4 and 4 blocks",
     ),
     "wide": Spec(
-        partial(residual, depths=(1, 2, 2), kernels=(3, 3, 5)), (16, 48, 88, 150), 59_707, "as record, a thin stem and a wide end"
+        partial(residual, depths=(1, 2, 2), kernels=(3, 3, 5)), (16, 48, 88, 150), 59_707, "as even, one block less and a wide end"
     ),
-    "even": Spec(partial(residual, depths=(2, 2, 2), kernels=(3, 3, 5)), (16, 48, 88, 143), 59_674, "as record, a thin stem"),
+    "even": Spec(
+        partial(residual, depths=(2, 2, 2), kernels=(3, 3, 5)),
+        (16, 48, 88, 143),
+        59_674,
+        "the recipe record's: a thin stem, pairs of depthwise blocks",
+    ),
     "steep": Spec(
         partial(residual, depths=(1, 2, 3), kernels=(3, 3, 5)), (16, 48, 80, 115), 59_458, "as wide, three narrower blocks at the end"
     ),
