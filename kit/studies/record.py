@@ -29,7 +29,7 @@ def finals() -> Study:
 
 
 def ablation() -> Study:
-    """Ten epochs. What came up beside a part and was left out of the recipe is put in, too: labels, hints."""
+    """Ten epochs. What was left out of the recipe is put in, too: labels, hints, mixup."""
     kd, views = KD(temperature=4), record().data.augment.model_dump()
     arms = (
         Arm("record", stored({}), "the recipe"),
@@ -46,6 +46,10 @@ def ablation() -> Study:
         Arm("no-average", stored({"train.ema_decay": None}), "no average of the weights"),
         Arm("boss-views", replaced(record(), {"data.augment": BOSS.model_dump()}), "boss's views: rotations and vertical flips"),
         Arm("no-colour", replaced(record(), {"data.augment": views | {"brightness": 0.0}}), "photos as bright as they are"),
+        Arm(
+            "mixup", replaced(record(), {"data.augment": views | {"mixup": 0.2}}), "mixup, α = 0.2, put in; the teacher sees the mixed view"
+        ),
+        Arm("cutmix", replaced(record(), {"data.augment": views | {"cutmix": 1.0}}), "CutMix put in, likewise"),
         Arm("one-crop", stored({"predict.crops": 1}), "predicted from the centre and its mirror image", begins="record"),
         Arm("one-view", stored({"predict": {"crops": 1, "flip": False}}), "predicted from the centre alone", begins="record"),
     )
