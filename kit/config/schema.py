@@ -347,9 +347,12 @@ def override(config: Config, assignments: list[str]) -> Config:
 
 
 def in_words(error: ValidationError) -> str:
-    """What each field has against its value; for a field that is not there the nearest names."""
-    details = []
-    for e in error.errors():
+    """What each field has against its value; for a field that is not there the nearest names. What a list lacks for want of a part that is
+    refused itself is left out."""
+    details, errors = [], error.errors()
+    for e in errors:
+        if any(len(other["loc"]) > len(e["loc"]) > 0 and other["loc"][: len(e["loc"])] == e["loc"] for other in errors):
+            continue
         name = ".".join(map(str, e["loc"])) or "config"
         near = difflib.get_close_matches(str(e["loc"][-1]), all_fields(), n=3) if e["type"] == "extra_forbidden" else []
         says = f"there is no such field. Nearest: {', '.join(near)}" if near else e["msg"]

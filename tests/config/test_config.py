@@ -70,6 +70,12 @@ def test_values_that_make_no_sense_alone_or_together_are_refused(assignments, wo
     assert words in str(error.value)
 
 
+def test_a_term_that_is_refused_is_the_only_thing_said():
+    with pytest.raises(KitError) as error:
+        override(recipe("record"), ['distill=[{"loss":"kd","weight":NaN}]'])
+    assert str(error.value) == "--set is refused: distill.0.kd.weight: Input should be a finite number (got nan)."
+
+
 def test_an_unknown_recipe_lists_the_nearest():
     with pytest.raises(KitError, match="boss"):
         recipe("bos")
