@@ -1,6 +1,9 @@
 """The house: an import points to a lower floor, rooms on one floor don't know each other."""
 
 import ast
+import re
+import sys
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import kit
@@ -22,6 +25,8 @@ FLOORS = [
 GROUND = FLOORS[0]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 ROOT = Path(kit.__path__[0])
+CLONE = ROOT.parent
+OPTIONAL = {"optuna", "ray", "onnx", "onnxruntime", "tensorboard"}
 
 
 def room_of(module: str) -> str:
@@ -54,3 +59,30 @@ def test_imports_point_downwards_and_neighbours_are_strangers():
 
 def test_package_inits_are_empty():
     assert [p for p in ROOT.rglob("__init__.py") if p.read_text()] == []
+
+
+def pinned():
+    """The packages that requirements.txt names."""
+    return set(re.findall(r"^([a-z0-9-]+)==", (CLONE / "requirements.txt").read_text(), re.M))
+
+
+def test_what_is_imported_is_pinned_or_comes_with_what_is():
+    modules = {
+        name.split(".")[0]
+        for path in ROOT.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or "kit"])
+    }
+    come_along = {
+        re.split(r"[^\w-]", need)[0].lower() for package in pinned() for need in requires(package) or [] if "extra ==" not in need
+    }
+    strangers = modules - set(sys.stdlib_module_names) - OPTIONAL - {"kit"}
+    sources = {module: {name.lower() for name in packages_distributions().get(module, [])} for module in strangers}
+    assert {module: names for module, names in sources.items() if not names & (pinned() | come_along)} == {}
+
+
+def test_every_dependency_has_its_line_in_the_design():
+    section = (CLONE / "docs" / "design.md").read_text(encoding="utf-8").partition("## Dependencies")[2].partition("\n## ")[0]
+    named = {name.strip() for row in re.findall(r"^\| ([^|]+) \|", section, re.M) for name in row.split(",")}
+    assert pinned() <= named
+    assert all(name in section for name in OPTIONAL)
