@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -108,3 +109,16 @@ def write_json(path: Path, value: object) -> None:
 def sha256_of(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fill_place(page: Path, name: str, content: str) -> None:
+    """Replace what stands in a document between `<!-- NAME -->` and `<!-- end -->`.
+
+    Raises:
+        KitError: it has no such place.
+    """
+    text = page.read_text(encoding="utf-8")
+    place = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not place.search(text):
+        raise KitError(f"{page} has no place for this table: write the lines <!-- {name} --> and <!-- end --> into it.")
+    write_durably(page, place.sub(lambda found: f"{found[1]}\n{content}\n\n{found[2]}", text).encode())

@@ -19,7 +19,7 @@ from rich.table import Table
 from kit.bench.clock import Timed
 from kit.device import Device
 from kit.errors import KitError
-from kit.files import write_durably
+from kit.files import fill_place, write_durably
 from kit.version import commit
 
 
@@ -141,14 +141,9 @@ def markdown(outcome: Outcome) -> str:
 
 
 def fill(page: Path, outcome: Outcome) -> None:
-    """Replace the part of a document between `<!-- bench NAME -->` and `<!-- end -->`.
+    """Put the table into its place in a document.
 
     Raises:
-        KitError: it has no such part.
+        KitError: it has none.
     """
-    text = page.read_text(encoding="utf-8")
-    part = re.compile(rf"(<!-- bench {outcome.name} -->\n).*?(<!-- end -->)", re.DOTALL)
-    if not part.search(text):
-        raise KitError(f"{page} has no place for this table: write the lines <!-- bench {outcome.name} --> and <!-- end --> into it.")
-    filled = part.sub(lambda found: f"{found[1]}\n{markdown(outcome)}\n\n{found[2]}", text)
-    write_durably(page, filled.encode())
+    fill_place(page, f"bench {outcome.name}", markdown(outcome))

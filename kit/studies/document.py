@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kit.files import make_folder, write_durably
+from kit.files import fill_place, make_folder, write_durably
 from kit.models.cost import layer_rows
 from kit.models.students import count_parameters
 from kit.studies import figures
@@ -17,7 +17,7 @@ SETTINGS = {"full": "In full.", "tiny": "A rehearsal: these figures mean nothing
 
 
 def write(study: Study, entries: list[Entry], setting: str, folder: Path) -> list[Path]:
-    """The document, the table as three-line LaTeX and as CSV, and the figures as SVG and PNG."""
+    """The document, the table as three-line LaTeX and as CSV, and the figures as SVG and PNG; the table in the study's page above."""
     made = rows(study, entries, setting)
     if not made:
         return []
@@ -31,7 +31,10 @@ def write(study: Study, entries: list[Entry], setting: str, folder: Path) -> lis
     }
     for name, content in files.items():
         write_durably(folder / name, content)
-    return [folder / name for name in files] + pictures
+    pages = [page] if study.page and setting != "tiny" and (page := folder.parent / study.page).is_file() else []
+    for page in pages:
+        fill_place(page, f"study {study.name}", as_table(table))
+    return [folder / name for name in files] + pictures + pages
 
 
 def markdown(study: Study, entries: list[Entry], setting: str, drawn: list[str] | tuple[str, ...] = ()) -> str:

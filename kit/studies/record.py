@@ -6,7 +6,7 @@
 from kit.config.recipes import BOSS, boss, medium, record
 from kit.config.schema import Config
 from kit.config.terms import CE, KD
-from kit.studies.screens import PHOTOS, dump, hints
+from kit.studies.screens import PAGE, PHOTOS, dump, hints
 from kit.studies.study import Arm, Changes, Study, proving_ground, replaced
 
 
@@ -25,7 +25,7 @@ def finals() -> Study:
         Arm("boss-network", stored({"student.name": "boss", "limit": "hw13-2022"}), "the published network under record's training"),
     )
     question = "Does `record` (at most 60,000 parameters) beat the published recipe of 99,891, and by how much more than seeds can explain?"
-    return Study("record", question, arms, "boss", proving_ground(40), f"96 px, 40 epochs, {PHOTOS}")
+    return Study("record", question, arms, "boss", proving_ground(40), f"96 px, 40 epochs, {PHOTOS}", page=PAGE)
 
 
 def ablation() -> Study:
@@ -54,4 +54,4 @@ def ablation() -> Study:
         Arm("one-view", stored({"predict": {"crops": 1, "flip": False}}), "predicted from the centre alone", begins="record"),
     )
     question = "What does each part of `record` bring? Each arm is the recipe with one part taken away, or one that was left out put in."
-    return Study("record-ablation", question, arms, "record", proving_ground(10), f"96 px, 10 epochs, {PHOTOS}")
+    return Study("record-ablation", question, arms, "record", proving_ground(10), f"96 px, 10 epochs, {PHOTOS}", page=PAGE)

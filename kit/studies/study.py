@@ -35,7 +35,7 @@ class Arm:
 class Study:
     """arms: one that others need comes before them. reference: the arm that the others are held against. reduced: the config as it runs on
     a small machine; reduction: that in words. remarks: what explains the figures, a paragraph each. layers: whether the document has the
-    networks' layer tables."""
+    networks' layer tables. page: a document above theirs whose place `<!-- study NAME -->` has the table, too."""
 
     name: str
     question: str
@@ -45,6 +45,7 @@ class Study:
     reduction: str
     remarks: tuple[str, ...] = ()
     layers: bool = False
+    page: str = ""
 
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)

@@ -81,6 +81,20 @@ def test_a_document_shows_every_figure_and_the_remarks(tmp_path):
     assert all((tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in files)
 
 
+def test_a_page_above_has_the_table_in_its_place(tmp_path):
+    study, page = replace(chained(), page="page.md"), tmp_path / "page.md"
+    page.write_text("# Before\n\n<!-- study chained -->\n<!-- end -->\n\nAfter.\n")
+    for slim in (0.3, 0.4):
+        assert page in write(study, journal(slim), "reduced", tmp_path / "studies")
+        text = page.read_text()
+        assert text.startswith("# Before\n\n<!-- study chained -->\n\n| arm |")
+        assert text.endswith("<!-- end -->\n\nAfter.\n")
+        assert text.count("| slim |") == 1
+        assert f"| {slim + 0.001:.4f} ± 0.0010 |" in text
+    write(study, [line | {"setting": "tiny"} for line in journal()], "tiny", tmp_path / "studies")
+    assert page.read_text() == text
+
+
 def test_a_curve_goes_from_the_whole_student_through_what_was_pruned():
     axes = figures.curves(rows(chained(), journal(), "reduced")).axes[0]
     assert next(list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2) == [700, 1000]
