@@ -30,10 +30,6 @@ def training_pipeline(data: Data, augment: Augment) -> A.Compose:
     return A.Compose([*crop, A.HorizontalFlip(p=augment.horizontal_flip), A.VerticalFlip(p=augment.vertical_flip), *turns, *colour])
 
 
-def evaluation_pipeline(data: Data) -> A.Compose:
-    return A.Compose([A.SmallestMaxSize(data.resize_side, **ANTIALIAS), A.CenterCrop(data.image_size, data.image_size)])
-
-
 class SeededPipeline:
     """(photo, seed) → view. Built when first used, in the worker that uses it."""
 
