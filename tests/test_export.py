@@ -17,7 +17,7 @@ from kit.train.checkpoint import Checkpoints
 def packed_run(out):
     out.mkdir(exist_ok=True)
     student = build_student("record", (), 11).eval()
-    pack(out / "student.kit", student, recipe("record"), widths_of(student), tuple("abcdefghijk"), {})
+    pack(out / "student.kit", student, recipe("sample"), widths_of(student), tuple("abcdefghijk"), {})
     return student
 
 
@@ -73,7 +73,7 @@ def test_a_graph_needs_onnx_and_int8_needs_photos_and_both_say_so(tmp_path, monk
 def test_graphs_are_exported_and_int8_is_measured_on_validation(tmp_path, drawn):
     pytest.importorskip("onnxruntime", reason="onnx and onnxruntime are not installed: int8 of activations is optional")
     student = build_student("record", (), 6).eval()
-    config = override(recipe("record"), ["data.image_size=32", "data.cache_size=32", "competition=any"])
+    config = override(recipe("record"), ["data.image_size=32", "data.cache_size=32", "competition=any", "student.name=record"])
     pack(tmp_path / "student.kit", student, config, widths_of(student), tuple("012345"), {})
     assert "record at 32 px" in said_by(tmp_path / "student.kit", "onnx", tmp_path / "w.onnx")
     with pytest.raises(KitError, match="give --data"):

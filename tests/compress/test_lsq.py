@@ -48,7 +48,7 @@ def test_the_packed_weights_are_those_that_were_trained_to_the_bit(method, tmp_p
     stepped = with_steps(trained_looking(), how)
     before = trained_codes(stepped)["blocks.0.pointwise.weight"].codes
     taught(stepped, x)
-    config = override(recipe("record"), ["pack.bits=4", f"pack.method={method}"])
+    config = override(recipe("record"), ["student.name=record", "pack.bits=4", f"pack.method={method}"])
     pack(tmp_path / "s.kit", stepped, config, widths_of(stepped), tuple("abcde"), {})
     packed = unpack(tmp_path / "s.kit")
     for name, layer in stepped.named_modules():
