@@ -25,7 +25,7 @@ lint: $(READY)  ## rules, format and types
 	$(VENV)/bin/ruff format --check --quiet kit kernels tests
 	$(VENV)/bin/mypy
 
-quick: $(READY)  ## the tests that take less than twenty seconds each, under ten minutes together
+quick: $(READY)  ## the tests that take less than a dozen seconds each, under ten minutes together
 	$(PYTEST) --ignore tests/chaos -m "not slow and not long"
 
 slow: $(READY)  ## several processes, a planted key, every option at once

@@ -163,6 +163,7 @@ def test_a_session_that_only_trained_the_teacher_is_suspended_and_no_error(place
     assert list((place / "out" / "checkpoints").glob("teacher-*.pt"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("when", ["decoded 120 training", "distil 2/"])
 def test_a_signal_to_the_whole_process_group_saves_and_says_suspended(place, asked, when):
@@ -214,6 +215,7 @@ def count_parameters_in(checkpoint):
     return sum(tensor.numel() for name, tensor in weights.items() if "running" not in name and "num_batches" not in name)
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_or_workers_changes_nothing(place):
     """The first session's choice is kept: sums are split by threads, and their last bits with them."""
     words = ["simple", *TINY, "--set", "train.save_seconds=0"]
@@ -231,6 +233,7 @@ def test_another_number_of_threads_or_workers_changes_nothing(place):
     assert record_of(place, "moved")["choices"] == record_of(place, "straight")["choices"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_an_attached_output_in_another_folder(place):
     words = ["simple", *TINY]
     run(place, *words, out="straight")
@@ -243,6 +246,7 @@ def test_a_run_goes_on_from_an_attached_output_in_another_folder(place):
     assert "step 999 was to be found" in refusal(place, *words, "--resume-from", "attached", "--least-step", "999", out="third")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["teacher.ckpt", "the stage's result"])
 def test_a_trained_teacher_outlives_the_loss_of_either_of_its_files(place, lost):
     words = ["medium", *TINY]
@@ -267,6 +271,7 @@ def test_two_runs_in_one_folder_do_not_meet_and_a_killed_ones_workers_hold_nothi
     first.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", ["0", "60"])
 def test_a_folder_that_vanishes_is_named_and_what_was_saved_is_still_good(place, interval):
     words = ["simple", *TINY, "--set", f"train.save_seconds={interval}", "--set", "train.epochs=12"]
@@ -298,6 +303,7 @@ def test_a_subset_is_marked_partial(place):
     assert len(read_csv(place / "out" / "submission.csv")) == 12
 
 
+@pytest.mark.slow
 def test_the_loader_without_a_cache_runs_too(place):
     run(place, "boss", *TINY, "--set", "data.feed=decode", "--set", "data.workers=2")
     assert not list((place / "cache").glob("training*"))
@@ -355,6 +361,7 @@ def refusal(place, *words, out="out"):
     return printed.partition("error: ")[2]
 
 
+@pytest.mark.slow
 def test_another_recipe_in_the_same_folder_is_refused_and_nothing_is_lost(place):
     run(place, "simple", *TINY)
     before = results(place, "out")
@@ -395,6 +402,7 @@ def test_missing_data_and_missing_teachers_are_named(place):
     assert "no teacher file" in refusal(place, "simple", *TINY, "--teacher", "nowhere.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a file's size as Linux does")
 def test_a_disk_that_fills_up_ends_in_one_paragraph_and_the_run_goes_on_when_there_is_room(place):
     """RLIMIT_FSIZE stands in for a full disk: the teacher's first checkpoint does not fit, and no hour was spent on it."""

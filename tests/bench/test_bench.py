@@ -19,6 +19,7 @@ from kit.cli.app import app
 from kit.config.recipes import recipe
 from kit.config.schema import override
 from kit.errors import KitError
+from kit.files import fill_place
 
 SMALL = ["data.image_size=32", "data.cache_size=32", "train.batch_size=16", "data.workers=1"]
 CPU = torch.device("cpu")
@@ -58,7 +59,7 @@ def test_mistakes_are_named(drawn, tmp_path):
         outcomes.read(drawn / "training" / "0_0.jpg")
     (tmp_path / "page.md").write_text("nothing")
     with pytest.raises(KitError, match=r"no place for this table.*bench x"):
-        outcomes.fill(tmp_path / "page.md", Outcome("x", "", "ms", "a", [Row("a", "", [1.0])], {}))
+        fill_place(tmp_path / "page.md", "bench x", "")
 
 
 def test_every_way_is_timed_in_every_round_and_ratios_are_of_one_round():
