@@ -8,7 +8,7 @@ import numpy as np
 
 from kit.config.competitions import competition
 from kit.config.recipes import RECIPES
-from kit.config.schema import differences
+from kit.config.schema import Predict, differences
 from kit.report import scores
 from kit.report.figures import Line, Plot, histogram, plot, reliability, sizes, sparkline
 from kit.report.render import brief, percent, render, whole_percent
@@ -63,6 +63,8 @@ def sections(run: Run) -> dict[str, Any]:
     ours, labels = run.logits.get("quantize"), run.answers.labels
     return {
         "stages": run.stages,
+        "looks": looks(run.config.predict),
+        "packing": run.record["stages"].get("quantize", {}).get("packing"),
         "agreements": agreements(run),
         "curves": curves(run),
         "times": times(run),
@@ -76,6 +78,13 @@ def sections(run: Run) -> dict[str, Any]:
         "config": json.dumps(run.record["config"], indent=2, ensure_ascii=False),
         "again": [command.partition(" ")[2] for command in dict.fromkeys(s.get("command", "") for s in run.record["sessions"]) if command],
     }
+
+
+def looks(views: Predict) -> str:
+    """What the packed student's answers are averaged over, where it is more than one look."""
+    if views.crops == 5:
+        return ", averaged over centre and corners" + (", each with its mirror image" if views.flip else "")
+    return ", averaged with the mirrored photo" if views.flip else ""
 
 
 def agreements(run: Run) -> dict[str, dict[str, float]]:

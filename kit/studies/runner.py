@@ -211,7 +211,7 @@ def over(done: list[Entry], job: Job, journal: Path) -> bool:
 
 def run_job(job: Job, data: Path, cache: Path, budget: Budget, watch: Watch | None = None) -> Entry | None:
     """The journal's line of an arm; None when the budget ended before it. watch: may stop it for good, after any epoch."""
-    session = Budget(budget.seconds, budget.started)  # a run's times are its own
+    session = Budget(None if budget.seconds is None else budget.left(), budget.clock())  # an arm's session begins when the arm does
     lags: list[str] = []  # why the watch stopped it
 
     def look(stage: str, history: list[dict[str, Any]]) -> str | None:

@@ -10,10 +10,10 @@ import pytest
 
 from kit.answers import read_answers
 from kit.config.recipes import recipe
-from kit.config.schema import override
+from kit.config.schema import Predict, override
 from kit.errors import KitError
 from kit.pipeline import run
-from kit.report.page import page
+from kit.report.page import looks, page
 from kit.report.run import read_run
 from kit.report.write import report, write_page
 from kit.session import open_session
@@ -79,6 +79,16 @@ def test_the_answer_is_the_runs_own(runs, html):
     assert f"{100 * record['validation_accuracy']:.1f}<small>%</small>" in html
     assert f"<dd>{record['bytes']:,}</dd>" in html
     assert "session 2" in html  # where it went on
+
+
+@pytest.mark.parametrize(
+    ("views", "words"),
+    [({}, ""), ({"flip": True}, "with the mirrored photo"), ({"flip": True, "crops": 5}, "over centre and corners, each with its mirror")],
+)
+def test_it_says_what_the_answers_are_averaged_over(views, words):
+    said = looks(Predict(**views))
+    assert words in said
+    assert bool(said) == bool(words)
 
 
 def test_a_suspended_run_says_so_and_how_it_goes_on(runs):
