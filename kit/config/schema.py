@@ -112,9 +112,7 @@ class Teacher(Section):
     arch: Literal["torchvision/resnet18", "timm/resnet18"] = "torchvision/resnet18"
     expected_accuracy: Share | None = None  # on validation; a teacher a point below it stops the run
     flip: bool = False  # logits are the mean of the view's and its mirror image's
-    store: Literal["float16", "float32"] | None = (
-        None  # keep its answers of each step beside the decoded photos, so rounded, for later runs
-    )
+    store: Literal["float16", "float32"] | None = None  # its answers of every step are kept, so rounded, for later runs
     augment: Augment = Augment(crop_scale=(0.35, 1.0))
     train: Train = Train(epochs=30, lr=1e-3, warmup_epochs=1)  # used only when no teacher file is found
 
