@@ -112,7 +112,7 @@ def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place):
     words = ["record", *TINY, "--set", "train.epochs=2000"]
     start = time.time()
     printed = run(place, *words, "--budget", "20s")
-    assert 16 <= time.time() - start < 21  # a second for the interpreter to come and go on a machine that is busy
+    assert 16 <= time.time() - start < 20
     record = record_of(place)
     assert record["state"] == "suspended"
     session = record["sessions"][-1]
