@@ -57,6 +57,7 @@ def cuda() -> Device:
     name, arch = torch.cuda.get_device_name(), f"sm_{major}{minor}"
     if not runs_here(major, minor):
         return cpu(f"{name} is {arch}, which this torch has no code for ({' '.join(torch.cuda.get_arch_list())}); ")
+    torch.backends.cudnn.deterministic = True  # some of its gradients are sums in whatever order comes; not slower in a recorded step
     card = torch.device("cuda", torch.cuda.current_device())
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return Device(card, torch.bfloat16, torch.bfloat16, False, name, f"{name}, bfloat16 (native)")

@@ -1,6 +1,8 @@
 """Views of whole batches: what the networks see of cached photos, in training and in evaluation."""
 
+import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -54,8 +56,10 @@ def training_views(
         Normalised float32 [M, 3, H, H] on the pixels' device, channels last.
     """
     drawn = draw_views(sizes, generator, data, augment, share)
-    stored, crop, flips, *turns = (t.to(pixels.device) for t in (stored_sizes(sizes[share], pixels.shape[1]), *drawn[:2], *drawn.turns))
-    brightness, contrast, saturation = (None if kept is None else kept.to(pixels.device) for kept in drawn[3:])
+    factors = [kept for kept in drawn[3:] if kept is not None]
+    numbers = sent([stored_sizes(sizes[share], pixels.shape[1]), *drawn[:2], *factors, *drawn.turns], pixels.device)
+    stored, crop, flips, *rest = numbers
+    brightness, contrast, saturation = (None if kept is None else rest.pop(0) for kept in drawn[3:])
 
     def finish(views: Tensor, part: slice) -> Tensor:
         if brightness is not None:
@@ -65,12 +69,27 @@ def training_views(
                 views = torch.lerp(grey_of(views), views, kept[part]).clamp_(0, 255)
         return normalise(views, data.mean, data.std)
 
-    return warp(pixels, stored, crop, flips, tuple(turns), data.image_size, finish)
+    return warp(pixels, stored, crop, flips, tuple(rest), data.image_size, finish)
+
+
+def sent(numbers: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """A few numbers for each photo on the device: to a GPU by one copy out of pinned memory, which neither side waits for."""
+    if device.type != "cuda":
+        return list(numbers)
+    columns = [part.flatten(1) if part.ndim > 1 else part[:, None] for part in numbers]
+    packed = torch.cat(columns, dim=1).pin_memory().to(device, non_blocking=True)
+    pieces = packed.split([column.shape[1] for column in columns], dim=1)
+    return [piece.reshape(part.shape) for piece, part in zip(pieces, numbers, strict=True)]
 
 
 def grey(views: Tensor) -> Tensor:
     """[N, 1, H, W] by ITU-R BT.601's weights, as torchvision's and Pillow's."""
-    return (views * torch.tensor([0.299, 0.587, 0.114], device=views.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return (views * luma(views.device)).sum(1, keepdim=True)
+
+
+@functools.cache  # a tensor made on the host would be waited for at every step
+def luma(device: torch.device) -> Tensor:
+    return torch.tensor([0.299, 0.587, 0.114], device=device).view(1, 3, 1, 1)
 
 
 def mean_grey(views: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ Shapes: N views of photos in S×S squares, H×H output. Everything is float32: h
 half-precision grids lose pixels on a GPU too.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -83,9 +84,16 @@ def coordinates(factors_NK3: Tensor, side: int) -> Tensor:
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """0…255 to the networks' input, [N, 3, H, W]; black becomes (0 - mean) / std, as Normalize after a black fill gives."""
-    scale = torch.tensor(std, device=pixels.device).mul(255).reciprocal().view(1, -1, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=pixels.device).view(1, -1, 1, 1)
+    shift, scale = line_to_input(mean, std, pixels.device)
     return torch.addcmul(shift, pixels, scale)
+
+
+@functools.cache  # tensors made on the host would be waited for at every step
+def line_to_input(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """What is added and what is multiplied by, [1, C, 1, 1] each."""
+    scale = torch.tensor(std, device=device).mul(255).reciprocal().view(1, -1, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, -1, 1, 1)
+    return shift, scale
 
 
 def centre_crop(sizes_N2: Tensor, short: int, side: int) -> Tensor:

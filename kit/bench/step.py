@@ -3,6 +3,7 @@
 A step's time does not depend on what the weights are, so teacher and student are new ones.
 """
 
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import torch
@@ -24,10 +25,11 @@ from kit.models.widths import widths_for
 from kit.stages.photos import cached_batches
 from kit.stages.student import prepare
 from kit.stages.teacher import ready
+from kit.train.gradients import Backward, Learn, Loss, Recorded
 from kit.train.loop import Batches, begin, take_step
 from kit.world import World
 
-FROZEN, LIVE = "step, one frozen batch", "step, live feed"
+FROZEN, LIVE, LAUNCHED = "step, one frozen batch", "step, live feed", "step, kernel by kernel"
 STEPS = 1 << 30  # of the plan that the learning rate is read from
 
 
@@ -44,26 +46,30 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
     state = begin(student, objective.adapters, train, device)
     images, labels = feed(0)
 
-    def step(batches: Batches) -> None:
-        take_step(state, objective, batches, STEPS, STEPS // train.epochs, train, device, World())
+    def step(learn: Learn, batches: Batches = lambda _: (images, labels)) -> None:
+        take_step(state, learn, batches, STEPS, STEPS // train.epochs, train, World())
 
-    def learn() -> None:
-        student.train().zero_grad(set_to_none=True)
-        with torch.autocast(where.type, device.autocast, enabled=device.autocast is not None):
-            loss = F.cross_entropy(student(images).float(), labels)
-        loss.backward()
+    def ce(images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        return F.cross_entropy(student(images).float(), labels), {}
 
+    def learner(loss: Loss, prepare: Callable[[float], Hashable]) -> tuple[Backward, Learn]:
+        plain = Backward(loss, state.optimizer, state.scaler, device)
+        return plain, Recorded(plain, prepare, print, pays=True) if where.type == "cuda" else plain
+
+    (plain, whole), (_, alone) = learner(objective, objective.prepare), learner(ce, lambda progress: None)
     ways = [
-        Way(LIVE, "teacher, student and optimiser on a new batch each", always(lambda: step(feed))),
-        Way(FROZEN, "the same on one batch that is there", always(lambda: step(lambda _: (images, labels)))),
+        Way(LIVE, "teacher, student and optimiser on a new batch each", always(lambda: step(whole, feed))),
+        Way(FROZEN, "the same on one batch that is there", always(lambda: step(whole))),
         Way("feed", "order, draws, squares, warp", counted(feed)),
         Way("teacher", f"a look, {str(device.teacher).removeprefix('torch.')}, batch norm folded", always(lambda: panel(images))),
-        Way("student", "forward and backward of cross entropy", always(learn)),
+        Way("student", "forward and backward of cross entropy", always(lambda: alone(images, labels, 0))),
         Way("optimiser", f"{train.optimizer} over what the student learnt", always(state.optimizer.step)),
     ]
     if where.type == "cuda":
+        ways.append(Way(LAUNCHED, "one frozen batch, no CUDA graph", always(lambda: step(plain))))
+    if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
-    step(feed)  # the adapters' gradients are there from now on
+    step(plain, feed)  # the adapters' gradients are there from now on
     rows = milliseconds(measure(ways, rounds, where, seconds))
     what = f"A step of {config.recipe}: {train.batch_size} photos at {config.data.image_size} px"
     facts = shares(rows) | peak(where) | floors(config, device, panel.first, student, images, rows)

@@ -94,6 +94,7 @@ class Train(Section):
     patience: int | None = Field(None, ge=1)  # epochs without a better validation accuracy before the plan ends
     seed: int = 20220013
     save_seconds: Weight = 60  # between checkpoints
+    graph: bool | None = None  # on a GPU: a step's gradients recorded as a CUDA graph; None: where that is faster
 
     @model_validator(mode="after")
     def fields_fit_together(self) -> Self:
@@ -290,7 +291,8 @@ class Config(Section):
 
 
 # What a session may bring that another did not: it changes no weight.
-HARMLESS = ("teacher.expected_accuracy", "data.workers", "train.save_seconds", "teacher.train.save_seconds")
+PACE = ("train.save_seconds", "teacher.train.save_seconds", "train.graph", "teacher.train.graph")
+HARMLESS = ("teacher.expected_accuracy", "data.workers", *PACE)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -22,6 +22,7 @@ from kit.data.order import Order
 from kit.data.squares import choose_squares
 from kit.rng import derive, generator
 
+Batch = tuple[Tensor, Tensor]  # images, labels
 # (uint8 [M, S, S, 3], sizes [B, 2], generator, share of the batch) → normalised float32 [M, 3, H, W]
 AugmentBatch = Callable[[Tensor, Tensor, torch.Generator, slice], Tensor]
 # (uint8 RGB [H, W, 3], seed) → uint8 [image_size, image_size, 3]
@@ -29,7 +30,10 @@ AugmentPhoto = Callable[[np.ndarray, int], np.ndarray]
 
 
 class CachedBatches:
-    """Views of decoded photos. feed: "cache" or "stream", as `choose_squares` takes it. says: which it was, and why."""
+    """Views of decoded photos. feed: "cache" or "stream", as `choose_squares` takes it. says: which it was, and why.
+
+    On a GPU the next step's views are made on a stream of their own while this step computes.
+    """
 
     def __init__(self, photos: Photos, order: Order, augment: AugmentBatch, device: torch.device, feed: str = "cache", workers: int = 0):
         if not photos.labelled:
@@ -37,12 +41,29 @@ class CachedBatches:
         self.order, self.augment, self.device = order, augment, device
         self.squares, self.says = choose_squares(photos.pixels, order, device, feed, workers)
         self.sizes, self.labels = torch.from_numpy(photos.sizes), torch.from_numpy(photos.labels)
+        self.side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.coming: dict[int, tuple[Batch, torch.cuda.Event]] = {}
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, step: int) -> Batch:
         """Normalised float32 [M, 3, H, W] and labels int64 [M], on the device: this process's share."""
-        whole = self.order.rows(step)
+        if self.side is None:
+            return self.make(step)
+        batch, made = self.coming.pop(step) if step in self.coming else self.begin(step, self.side)
+        self.coming = {step + 1: self.begin(step + 1, self.side)}
+        now = torch.cuda.current_stream(self.device)
+        now.wait_event(made)
+        for tensor in batch:
+            tensor.record_stream(now)  # its memory is the side stream's: not to be used again before this step has read it
+        return batch
+
+    def begin(self, step: int, side: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event]:
+        with torch.cuda.stream(side):
+            return self.make(step), side.record_event()
+
+    def make(self, step: int) -> Batch:
+        whole, labels = self.order.rows(step), self.labels[self.order.mine(step)]
         views = self.augment(self.squares(step), self.sizes[whole], generator(self.order.seed, "augment", step), self.order.share)
-        return views, self.labels[self.order.mine(step)].to(self.device)
+        return views, labels.pin_memory().to(self.device, non_blocking=True) if self.side else labels
 
 
 class DecodingBatches:
@@ -54,10 +75,10 @@ class DecodingBatches:
         self.source = Decoder(split, order, augment)
         self.order, self.normalise, self.device, self.workers = order, normalise, device, workers
         self.expected = -1
-        self.stream: Iterator[tuple[Tensor, Tensor]] = iter(())
+        self.stream: Iterator[Batch] = iter(())
         self.says = "photos are decoded anew each epoch, as data.feed asks"
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, step: int) -> Batch:
         """Shapes as of `CachedBatches`."""
         if step != self.expected:
             self.stream = self.start(step)
@@ -66,9 +87,9 @@ class DecodingBatches:
             images, labels = next(self.stream)
         except (ConnectionError, EOFError) as error:  # it was on its way from a worker that was killed: torch looks at none of them then
             raise RuntimeError("DataLoader worker: the connection to it broke") from error
-        return self.normalise(images.to(self.device, non_blocking=True)), labels.to(self.device)
+        return self.normalise(images.to(self.device, non_blocking=True)), labels.to(self.device, non_blocking=True)
 
-    def start(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def start(self, step: int) -> Iterator[Batch]:
         loader = DataLoader(
             self.source,
             batch_size=None,
@@ -88,7 +109,7 @@ class Decoder(Dataset):
     def __init__(self, split: Split, order: Order, augment: AugmentPhoto):
         self.split, self.order, self.augment = split, order, augment
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, step: int) -> Batch:
         """uint8 [M, H, W, 3], int64 [M]: this process's share, each photo's view seeded by its place in the whole batch."""
         places, rows, seed = range(self.order.batch_size)[self.order.share], self.order.mine(step), self.order.seed
         views = [

@@ -37,7 +37,8 @@ class Resident:
             self.pixels = self.pixels.to(device)
 
     def __call__(self, step: int) -> Tensor:
-        return self.pixels[self.order.mine(step).to(self.device)]
+        rows = self.order.mine(step)
+        return self.pixels[rows.pin_memory().to(self.device, non_blocking=True) if self.pixels.is_cuda else rows]
 
 
 class Streamed:

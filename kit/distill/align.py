@@ -1,6 +1,7 @@
 """Feature maps of any two networks brought together: taps by module name, 1×1 adapters, pooling to one size, the classifier."""
 
 import difflib
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -90,16 +91,17 @@ def pool_to(x: Tensor, size: tuple[int, int]) -> Tensor:
         return x
     if height % high == 0 and width % wide == 0:
         return F.avg_pool2d(x, (height // high, width // wide))
-    return torch.einsum("ih,nchw,jw->ncij", bins(height, high).to(x), x, bins(width, wide).to(x))
+    return torch.einsum("ih,nchw,jw->ncij", bins(height, high, x.dtype, x.device), x, bins(width, wide, x.dtype, x.device))
 
 
-def bins(length: int, parts: int) -> Tensor:
+@functools.cache  # made on the host: a recorded step can't copy from there
+def bins(length: int, parts: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[parts, length]: which places each part averages, the borders rounded outwards as in adaptive pooling."""
     rows = torch.zeros(parts, length)
     for i in range(parts):
         start, end = i * length // parts, -(-(i + 1) * length // parts)
         rows[i, start:end] = 1 / (end - start)
-    return rows
+    return rows.to(device, dtype)
 
 
 def classifier(model: nn.Module) -> nn.Linear:

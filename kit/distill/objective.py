@@ -45,27 +45,39 @@ class Objective:
             OF_MAPS[type(term)](term, [ours[name] for name in taps(term.student)], [theirs[name] for name in taps(term.teacher)])
             for term in of_maps
         ).to(next(student.parameters()).device)
+        self.progress = -1.0
+        self.computed: tuple[bool, ...] = ()
+        self.weights = torch.zeros(len(terms), device=next(student.parameters()).device)
         modules = iter(self.adapters)
         losses = [loss_of_maps(t, next(modules)) if isinstance(t, (OfMaps, OfStages)) else loss_of_logits(t) for t in terms]
-        self.parts = list(zip(names_of(terms), terms, losses, strict=True))
+        self.parts = list(zip(names_of(terms), losses, strict=True))
 
     def __call__(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """images: normalised [N, 3, H, W]. progress: share of the plan's epochs that is over, for the ramps.
 
         A term whose ramp stays at zero is not computed, and logged as 0: before it starts it has nothing to be judged by.
         """
-        theirs = self.ask(images) if any(not (isinstance(term, CE) or is_off(term.ramp, progress)) for term in self.terms) else {}
+        computed = self.prepare(progress)
+        asked = any(on and not isinstance(term, CE) for on, term in zip(computed, self.terms, strict=True))
+        theirs = self.ask(images) if asked else {}
         ours = {name: value.float() for name, value in look(self.student, self.ours, images).items()}
         values: dict[str, Tensor] = {}
         total = images.new_zeros(())
         with torch.autocast(images.device.type, enabled=False):
-            for name, term, loss in self.parts:
-                values[name] = images.new_zeros(()) if is_off(term.ramp, progress) else loss(ours, theirs, labels)
-                total = total + term.weight * factor(term.ramp, progress) * values[name]
+            for on, weight, (name, loss) in zip(computed, self.weights, self.parts, strict=True):
+                values[name] = loss(ours, theirs, labels) if on else images.new_zeros(())
+                total = total + weight * values[name]
             if self.gamma_penalty:
                 values["gamma"] = gammas(self.student)
                 total = total + self.gamma_penalty * values["gamma"]
         return total, values
+
+    def prepare(self, progress: float) -> tuple[bool, ...]:
+        """Bring the terms' weights to a share of the plan, in place, so that a recorded step reads them; tells which terms are computed."""
+        if progress != self.progress:
+            self.weights.copy_(torch.tensor([term.weight * factor(term.ramp, progress) for term in self.terms]))
+            self.progress, self.computed = progress, tuple(not is_off(term.ramp, progress) for term in self.terms)
+        return self.computed
 
     def ask(self, images: Tensor) -> Seen:
         """What the teacher says of a view: logits, and the maps that the terms want."""

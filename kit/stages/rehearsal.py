@@ -15,6 +15,7 @@ from kit.session import Session
 from kit.stages.photos import Material, make_order, make_views, mixing
 from kit.stages.prune import cut, steps_of, target_of
 from kit.train.budget import PAGE
+from kit.train.gradients import Backward
 from kit.train.loop import begin, take_step
 
 PHOTOS = 256  # that it predicts
@@ -63,7 +64,8 @@ def step_once(session: Session, material: Material, student: nn.Module, teacher:
     state = begin(student, objective.adapters, plan, session.device)
     views = make_views(session, material, order, config.data.augment)
     batches = mixing(views, order, config.data.augment, len(material.dataset.classes))
-    take_step(state, objective, batches, 1, 1, plan, session.device, session.world)
+    learn = Backward(objective, state.optimizer, state.scaler, session.device)
+    take_step(state, learn, batches, 1, 1, plan, session.world)
 
 
 def rehearse_hand_in(session: Session, material: Material, evaluation: str, student: nn.Module) -> float:

@@ -180,7 +180,8 @@ def learn(
         with recalled(session, material, stage, plan, looking) as recall:
             objective = Objective(student, looking, config.distill, config.data.image_size, gamma_penalty, recall)
             wrap = recall.drawn if recall else lambda batches: batches
-            state = train(session, material, stage, student, objective, plan, config.data.augment, objective.adapters, wrap)
+            prepare = None if recall else objective.prepare  # what is recalled comes from the host at every step
+            state = train(session, material, stage, student, objective, plan, config.data.augment, objective.adapters, wrap, prepare)
         done = {"widths": widths} | state.state()
         checkpoints.finish(state.step, done)
     student.load_state_dict(done["best"]["weights"])

@@ -181,7 +181,7 @@ def train_teacher(session: Session, material: Material) -> Path:
         return losses.ce(teacher(images), labels), {}
 
     plan = config.train.model_copy(update={"final_fit": True, "patience": None}) if session.config.train.final_fit else config.train
-    state = train(session, material, "teacher", teacher, loss, plan, config.augment)
+    state = train(session, material, "teacher", teacher, loss, plan, config.augment, prepare=lambda progress: None)
     weights = state.best["weights"]
     session.world.lead(lambda: write_durably(file, to_bytes(weights)))
     checkpoints.finish(state.step, {"weights": weights, "sha256": sha256_of(file), "history": state.history})

@@ -1,6 +1,6 @@
 """A plan of epochs over the run's photos, for whichever network and loss a stage brings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from torch import nn
@@ -9,7 +9,8 @@ from kit import predict
 from kit.config.schema import Augment, Train
 from kit.session import Session
 from kit.stages.photos import Material, make_order, make_views, mixing
-from kit.train.loop import Batches, Loss, Training, fit
+from kit.train.gradients import Loss
+from kit.train.loop import Batches, Training, fit
 
 
 def train(
@@ -22,8 +23,10 @@ def train(
     augment: Augment,
     adapters: nn.Module | None = None,
     wrap: Callable[[Batches], Batches] = lambda batches: batches,
+    prepare: Callable[[float], Hashable] | None = None,
 ) -> Training:
-    """A stage's plan, carried through or on. wrap: put around the batches, for a loss that must know which step's they are."""
+    """A stage's plan, carried through or on. wrap: put around the batches, for a loss that must know which step's they are. prepare: as
+    `fit` takes it."""
     config = session.config
     order = make_order(session, material, plan)
     views = make_views(session, material, order, augment)
@@ -47,6 +50,7 @@ def train(
         adapters=adapters,
         world=session.world,
         unmixed=views,
+        prepare=prepare,
     )
 
 

@@ -11,7 +11,7 @@ from kit.studies.compression import compression
 from kit.studies.hw7_architectures import hw7_architectures
 from kit.studies.hw7_pipeline import hw7_pipeline
 from kit.studies.hw7_report import hw7_report
-from kit.studies.record import ablation, finals
+from kit.studies.record import ablation, finals, long
 from kit.studies.screens import screen, second_screen
 from kit.studies.study import Arm, Study, proving_ground
 
@@ -39,6 +39,7 @@ STUDIES: dict[str, Callable[[], Study]] = {
     "cifar-slim": cifar_slim,
     "hw7-report": hw7_report,
     "record": finals,
+    "record-long": long,
     "record-ablation": ablation,
     "compression": compression,
     "record-screen": screen,

@@ -7,7 +7,7 @@ to stop) never reaches the arithmetic.
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,7 @@ from kit.rng import derive
 from kit.train.average import batches_to_measure, remeasure
 from kit.train.budget import Budget
 from kit.train.checkpoint import Checkpoints
+from kit.train.gradients import Backward, Learn, Loss, Recorded
 from kit.train.norm import shared_norms
 from kit.train.optim import make_optimizer, rate_at
 from kit.train.pace import KINDS, Pace
@@ -34,7 +35,6 @@ from kit.world import World
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 Evaluate = Callable[[nn.Module], dict[str, float]]
-Loss = Callable[[Tensor, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
 
 EXPLODED = 10  # times what a loss was at the first step, when the network knew nothing yet
 SMALLER = 0.3  # of the learning rate after a run has diverged
@@ -108,6 +108,7 @@ def fit(
     adapters: nn.Module | None = None,
     world: World | None = None,
     unmixed: Batches | None = None,
+    prepare: Callable[[float], Hashable] | None = None,
 ) -> Training:
     """Train until the plan is done, going on from the newest checkpoint.
 
@@ -117,6 +118,7 @@ def fit(
         adapters: train along but are not part of the network.
         world: the processes that share each batch.
         unmixed: the same batches without mixup, which batch norm is measured on; None: as they are.
+        prepare: as `Recorded` takes it, of a loss whose kernels are the same at every step; None: they aren't.
         on_epoch: is given the history, a dictionary an epoch, and where the last epoch's seconds went; after each epoch and at the
             beginning.
     Returns:
@@ -140,6 +142,10 @@ def fit(
     def look(model: nn.Module) -> dict[str, float]:
         return world.lead(lambda: evaluate(model))
 
+    learn: Learn = (plain := Backward(loss, state.optimizer, state.scaler, device))
+    if prepare and train.graph is not False and device.device.type == "cuda" and world.alone:
+        learn = Recorded(plain, prepare, lambda message: log(f"{stage}: {message}"), train.graph)
+
     step, evaluation, saving, waiting = (f"{stage} {kind}" for kind in KINDS)
     begun_at, saved_at, pace = state.step, budget.clock(), Pace(budget, stage)
     with progress(stage, steps, shown=world.first, done=state.step) as moved, shared_norms(network, world):
@@ -151,7 +157,7 @@ def fit(
                     save(state, checkpoints, budget)
                 budget.insist(f"step {state.step + 1:,} of {steps:,} of {stage}", step, saving, "hand in", evaluation)
             with budget.timed(step):
-                take_step(state, loss, batches, steps, steps_per_epoch, train, device, world)
+                take_step(state, learn, batches, steps, steps_per_epoch, train, world)
             moved(state.step)
             due = not world.all(budget.clock() - saved_at < train.save_seconds)
             if ends_epoch or due:
@@ -202,9 +208,7 @@ def begin(network: nn.Module, adapters: nn.Module, train: Train, device: Device)
     )
 
 
-def take_step(
-    state: Training, loss: Loss, batches: Batches, steps: int, steps_per_epoch: int, train: Train, device: Device, world: World
-) -> None:
+def take_step(state: Training, learn: Learn, batches: Batches, steps: int, steps_per_epoch: int, train: Train, world: World) -> None:
     """One optimiser step. Nothing here waits for the device."""
     for group in state.optimizer.param_groups:
         group["lr"] = state.rate * rate_at(state.step, steps, steps_per_epoch, train)
@@ -212,19 +216,16 @@ def take_step(
     images, labels = batches(state.step)
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]
 
-    def backward() -> tuple[Tensor, dict[str, Tensor]]:
+    def gradients() -> dict[str, Tensor]:
         torch.manual_seed(derive(train.seed, "global", state.step))  # for dropout and whatever else draws from the global generator
-        with torch.autocast(device.device.type, device.autocast, enabled=device.autocast is not None):
-            total, values = loss(images, labels, state.step // steps_per_epoch / train.epochs)
-        state.optimizer.zero_grad(set_to_none=True)
-        state.scaler.scale(total).backward()
+        values = learn(images, labels, state.step // steps_per_epoch / train.epochs)
         world.average(p.grad for p in trained if p.grad is not None)
-        return total, values
+        return values
 
-    total, values = backward()
+    values = gradients()
     if train.sam_rho:
         with uphill(state.network, trained, train.sam_rho):
-            backward()
+            gradients()
     if train.clip_norm:
         state.scaler.unscale_(state.optimizer)
         nn.utils.clip_grad_norm_(trained, train.clip_norm)
@@ -233,7 +234,6 @@ def take_step(
     state.step += 1
     if state.ema:
         state.ema.update(state.network, step=state.step)
-    values = {name: value.detach() for name, value in ({"loss": total} | values).items()}
     state.first = state.first or values
     state.sums = {name: state.sums.get(name, 0) + value for name, value in values.items()}
 

@@ -1,0 +1,107 @@
+"""A batch's gradients, kernel by kernel, or on a GPU recorded once and launched as one (a CUDA graph).
+
+A small student's step is a thousand kernels of a few microseconds each, and no host launches them as fast as a GPU finishes them. What is
+recorded is the teacher's look, the student's forward pass, the losses and backward; views, clipping, optimiser and average stay outside.
+The same kernels in the same order give the same bits, so recording is a matter of time alone: each session measures it and takes what is
+faster there.
+"""
+
+import time
+from collections.abc import Callable, Hashable
+
+import torch
+from torch import Tensor
+
+from kit.device import Device
+
+Loss = Callable[[Tensor, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
+Learn = Callable[[Tensor, Tensor, float], dict[str, Tensor]]  # (images, labels, progress) → the losses' values; the gradients are left
+
+WARM, TIMED = 3, 10  # steps that are taken before a recording, and that each way is timed for
+
+
+class Backward:
+    """The gradients of the loss with respect to all that the optimiser holds, scaled where the device needs it."""
+
+    def __init__(self, loss: Loss, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, device: Device):
+        self.loss, self.optimizer, self.scaler, self.device = loss, optimizer, scaler, device
+
+    def __call__(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.device.type, self.device.autocast, enabled=self.device.autocast is not None):
+            total, values = self.loss(images, labels, progress)
+        self.scaler.scale(total).backward()
+        return {name: value.detach() for name, value in ({"loss": total} | values).items()}
+
+
+class Recorded:
+    """The same, recorded after a few steps, and anew when other terms are computed. A step that can't be recorded is taken as before.
+
+    Args:
+        prepare: brings the loss to a share of the plan's epochs, in place, and says which of its terms are computed there.
+        say: told once what came of it.
+        pays: whether it does, where that need not be measured.
+    """
+
+    def __init__(self, learn: Backward, prepare: Callable[[float], Hashable], say: Callable[[str], None], pays: bool | None = None):
+        self.learn, self.prepare, self.say, self.pays = learn, prepare, say, pays
+        self.kind: Hashable = None
+        self.steps = 0  # of this kind
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.began, self.plain = 0.0, 0.0  # seconds
+
+    def __call__(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
+        kind = (self.prepare(progress), images.shape, labels.shape, labels.dtype)
+        if kind != self.kind:
+            self.kind, self.steps, self.graph = kind, 0, None
+        self.steps += 1
+        if self.pays is None:
+            self.compare()
+        if self.pays is not False and self.graph is None and self.steps > WARM + (TIMED if self.pays is None else 0):
+            self.record(images, labels, progress)
+        if self.graph is None:
+            return self.learn(images, labels, progress)
+        self.images.copy_(images)
+        self.labels.copy_(labels)
+        self.graph.replay()
+        for parameter, gradient in self.gradients:  # the recording's own memory, whatever was put in its place since
+            parameter.grad = gradient
+        return {name: value.clone() for name, value in self.values.items()}
+
+    def compare(self) -> None:
+        """Whether it pays: whole steps, the feed among them, TIMED before the recording and as many after it."""
+        if self.steps == WARM + 1:
+            self.began = finished()
+        elif self.steps == WARM + 1 + TIMED:
+            self.plain = finished() - self.began
+        elif self.steps == 2 * WARM + TIMED:
+            self.began = finished()
+        elif self.steps == 2 * WARM + 2 * TIMED:
+            seconds = finished() - self.began
+            self.pays = seconds < self.plain
+            if not self.pays:
+                self.graph = None
+            before, after = (f"{1000 * s / TIMED:.1f} ms" for s in (self.plain, seconds))
+            self.say(f"steps are {'' if self.pays else 'not '}recorded as a CUDA graph: {before} without, {after} with it")
+
+    def record(self, images: Tensor, labels: Tensor, progress: float) -> None:
+        """Of a batch's shape; nothing is computed yet. What a recording can't hold (a value that the host waits for) refuses it."""
+        self.images, self.labels = images.clone(), labels.clone()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self.values = self.learn(self.images, self.labels, progress)
+        except RuntimeError as error:
+            self.pays = False
+            generator = torch.cuda.default_generators[images.device.index]  # it still counts as recorded from, and would refuse to draw
+            generator.graphsafe_set_state(torch.Generator(images.device).graphsafe_get_state())
+            self.say(f"steps can't be recorded as a CUDA graph: {' '.join(str(error).split())[:160]}")
+        else:
+            self.graph = graph
+            self.gradients = [(p, p.grad) for group in self.learn.optimizer.param_groups for p in group["params"]]
+
+
+def finished() -> float:
+    """The time, s, once the GPU has done all that it was given."""
+    torch.cuda.synchronize()
+    return time.perf_counter()

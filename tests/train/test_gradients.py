@@ -1,0 +1,90 @@
+"""A step recorded as a CUDA graph is the step: to the bit, whatever happens around it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from kit.config.schema import Train
+from kit.config.terms import CE, KD, Hint
+from kit.device import choose_device
+from kit.distill.objective import Objective
+from kit.models.students import build_student
+from kit.models.teacher import build_teacher
+from kit.train.gradients import TIMED, WARM, Backward, Recorded
+from kit.train.loop import begin, take_step
+from kit.world import World
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: CUDA graphs were not tried")
+STEPS = 2 * (2 * WARM + 2 * TIMED + 4)  # recorded, compared, and in the second half recorded anew, for another term begins
+TERMS = (KD(temperature=4), CE(weight=0.5, ramp="second half"), Hint(student="blocks.1", teacher="layer2"))
+
+
+def batches(step):
+    generator = torch.Generator().manual_seed(step)
+    images, labels = torch.randn(16, 3, 64, 64, generator=generator), torch.randint(5, (16,), generator=generator)
+    return images.cuda().to(memory_format=torch.channels_last), labels.cuda()
+
+
+def trained(plan, recorded, *, steps=STEPS, wrap=lambda loss: loss, says=print, half=None):
+    """Every tensor of a training's state after some steps, and how it was recorded. half: float16 is scaled, as on a T4."""
+    torch.manual_seed(0)
+    device = choose_device()
+    if half is torch.float16:
+        device = replace(device, teacher=half, autocast=half, scaled=True)
+    student = build_student("even", (), 5).cuda()
+    student.fc = nn.Sequential(nn.Dropout(0.2), student.fc)
+    teacher = build_teacher("torchvision/resnet18", 5).eval().requires_grad_(False).to(device.device, device.teacher)
+    objective = Objective(student, teacher, TERMS, 64)
+    state = begin(student, objective.adapters, plan, device)
+    learn = Backward(wrap(objective), state.optimizer, state.scaler, device)
+    if recorded:
+        learn = Recorded(learn, objective.prepare, says)
+    for _ in range(steps):
+        take_step(state, learn, batches, steps, steps // 2, plan, World())
+    return {name: tensor for part in (state.network, state.adapters, state.ema.module) for name, tensor in part.state_dict().items()}, learn
+
+
+PLANS = [{}, {"sam_rho": 0.05}, {"clip_norm": 1.0, "optimizer": "sgd"}]
+
+
+@gpu
+@pytest.mark.parametrize(("more", "half"), [*((more, None) for more in PLANS), ({}, torch.float16)], ids=str)
+def test_recorded_steps_give_the_same_bits(more, half):
+    plan, said = Train(epochs=2, ema_decay=0.9, lr=1e-3, **more), []
+    launched, _ = trained(plan, False, half=half)
+    recorded, learn = trained(plan, True, says=said.append, half=half)
+    assert learn.graph is not None or learn.pays is False
+    assert "as a CUDA graph: " in said[0]
+    assert all(torch.equal(launched[name], recorded[name]) for name in launched)
+
+
+@gpu
+def test_a_step_that_the_host_waits_for_is_taken_as_before():
+    """A loss that reads a value back can't be recorded: it is said once, and the weights are those of an unrecorded run."""
+
+    def waiting(loss):
+        def total(images, labels, progress):
+            value, values = loss(images, labels, progress)
+            assert value.item() == value.item()
+            return value, values
+
+        return total
+
+    plan, said = Train(epochs=2, ema_decay=0.9, lr=1e-3), []
+    launched, _ = trained(plan, False)
+    refused, learn = trained(plan, True, wrap=waiting, says=said.append)
+    assert learn.pays is False
+    assert len(said) == 1
+    assert said[0].startswith("steps can't be recorded as a CUDA graph: ")
+    assert all(torch.equal(launched[name], refused[name]) for name in launched)
+
+
+def test_an_objective_is_brought_to_a_share_of_the_plan_in_place_and_says_what_it_computes_there():
+    objective = Objective(build_student("even", (), 5), build_teacher("torchvision/resnet18", 5), TERMS, 64)
+    weights = objective.weights
+    assert objective.prepare(0.25) == (True, False, True)
+    assert objective.prepare(0.5) == (True, True, True)
+    assert objective.weights is weights
+    assert weights.tolist() == [1, 0.5, 1]
