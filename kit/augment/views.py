@@ -61,13 +61,13 @@ def training_views(
     stored, crop, flips, *rest = numbers
     brightness, contrast, saturation = (None if kept is None else rest.pop(0) for kept in drawn[3:])
 
-    def finish(views: Tensor, part: slice) -> Tensor:
+    def finish(views: Tensor, part: slice, out: Tensor) -> None:
         if brightness is not None:
             views = (views * brightness[part]).clamp_(max=255)
         for kept, grey_of in ((contrast, mean_grey), (saturation, grey)):
             if kept is not None:
                 views = torch.lerp(grey_of(views), views, kept[part]).clamp_(0, 255)
-        return normalise(views, data.mean, data.std)
+        normalise(views, data.mean, data.std, out)
 
     return warp(pixels, stored, crop, flips, tuple(rest), data.image_size, finish)
 
@@ -107,7 +107,7 @@ def evaluation_views(pixels: Tensor, sizes: Tensor, data: Data, place: tuple[int
     if place != (0, 0):
         half = crop[:, 2:]
         crop = torch.cat(((1 - half) * torch.tensor(place), half), dim=1)
-    straight, finish = torch.ones(n, 2, device=device), lambda views, part: normalise(views, data.mean, data.std)
+    straight, finish = torch.ones(n, 2, device=device), lambda views, part, out: normalise(views, data.mean, data.std, out)
     return warp(pixels, stored, crop.to(device), straight, (), data.image_size, finish)
 
 

@@ -6,8 +6,11 @@ The same kernels in the same order give the same bits, so recording is a matter 
 faster there.
 """
 
+import itertools
+import math
+import statistics
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -48,12 +51,13 @@ class Recorded:
         self.kind: Hashable = None
         self.steps = 0  # of this kind
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.began, self.plain = 0.0, 0.0  # seconds
+        self.times: list[float] = []  # at which steps began
+        self.plain = math.inf  # seconds
 
     def __call__(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
         kind = (self.prepare(progress), images.shape, labels.shape, labels.dtype)
         if kind != self.kind:
-            self.kind, self.steps, self.graph = kind, 0, None
+            self.kind, self.steps, self.graph, self.times = kind, 0, None, []
         self.steps += 1
         if self.pays is None:
             self.compare()
@@ -69,19 +73,19 @@ class Recorded:
         return {name: value.clone() for name, value in self.values.items()}
 
     def compare(self) -> None:
-        """Whether it pays: whole steps, the feed among them, TIMED before the recording and as many after it."""
-        if self.steps == WARM + 1:
-            self.began = finished()
-        elif self.steps == WARM + 1 + TIMED:
-            self.plain = finished() - self.began
-        elif self.steps == 2 * WARM + TIMED:
-            self.began = finished()
-        elif self.steps == 2 * WARM + 2 * TIMED:
-            seconds = finished() - self.began
-            self.pays = seconds < self.plain
+        """Whether it pays: the median of TIMED steps as they were, and of as many recorded ones; of whole steps, the feed among them. An
+        evaluation or a checkpoint between two of them is in neither median."""
+        place = self.steps - WARM - 1  # from 0: as it was; from TIMED + WARM: recorded
+        if 0 <= place <= TIMED or place >= TIMED + WARM:
+            self.times.append(finished())
+        if place == TIMED:
+            self.plain, self.times = typical(self.times), []
+        elif place == 2 * TIMED + WARM:
+            recorded = typical(self.times)
+            self.pays = recorded < self.plain
             if not self.pays:
                 self.graph = None
-            before, after = (f"{1000 * s / TIMED:.1f} ms" for s in (self.plain, seconds))
+            before, after = (f"{1000 * seconds:.1f} ms" for seconds in (self.plain, recorded))
             self.say(f"steps are {'' if self.pays else 'not '}recorded as a CUDA graph: {before} without, {after} with it")
 
     def record(self, images: Tensor, labels: Tensor, progress: float) -> None:
@@ -93,12 +97,16 @@ class Recorded:
                 self.values = self.learn(self.images, self.labels, progress)
         except RuntimeError as error:
             self.pays = False
-            generator = torch.cuda.default_generators[images.device.index]  # it still counts as recorded from, and would refuse to draw
-            generator.graphsafe_set_state(torch.Generator(images.device).graphsafe_get_state())
+            draws = torch.cuda.default_generators[images.device.index]  # still counts as recorded from, and would refuse to draw
+            draws.graphsafe_set_state(torch.Generator(images.device).manual_seed(draws.initial_seed()).graphsafe_get_state())
             self.say(f"steps can't be recorded as a CUDA graph: {' '.join(str(error).split())[:160]}")
         else:
             self.graph = graph
             self.gradients = [(p, p.grad) for group in self.learn.optimizer.param_groups for p in group["params"]]
+
+
+def typical(times: Sequence[float]) -> float:
+    return statistics.median(later - earlier for earlier, later in itertools.pairwise(times))
 
 
 def finished() -> float:

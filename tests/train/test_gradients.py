@@ -17,7 +17,7 @@ from kit.train.loop import begin, take_step
 from kit.world import World
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: CUDA graphs were not tried")
-STEPS = 2 * (2 * WARM + 2 * TIMED + 4)  # recorded, compared, and in the second half recorded anew, for another term begins
+STEPS = 2 * (2 * WARM + 2 * TIMED + 6)  # recorded, compared, and in the second half recorded anew, for another term begins
 TERMS = (KD(temperature=4), CE(weight=0.5, ramp="second half"), Hint(student="blocks.1", teacher="layer2"))
 
 
