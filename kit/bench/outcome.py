@@ -141,9 +141,10 @@ def markdown(outcome: Outcome) -> str:
 
 
 def fill(page: Path, outcome: Outcome) -> None:
-    """Put the table into its place in a document.
+    """Put the table into its place in a document: a GPU's has one of its own.
 
     Raises:
         KitError: it has none.
     """
-    fill_place(page, f"bench {outcome.name}", markdown(outcome))
+    where = "" if "CPU" in outcome.made["device"] else " on a GPU"
+    fill_place(page, f"bench {outcome.name}{where}", markdown(outcome))

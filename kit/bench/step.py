@@ -72,7 +72,8 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
     step(plain, feed)  # the adapters' gradients are there from now on
     rows = milliseconds(measure(ways, rounds, where, seconds))
     what = f"A step of {config.recipe}: {train.batch_size} photos at {config.data.image_size} px"
-    facts = shares(rows) | peak(where) | floors(config, device, panel.first, student, images, rows)
+    share = {} if where.type == "cuda" else shares(rows)  # a GPU's feed works while the step does
+    facts = share | peak(where) | floors(config, device, panel.first, student, images, rows)
     return Outcome("step", what, "ms", FROZEN, rows, facts)
 
 
