@@ -11,7 +11,7 @@ from kit.config.schema import Data, Predict
 from kit.data.cache import Photos
 from kit.data.squares import as_tensor
 
-BATCH = 256
+BATCH = {"cpu": 64, "cuda": 512}  # photos at once; on a CPU four times as many leave its caches and take 1.3 times as long for a photo
 PLAIN = Predict()  # the centre crop alone
 CENTRE, CORNERS = (0, 0), ((-1, -1), (1, -1), (-1, 1), (1, 1))  # of the resized photo, as `evaluation_views` takes them
 
@@ -36,10 +36,10 @@ def logits(
     """
     like = next(model.parameters())
     pixels, sizes = as_tensor(photos.pixels), torch.from_numpy(photos.sizes)
-    out = []
-    for i in range(0, min(len(photos), limit or len(photos)), BATCH):
+    out, batch = [], BATCH[like.device.type]
+    for i in range(0, min(len(photos), limit or len(photos)), batch):
         tick()
-        rows = slice(i, i + BATCH)
+        rows = slice(i, i + batch)
         part = pixels[rows].to(like.device)
         places = [CENTRE, *(CORNERS if views.crops == 5 else ())]
         seen = (evaluation_views(part, sizes[rows], data, place).to(like.dtype) for place in places)

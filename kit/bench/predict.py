@@ -27,8 +27,8 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
         file = Path(folder) / "student.kit"
         size = pack(file, trained, config, widths_of(trained), tuple(map(str, range(classes))), {})
         packed = unpack(file).student.to(where)
-    trained, number = trained.to(where), min(PHOTOS, len(photos))
-    batch = torch.randn(min(predict.BATCH, number), 3, side, side, device=where)
+    trained, number = trained.to(where, memory_format=torch.contiguous_format), min(PHOTOS, len(photos))
+    batch = torch.randn(min(predict.BATCH[where.type], number), 3, side, side, device=where)
     last = batch.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
