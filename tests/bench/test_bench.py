@@ -38,7 +38,7 @@ def test_a_benchmark_has_a_value_for_each_way_and_round_and_says_what_it_was_mea
 
 def test_the_verb_writes_json_a_table_and_its_part_of_a_page(drawn, tmp_path):
     page, words = tmp_path / "page.md", [f"--set={value}" for value in SMALL]
-    page.write_text("before\n<!-- bench save -->\nold\n<!-- end -->\nafter\n<!-- bench feed -->\n<!-- end -->\n")
+    page.write_text("before\n<!-- bench save -->\nof last time\n<!-- end -->\nafter\n<!-- bench feed -->\n<!-- end -->\n")
     where = ["--data", str(drawn), "--cache", str(tmp_path / "c"), "--json", str(tmp_path / "save.json"), "--page", str(page)]
     done = CliRunner().invoke(app, ["bench", "save", *where, "--rounds", "1", *words])
     assert done.exit_code == 0, done.output
@@ -47,7 +47,7 @@ def test_the_verb_writes_json_a_table_and_its_part_of_a_page(drawn, tmp_path):
     text = page.read_text()
     assert text.startswith("before\n<!-- bench save -->\n\n| way | ms, median |")
     assert text.endswith("<!-- end -->\nafter\n<!-- bench feed -->\n<!-- end -->\n")
-    assert "old" not in text
+    assert "of last time" not in text
 
 
 def test_mistakes_are_named(drawn, tmp_path):
