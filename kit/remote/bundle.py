@@ -1,7 +1,7 @@
 """One script from a kernel's head and the package: Kaggle is sent the text of `code_file` and nothing that lies beside it.
 
 `kernels/<name>/main.py` stays a few readable lines. `build/main.py` is those lines below one long one that holds a zip of `kit` and of
-torch-pruning, which Kaggle's image lacks. Equal sources give equal bytes (under one zlib), so a bundle that changed nothing can be
+torch-pruning, which Kaggle's image lacks. Equal sources give equal bytes (under one liblzma), so a bundle that changed nothing can be
 told. Utility scripts attached as kernel sources were left out: they are reported not importable.
 """
 
@@ -11,6 +11,7 @@ import importlib.metadata
 import inspect
 import io
 import json
+import lzma
 import re
 import zipfile
 from collections.abc import Mapping
@@ -109,14 +110,15 @@ def carried_files() -> dict[str, bytes]:
 
 
 def pack(files: dict[str, bytes]) -> bytes:
-    """A zip that depends on names and contents alone: sorted, one timestamp, one system."""
+    """A zip that depends on names and contents alone (sorted, one timestamp, one system), compressed as one stream: 60 % of what it takes
+    file by file."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in sorted(files.items()):
             info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            info.compress_type, info.create_system = zipfile.ZIP_DEFLATED, 3
+            info.create_system = 3
             archive.writestr(info, content)
-    return buffer.getvalue()
+    return lzma.compress(buffer.getvalue(), preset=9)
 
 
 def script(name: str, head: str, archive: bytes, least_step: int, environment: Mapping[str, str]) -> str:
@@ -145,13 +147,14 @@ def refuse_broken(text: str, head: Path) -> None:
 
 
 def unpack(digest: str, content: str) -> None:
-    """Make the packages in `content`, a zip in base64, importable here and in every process that is started from here.
+    """Make the packages in `content`, a compressed zip in base64, importable here and in every process that is started from here.
 
     Its text travels at the top of a bundle, so it brings its own imports. Worker processes run it again: the folder is named by the
-    zip's sha256, and got that name when it was whole, so they find it ready.
+    content's sha256, and got that name when it was whole, so they find it ready.
     """
     import base64
     import io
+    import lzma
     import os
     import shutil
     import sys
@@ -161,7 +164,7 @@ def unpack(digest: str, content: str) -> None:
     folder = os.path.join(tempfile.gettempdir(), f"kit-{digest}")
     if not os.path.isdir(folder):
         unfinished = tempfile.mkdtemp(prefix=".kit-")
-        zipfile.ZipFile(io.BytesIO(base64.b64decode(content))).extractall(unfinished)
+        zipfile.ZipFile(io.BytesIO(lzma.decompress(base64.b64decode(content)))).extractall(unfinished)
         try:
             os.rename(unfinished, folder)
         except OSError:
