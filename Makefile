@@ -1,9 +1,11 @@
 # Every target makes its own virtual environment first: nothing needs to be installed but Python 3.11 or 3.12 and make.
-.PHONY: smoke lint test quick slow long chaos chain ci clean
+.PHONY: smoke lint test quick coverage slow long chaos chain ci clean
 
 VENV := .venv
 READY := $(VENV)/.ready
 PYTEST = $(VENV)/bin/python -m pytest
+COUNTED = $(VENV)/bin/coverage run -m pytest --ignore tests/chaos
+export COVERAGE_FILE = $(CURDIR)/.coverage/data
 # The first of these that is there and of a version that the pinned packages have wheels for.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 /usr/bin/python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
@@ -14,8 +16,10 @@ smoke: $(READY)  ## the main job on photos that the kit draws itself
 	$(VENV)/bin/kit check runs/smoke --data runs/smoke/photos
 
 ci:  ## all that is checked before a change is taken, each step a target of its own
+	rm -rf .coverage
 	$(MAKE) test
 	$(MAKE) slow
+	$(MAKE) coverage
 	$(MAKE) chaos KILLS=26
 
 test: lint quick  ## what to run while working, on the CPU alone
@@ -25,11 +29,15 @@ lint: $(READY)  ## rules, format and types
 	$(VENV)/bin/ruff format --check --quiet kit kernels tests
 	$(VENV)/bin/mypy
 
-quick: $(READY)  ## the tests that take less than a dozen seconds each, under ten minutes together
-	$(PYTEST) --ignore tests/chaos -m "not slow and not long"
+quick: $(READY)  ## the tests that take less than a dozen seconds each, two at a time, under ten minutes together
+	OMP_NUM_THREADS=1 $(COUNTED) -n 2 -m "not slow and not long"
 
 slow: $(READY)  ## several processes, a planted key, every option at once
-	$(PYTEST) --ignore tests/chaos -m slow
+	$(COUNTED) -m slow
+
+coverage: $(READY)  ## the lines of kit/ that the last quick and slow tests left out; less than 90 % is an error
+	$(VENV)/bin/coverage combine --quiet --append
+	$(VENV)/bin/coverage report --fail-under=90
 
 long: $(READY)  ## every command of the documents and of --help, and an arm of every kind of every study; half an hour
 	$(PYTEST) --ignore tests/chaos -m long
@@ -49,4 +57,4 @@ $(READY): requirements.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) runs .coverage .pytest_cache .ruff_cache .mypy_cache

@@ -37,7 +37,7 @@ def test_an_archive_for_a_teacher(tmp_path):
 
 def test_a_disk_that_is_full_while_photos_are_drawn(tmp_path):
     """By a limit that lets no file grow: the library that writes photos does not say which one it could not write."""
-    assert "a quota or ulimit" in kit(tmp_path, "sample", "photos", before="ulimit -f 0;")
+    assert "a quota or ulimit" in kit(tmp_path, "sample", "photos", before="unset COVERAGE_PROCESS_CONFIG; ulimit -f 0;")
 
 
 def test_a_csv_is_checked_by_the_rules_of_its_own_run(drawn, tmp_path):
