@@ -93,7 +93,7 @@ class Recorded:
         self.images, self.labels = images.clone(), labels.clone()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the feed's threads go on pinning and copying
                 self.values = self.learn(self.images, self.labels, progress)
         except RuntimeError as error:
             self.pays = False

@@ -6,8 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from kit.config.schema import Train
+from kit.augment.views import training_views
+from kit.config.recipes import BOSS
+from kit.config.schema import Data, Train
 from kit.config.terms import CE, KD, Hint
+from kit.data.cache import load_photos
+from kit.data.layout import find_dataset
+from kit.data.loader import CachedBatches
+from kit.data.order import Order
 from kit.device import choose_device
 from kit.distill.objective import Objective
 from kit.models.students import build_student
@@ -27,7 +33,7 @@ def batches(step):
     return images.cuda().to(memory_format=torch.channels_last), labels.cuda()
 
 
-def trained(plan, recorded, *, steps=STEPS, wrap=lambda loss: loss, says=print, half=None):
+def trained(plan, recorded, *, steps=STEPS, wrap=lambda loss: loss, says=print, half=None, batches=batches):
     """Every tensor of a training's state after some steps, and how it was recorded. half: float16 is scaled, as on a T4."""
     torch.manual_seed(0)
     device = choose_device()
@@ -79,6 +85,23 @@ def test_a_step_that_the_host_waits_for_is_taken_as_before():
     assert len(said) == 1
     assert said[0].startswith("steps can't be recorded as a CUDA graph: ")
     assert all(torch.equal(launched[name], refused[name]) for name in launched)
+
+
+@gpu
+def test_photos_are_streamed_by_threads_while_steps_are_recorded(drawn, tmp_path, log):
+    photos = load_photos(find_dataset(drawn, None, 0.2, 0).splits, 64, tmp_path, log)["training"]
+    photos = replace(photos, labels=photos.labels % 5)
+    data = Data(image_size=64, cache_size=64)
+
+    def feed(kind):
+        views = lambda p, s, g, share: training_views(p, s, g, data, BOSS, share)  # noqa: E731
+        return CachedBatches(photos, Order(len(photos), 16, 3), views, choose_device().device, kind, 3)
+
+    plan = Train(epochs=2, ema_decay=0.9, lr=1e-3)
+    resident, _ = trained(plan, False, batches=feed("cache"))
+    streamed, learn = trained(plan, True, batches=feed("stream"))
+    assert learn.graph is not None or learn.pays is False
+    assert all(torch.equal(resident[name], streamed[name]) for name in resident)
 
 
 def test_an_objective_is_brought_to_a_share_of_the_plan_in_place_and_says_what_it_computes_there():
