@@ -16,7 +16,6 @@ smoke: $(READY)  ## the main job on photos that the kit draws itself
 	$(VENV)/bin/kit check runs/smoke --data runs/smoke/photos
 
 ci:  ## all that is checked before a change is taken, each step a target of its own
-	rm -rf .coverage
 	$(MAKE) test
 	$(MAKE) slow
 	$(MAKE) coverage
@@ -30,12 +29,13 @@ lint: $(READY)  ## rules, format and types
 	$(VENV)/bin/mypy
 
 quick: $(READY)  ## the tests that take less than a dozen seconds each, two at a time, under ten minutes together
+	rm -rf .coverage
 	OMP_NUM_THREADS=1 $(COUNTED) -n 2 -m "not slow and not long"
 
 slow: $(READY)  ## several processes, a planted key, every option at once
 	$(COUNTED) -m slow
 
-coverage: $(READY)  ## the lines of kit/ that the last quick and slow tests left out; less than 90 % is an error
+coverage: $(READY)  ## the lines of kit/ that quick and, after it, slow left out; less than 90 % is an error
 	$(VENV)/bin/coverage combine --quiet --append
 	$(VENV)/bin/coverage report --fail-under=90
 
