@@ -54,6 +54,14 @@ def test_every_criterion_and_scope_meets_parameters_and_macs_to_a_channel(criter
     assert 0.98 * macs < sum(count_macs(slimmed("record", Target(macs=macs, fill=True), **how)[0], 64).values()) <= macs
 
 
+def test_a_tenth_of_every_layer_stays_in_any_case():
+    """A stem whose scales are all but nothing would lose every channel but one."""
+    student = trained_looking("wide")
+    nn.init.constant_(student.stem[1].weight, 1e-6)
+    _, widths = slimmed("wide", Target(30_000), student, criterion="magnitude")
+    assert min(kept / whole for kept, whole in zip(widths, widths_of(student), strict=True)) >= 0.1
+
+
 def test_a_target_of_bytes_is_met_by_asking_what_each_candidate_takes():
     asked = []
     slimmer, _ = slim(

@@ -58,6 +58,7 @@ def test_every_figure_has_alternative_text(html):
     assert len(figures) > 20
     assert all(len(e.get("alt") or e.get("aria-label", "")) > 10 for e in figures), figures
     assert all(e["aria-label"] for _, e, _ in Elements(html).found if e.get("role") == "img")
+    assert all(e["aria-label"] for tag, e, _ in Elements(html).found if tag == "table" and e.get("class") == "matrix")
 
 
 def test_the_page_is_small_and_asks_nothing_of_anyone(html):

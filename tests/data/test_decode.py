@@ -1,0 +1,17 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from kit.data.decode import read_rgb, to_square
+
+COLOUR = (220, 120, 20)  # red, green and blue differ
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("jpg", "RGB"), ("jpg", "CMYK"), ("png", "RGBA"), ("png", "P")])
+def test_colours_stay_red_green_and_blue_in_every_feed(tmp_path, kind, mode):
+    file = tmp_path / f"photo.{kind}"
+    Image.new("RGB", (200, 120), COLOUR).convert(mode).save(file, **({"quality": 95} if kind == "jpg" else {}))
+    square, width, height = to_square(file, 64)
+    assert (width, height) == (200, 120)
+    for pixels in (np.asarray(read_rgb(file)), square):
+        assert np.abs(pixels.reshape(-1, 3).mean(0) - COLOUR).max() < 6
