@@ -6,6 +6,7 @@ drawn in the photo's own coordinates and need only its width and height beside t
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -195,8 +196,8 @@ def build(split: Split, side: int, place: Path, log: Log, workers: int, tick: Ti
     temporary = place.with_name(f".{place.name}.{os.getpid()}")
     temporary.mkdir(exist_ok=True)
     try:
-        sizes, bad = decode_into(temporary / "pixels.npy", split, side, workers, tick)
-        index = {"version": VERSION, "side": side, "sizes": sizes, "bad": bad, "sha256": sha256_of(temporary / "pixels.npy")}
+        sizes, bad, digest = decode_into(temporary / "pixels.npy", split, side, workers, tick)
+        index = {"version": VERSION, "side": side, "sizes": sizes, "bad": bad, "sha256": digest}
         content = json.dumps(index).encode()
         write_durably(temporary / index_name(content), content)
         if not place.is_dir():  # another run may have been quicker
@@ -217,25 +218,30 @@ def is_running(process: int) -> bool:
     return True
 
 
-def decode_into(file: Path, split: Split, side: int, workers: int, tick: Tick) -> tuple[list[tuple[int, int]], dict[int, str]]:
-    """Write pixels.npy in the order of the split. One thread writes, so a full disk is an error here and not a signal there."""
+def decode_into(file: Path, split: Split, side: int, workers: int, tick: Tick) -> tuple[list[tuple[int, int]], dict[int, str], str]:
+    """Write pixels.npy in the order of the split: its sizes, what is bad, and the file's sha256. One thread writes, so a full disk is an
+    error here and not a signal there."""
     sizes: list[tuple[int, int]] = []
     bad: dict[int, str] = {}
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(split), side, side, 3)}
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (len(split), side, side, 3)})
+    digest = hashlib.sha256(header.getvalue())
     try:
         with open(file, "wb") as out:
-            np.lib.format.write_array_header_1_0(out, header)
+            out.write(header.getvalue())
             for square in decode(split, side, workers, tick):
                 if isinstance(square, str):
                     bad[len(sizes)] = square
                     square = np.zeros((side, side, 3), np.uint8), side, side
-                out.write(np.ascontiguousarray(square[0]).data)
+                content = np.ascontiguousarray(square[0]).data
+                out.write(content)
+                digest.update(content)
                 sizes.append((square[1], square[2]))
             out.flush()
             os.fsync(out.fileno())
     except OSError as error:
         raise StorageError.of(file, error) from None
-    return sizes, bad
+    return sizes, bad, digest.hexdigest()
 
 
 def decode(split: Split, side: int, workers: int, tick: Tick) -> Iterator[tuple[np.ndarray, int, int] | str]:
