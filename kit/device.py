@@ -34,6 +34,11 @@ class Device:
         return {"device": self.kind, **precisions, "threads": torch.get_num_threads()}
 
 
+def sent(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A small tensor of the host's on the device: to a GPU out of pinned memory, for a plain copy is waited for."""
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers
+
+
 def choose_device(before: dict[str, Any] | None = None) -> Device:
     """CUDA where the build has code for the card, else the CPU.
 

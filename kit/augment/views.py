@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kit.augment.warp import centre_crop, normalise, random_resized_crop, warp
 from kit.config.schema import Augment, Data
+from kit.device import sent
 
 
 class Drawn(NamedTuple):
@@ -57,7 +58,7 @@ def training_views(
     """
     drawn = draw_views(sizes, generator, data, augment, share)
     factors = [kept for kept in drawn[3:] if kept is not None]
-    numbers = sent([stored_sizes(sizes[share], pixels.shape[1]), *drawn[:2], *factors, *drawn.turns], pixels.device)
+    numbers = sent_together([stored_sizes(sizes[share], pixels.shape[1]), *drawn[:2], *factors, *drawn.turns], pixels.device)
     stored, crop, flips, *rest = numbers
     brightness, contrast, saturation = (None if kept is None else rest.pop(0) for kept in drawn[3:])
 
@@ -72,13 +73,12 @@ def training_views(
     return warp(pixels, stored, crop, flips, tuple(rest), data.image_size, finish)
 
 
-def sent(numbers: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """A few numbers for each photo on the device: to a GPU by one copy out of pinned memory, which neither side waits for."""
+def sent_together(numbers: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """A few numbers for each photo on the device: to a GPU by one copy."""
     if device.type != "cuda":
         return list(numbers)
     columns = [part.flatten(1) if part.ndim > 1 else part[:, None] for part in numbers]
-    packed = torch.cat(columns, dim=1).pin_memory().to(device, non_blocking=True)
-    pieces = packed.split([column.shape[1] for column in columns], dim=1)
+    pieces = sent(torch.cat(columns, dim=1), device).split([column.shape[1] for column in columns], dim=1)
     return [piece.reshape(part.shape) for piece, part in zip(pieces, numbers, strict=True)]
 
 

@@ -20,6 +20,7 @@ from kit.data.decode import die_with_parent, read_rgb, signals_held
 from kit.data.layout import Split
 from kit.data.order import Order
 from kit.data.squares import choose_squares
+from kit.device import sent
 from kit.rng import derive, generator
 
 Batch = tuple[Tensor, Tensor]  # images, labels
@@ -63,7 +64,7 @@ class CachedBatches:
     def make(self, step: int) -> Batch:
         whole, labels = self.order.rows(step), self.labels[self.order.mine(step)]
         views = self.augment(self.squares(step), self.sizes[whole], generator(self.order.seed, "augment", step), self.order.share)
-        return views, labels.pin_memory().to(self.device, non_blocking=True) if self.side else labels
+        return views, sent(labels, self.device)
 
 
 class DecodingBatches:

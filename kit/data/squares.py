@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from kit.data.order import Order
+from kit.device import sent
 
 Squares = Callable[[int], Tensor]
 THREADS = 4  # gathering is a matter of memory, which few cores saturate
@@ -37,8 +38,7 @@ class Resident:
             self.pixels = self.pixels.to(device)
 
     def __call__(self, step: int) -> Tensor:
-        rows = self.order.mine(step)
-        return self.pixels[rows.pin_memory().to(self.device, non_blocking=True) if self.pixels.is_cuda else rows]
+        return self.pixels[sent(self.order.mine(step), self.device)]
 
 
 class Streamed:

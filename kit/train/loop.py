@@ -142,7 +142,8 @@ def fit(
     def look(model: nn.Module) -> dict[str, float]:
         return world.lead(lambda: evaluate(model))
 
-    learn: Learn = (plain := Backward(loss, state.optimizer, state.scaler, device))
+    plain = Backward(loss, state.optimizer, state.scaler, device)
+    learn: Learn = plain
     if prepare and train.graph is not False and device.device.type == "cuda" and world.alone:
         learn = Recorded(plain, prepare, lambda message: log(f"{stage}: {message}"), train.graph)
 
