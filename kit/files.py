@@ -83,7 +83,7 @@ def flush_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold `folder` alone. The lock is the process's: it ends with it, and no child inherits it.
+    """Hold `folder` alone, until the block or the process ends.
 
     Raises:
         Busy: another process holds it and `wait` is false. A file system without locks is taken as it is.
@@ -99,6 +99,8 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone would leave it to a child that another thread is just starting
         os.close(descriptor)
 
 

@@ -1,11 +1,14 @@
-"""No power can be cut here, so the calls are watched: what must be on the disk before a file gets its name, and the name itself."""
+"""Files that are whole or not there, and folders that one process has to itself."""
 
 import os
+import subprocess
+import sys
 
 from kit.files import write_durably
 
 
 def test_content_reaches_the_disk_before_its_name_and_the_name_before_the_call_is_over(tmp_path, monkeypatch):
+    """No power can be cut here, so the calls are watched."""
     flush, rename, calls = os.fsync, os.replace, []
 
     def flushed(descriptor):
@@ -25,3 +28,26 @@ def test_content_reaches_the_disk_before_its_name_and_the_name_before_the_call_i
     assert calls[2][:2] == ("flushed", str(tmp_path))
     assert len(calls) == 3
     assert os.listdir(tmp_path) == ["a"]
+
+
+FORKING = """
+import os, pathlib, sys
+from kit.files import locked
+
+folder, (ear, mouth) = pathlib.Path(sys.argv[1]), os.pipe()
+with locked(folder):
+    child = os.fork()
+    if child == 0:  # between its fork and its exec a child holds what its parent holds
+        os.close(mouth)
+        os.read(ear, 1)
+        os._exit(0)
+with locked(folder):
+    print("had it again")
+os.close(mouth)
+os.waitpid(child, 0)
+"""
+
+
+def test_a_lock_ends_with_its_block_though_a_child_is_just_being_started(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FORKING, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "had it again\n", done.stderr
