@@ -40,6 +40,15 @@ class Stepped(nn.Module):
         self.low.copy_(torch.from_numpy(first).reshape(self.low.shape))
         self.high.copy_(self.low + (2 * middle - 1 if shift else 2 * (middle - 1)))
 
+    @torch.no_grad()
+    def take(self, weight: np.ndarray, step: np.ndarray, low: np.ndarray) -> None:
+        """A grid and weights that were chosen elsewhere. step, low: [C]; as many multiples are kept."""
+        span = self.high - self.low
+        self.weight.copy_(torch.from_numpy(weight))
+        self.step.copy_(torch.from_numpy(step))
+        self.low.copy_(torch.from_numpy(low).reshape(self.low.shape))
+        self.high.copy_(self.low + span)
+
     def scale(self) -> Tensor:
         """The step as the file has it; its gradient is scaled by 1/√(n·Q) (section 2.2), and rounding passes it on."""
         share = 1 / math.sqrt(self.weight[0].numel() * (2 ** (self.pack.bits - 1) - 1))

@@ -167,6 +167,12 @@ class Pack(Section):
 
     bits: int = Field(8, ge=2, le=16)
     method: Literal["affine", "symmetric", "codebook", "course", "half"] = "affine"
+    calibration: int | None = Field(None, ge=0)  # training photos that rounding looks at; null: 512, 0: none
+
+    @property
+    def even(self) -> bool:
+        """Whether the codes of a channel are multiples of one step."""
+        return self.method in ("affine", "symmetric")
 
     @model_validator(mode="after")
     def the_course_has_eight_bits(self) -> Self:
@@ -178,6 +184,12 @@ class Pack(Section):
     def sixteen_bits_are_half(self) -> Self:
         if (self.bits == 16) != (self.method == "half") or 8 < self.bits < 16:
             raise ValueError(f"pack.bits {self.bits} and pack.method {self.method!r}: 16 bits are 'half' alone, the others have 2 to 8")
+        return self
+
+    @model_validator(mode="after")
+    def photos_decide_between_multiples(self) -> Self:
+        if self.calibration and not self.even:
+            raise ValueError(f"pack.calibration rounds to multiples of a step, which pack.method {self.method!r} has none of: leave it out")
         return self
 
 
@@ -211,7 +223,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def steps_are_learned_on_even_grids(self) -> Self:
-        if self.quantize.train_epochs and self.pack.method not in ("affine", "symmetric"):
+        if self.quantize.train_epochs and not self.pack.even:
             raise ValueError(f"quantize.train_epochs learns steps, which pack.method {self.pack.method!r} has none of: choose affine")
         return self
 

@@ -20,8 +20,9 @@ from kit.ledger import file_away
 from kit.models.students import build_student, count_parameters
 from kit.models.widths import widths_for
 from kit.session import Session, command
+from kit.stages.packing import pack_student, rounded
 from kit.stages.photos import Material
-from kit.stages.prune import cut, pack_student, steps_of
+from kit.stages.prune import cut, steps_of
 from kit.stages.student import factorised
 
 PROVENANCE = "provenance.json"
@@ -40,7 +41,7 @@ def quantize(session: Session, material: Material, students: dict[str, nn.Module
             photos = material.dataset.training.per_class(len(classes))
             students = {stage: adjust_logits(student, photos, tau) for stage, student in students.items()}
         student = best_packed(session, material, students)
-        size = pack_student(file, session.config, student, classes)
+        size = pack_student(file, session.config, rounded(session, material, student), classes)
         packed = unpack(file)
         packed.student.to(session.device.device)
         scores = score(session, material, packed, sha256_of(file)[:16])
@@ -75,7 +76,7 @@ def best_packed(session: Session, material: Material, students: dict[str, nn.Mod
     with tempfile.TemporaryDirectory(prefix="kit-choice-") as folder:
         for stage, student in students.items():
             file = Path(folder) / "student.kit"
-            size = pack_student(file, session.config, student, material.dataset.classes)
+            size = pack_student(file, session.config, rounded(session, material, student), material.dataset.classes)
             packed = unpack(file)
             packed.student.to(session.device.device)
             scores = predict.scores(packed.student, material.validation, session.config.data, views=session.config.predict)

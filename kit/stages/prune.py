@@ -1,24 +1,22 @@
 """Pruning: the same student with fewer channels, its batch norms measured anew; at once or step by step."""
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from kit import predict
-from kit.compress.pack import pack
 from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import recalibrate
 from kit.config.competitions import competition
-from kit.config.schema import Config, Prune
+from kit.config.schema import Prune
 from kit.models.blocks import Select
 from kit.models.cost import count_macs
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
 from kit.rng import derive
 from kit.session import Session
+from kit.stages.packing import packed_size
 from kit.stages.photos import Material, make_order, make_views
 
 RECALIBRATION = 20  # batches; at 128 photos each the averages are within a percent of an epoch's
@@ -100,17 +98,6 @@ def target_of(session: Session, whole: nn.Module, classes: tuple[str, ...], shar
         bytes=how.bytes and on_the_way(packed_size(config, whole, classes), how.bytes),
         fill=bool(how.parameters or how.macs),
     )
-
-
-def packed_size(config: Config, student: nn.Module, classes: tuple[str, ...]) -> int:
-    """Bytes of student.kit with this student in it."""
-    with tempfile.TemporaryDirectory(prefix="kit-size-") as folder:
-        return pack_student(Path(folder) / "student.kit", config, student, classes)
-
-
-def pack_student(file: Path, config: Config, student: nn.Module, classes: tuple[str, ...]) -> int:
-    """Write a student as a run does; returns the file's size in bytes."""
-    return pack(file, student, config.settled(), widths_of(student), classes, {"recipe": config.recipe})
 
 
 def cut(session: Session, material: Material, student: nn.Module, target: Target) -> tuple[nn.Module, tuple[int, ...]]:

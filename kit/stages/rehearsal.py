@@ -7,11 +7,12 @@ import copy
 from torch import nn
 
 from kit import predict
-from kit.compress.pack import pack, unpack
+from kit.compress.pack import unpack
 from kit.config.competitions import check_limits
 from kit.distill.objective import Objective
-from kit.models.students import count_parameters, widths_of
+from kit.models.students import count_parameters
 from kit.session import Session
+from kit.stages.packing import pack_student, rounded
 from kit.stages.photos import Material, make_order, make_views, mixing
 from kit.stages.prune import cut, steps_of, target_of
 from kit.train.budget import PAGE
@@ -72,7 +73,7 @@ def rehearse_hand_in(session: Session, material: Material, evaluation: str, stud
     """Seconds that packing and predicting all photos will take; notes on the way what an evaluation takes."""
     budget, config = session.budget, session.config
     file, start = session.out / ".rehearsal.kit", budget.clock()
-    pack(file, student, config, widths_of(student), material.dataset.classes, {})
+    pack_student(file, config, rounded(session, material, student), material.dataset.classes)
     packed = unpack(file).student.to(session.device.device)
     file.unlink()
     packing = budget.clock() - start

@@ -111,7 +111,13 @@ def test_options_that_would_do_nothing_are_refused():
 
 def test_how_a_student_is_packed_is_checked():
     assert override(recipe("record"), ["pack.bits=4", "pack.method=symmetric"]).pack.bits == 4
-    for wrong in (["pack.bits=9"], ["pack.bits=1"], ["pack.method=zip"], ["pack.method=course", "pack.bits=4"]):
+    for wrong in (
+        ["pack.bits=9"],
+        ["pack.bits=1"],
+        ["pack.method=zip"],
+        ["pack.calibration=64", "pack.method=codebook"],
+        ["pack.method=course", "pack.bits=4"],
+    ):
         with pytest.raises(KitError, match="pack"):
             override(recipe("record"), wrong)
 

@@ -1,0 +1,49 @@
+"""How a run packs a student: rounded by training photos, then written."""
+
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from kit.compress.calibrate import PHOTOS, round_by_photos
+from kit.compress.lsq import Stepped
+from kit.compress.pack import pack
+from kit.config.schema import Config
+from kit.data.order import Order
+from kit.models.students import widths_of
+from kit.session import Session
+from kit.stages.photos import Material, make_views
+from kit.train.loop import Batches
+
+AT_ONCE = 16  # photos; every patch of their maps is in memory for a moment
+
+
+def rounded(session: Session, material: Material, student: nn.Module) -> nn.Module:
+    """The student as `pack_student` is to write it."""
+    order = Order(material.photos, session.config.train.batch_size, session.config.train.seed)  # whole batches: one process packs
+    batches = make_views(session, material, order, session.config.data.augment)
+    return rounded_by(student, session.config, batches, order, session.device.device)
+
+
+def rounded_by(student: nn.Module, config: Config, batches: Batches, order: Order, device: torch.device) -> nn.Module:
+    """A copy rounded by the first training batches, views as in training; the student itself where `config.pack` says not to, and where
+    its weights have been trained on a grid."""
+    wanted = PHOTOS if config.pack.calibration is None else config.pack.calibration
+    if not (wanted and config.pack.even) or any(isinstance(module, Stepped) for module in student.modules()):
+        return student
+    steps = range(min(math.ceil(wanted / order.batch_size), order.steps_per_epoch))
+    images = (part for step in steps for part in batches(step)[0].split(AT_ONCE))
+    return round_by_photos(student, config.pack, images, device)
+
+
+def pack_student(file: Path, config: Config, student: nn.Module, classes: tuple[str, ...]) -> int:
+    """Write a student as a run does; returns the file's size in bytes."""
+    return pack(file, student, config.settled(), widths_of(student), classes, {"recipe": config.recipe})
+
+
+def packed_size(config: Config, student: nn.Module, classes: tuple[str, ...]) -> int:
+    """Bytes of student.kit with this student in it."""
+    with tempfile.TemporaryDirectory(prefix="kit-size-") as folder:
+        return pack_student(Path(folder) / "student.kit", config, student, classes)
