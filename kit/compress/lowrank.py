@@ -12,7 +12,7 @@ nearly of full rank, so there is little to be had there without training again.
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -94,12 +94,22 @@ def basis(weight: Tensor, rank: int) -> Tensor:
 
 def ranks_of_energy(folded: nn.Module, share: float) -> Ranks:
     """The least ranks that keep this share of Σσ² of every matrix, for the layers where that saves parameters."""
+    return ranks_by(folded, lambda weight: enough(weight, share))
+
+
+def ranks_up_to(folded: nn.Module, most: int) -> Ranks:
+    """This rank, or a matrix's own where that is less, for the layers where that saves parameters."""
+    return ranks_by(folded, lambda weight: min(most, *weight.flatten(1).shape))
+
+
+def ranks_by(folded: nn.Module, rank_of: Callable[[Tensor], int]) -> Ranks:
+    """rank_of: of a weight [n, …] as a matrix of n rows."""
     ranks: Ranks = {}
     for name, layer in folded.named_modules():
         if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
             weight = layer.weight.detach()
             both = weight.ndim == 4 and math.prod(weight.shape[2:]) > 1
-            its_ranks = (enough(weight.transpose(0, 1), share), enough(weight, share)) if both else (enough(weight, share),)
+            its_ranks = (rank_of(weight.transpose(0, 1)), rank_of(weight)) if both else (rank_of(weight),)
             if saves(weight.shape, its_ranks):
                 ranks[name] = its_ranks
     return ranks

@@ -156,9 +156,16 @@ class LowRank(Section):
     objective. A limit of the competition is kept in any case."""
 
     energy: Share = 0.95  # least share of Σσ² that every matrix keeps
+    rank: Count | None = None  # of every matrix, instead of `energy`
     parameters: Count | None = None  # that may stay: the largest share with which they do is taken instead of `energy`
     train_epochs: int = Field(10, ge=0)  # 0: none
     train_lr: Positive = 5e-4
+
+    @model_validator(mode="after")
+    def one_of_both(self) -> Self:
+        if self.rank and self.parameters:
+            raise ValueError("lowrank.rank and lowrank.parameters each decide the ranks: leave one of them out")
+        return self
 
 
 class Pack(Section):

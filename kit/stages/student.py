@@ -10,7 +10,7 @@ from torch import nn
 
 from kit import predict
 from kit.compress.fold import fold
-from kit.compress.lowrank import factorise, ranks_in, ranks_of_energy, ranks_within
+from kit.compress.lowrank import factorise, ranks_in, ranks_of_energy, ranks_up_to, ranks_within
 from kit.compress.lsq import with_steps
 from kit.config.competitions import competition
 from kit.config.schema import Config, LowRank, Train
@@ -119,7 +119,7 @@ def factorised(student: nn.Module, config: Config) -> nn.Module:
     """
     how, limit, folded = config.lowrank or LowRank(), competition(config.limit or config.competition).max_parameters, fold(student)
     if not how.parameters:
-        thin = factorise(folded, ranks_of_energy(folded, how.energy))
+        thin = factorise(folded, ranks_up_to(folded, how.rank) if how.rank else ranks_of_energy(folded, how.energy))
         if not limit or count_parameters(thin) <= limit:
             return thin
     return factorise(folded, ranks_within(student, min(filter(None, (how.parameters, limit)))))

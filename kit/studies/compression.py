@@ -47,7 +47,13 @@ def compression() -> Study:
         "scratch": ({"scratch": True}, "slimming's architecture with new weights"),
     }
     curves = [
-        Arm(f"{way}-{epochs}", slimmed(epochs, **more), f"{says}, {epochs} epochs of distillation after", begins="record", curve=way)
+        Arm(
+            f"{way}-{epochs}",
+            slimmed(epochs, **more),
+            f"{says}, {epochs} epoch{'s' * (epochs > 1)} of distillation after",
+            begins="record",
+            curve=way,
+        )
         for way, (more, says) in ways.items()
         for epochs in CURVE
     ]

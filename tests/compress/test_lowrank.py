@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from kit.compress.fold import fold
-from kit.compress.lowrank import factorise, factors, ranks_of_energy, ranks_within
+from kit.compress.lowrank import factorise, factors, ranks_of_energy, ranks_up_to, ranks_within
 from kit.compress.pack import pack, unpack
 from kit.config.recipes import recipe
 from kit.config.schema import override
@@ -44,6 +44,12 @@ def test_ranks_keep_the_share_of_energy_and_only_where_it_saves():
     nn.init.orthogonal_(square.weight)  # of which no rank can be spared
     model = nn.Sequential(layer, square)
     assert [ranks_of_energy(model, share) for share in (0.85, 0.99, 1.0)] == [{"0": (1,)}, {"0": (2,)}, {}]
+
+
+def test_a_rank_is_every_matrixs_where_that_saves():
+    assert ranks_up_to(network(), 2) == {"0": (2, 2), "3": (2,), "5": (2,)}
+    assert ranks_up_to(network(), 4) == {"0": (3, 4), "3": (4,), "5": (4,)}
+    assert ranks_up_to(network(), 5) == {"0": (3, 5)}  # 8 · 5 + 5 · 12 are more than 8 · 12
 
 
 def test_a_limit_is_met_from_below_and_the_packed_file_brings_the_ranks(tmp_path):

@@ -104,7 +104,8 @@ def test_limits_are_gates_on_parameters_and_bytes():
 
 def test_options_that_would_do_nothing_are_refused():
     assert override(recipe("sample"), ["prune.steps=2", "prune.restart=true"]).prune.restart
-    for wrong in (["prune.restart=true"], ["quantize.train_epochs=1", "pack.method=codebook"]):
+    both = 'lowrank={"rank": 4, "parameters": 9000}'
+    for wrong in (["prune.restart=true"], ["quantize.train_epochs=1", "pack.method=codebook"], [both]):
         with pytest.raises(KitError, match="--set is refused"):
             override(recipe("sample"), wrong)
 

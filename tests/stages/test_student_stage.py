@@ -1,0 +1,19 @@
+import json
+
+import pytest
+
+from kit.compress.lowrank import ranks_in
+from kit.config.recipes import recipe
+from kit.config.schema import override
+from kit.models.students import build_student, count_parameters
+from kit.stages.student import factorised
+
+
+@pytest.mark.parametrize("how", [{"rank": 6}, {"energy": 0.5}, {"parameters": 30_000}])
+def test_layers_become_as_thin_as_the_recipe_says(how):
+    config = override(recipe("record"), ["lowrank=" + json.dumps(how)])
+    student = build_student(config.student.name, (), 11).eval()
+    thin = factorised(student, config)
+    ranks = [rank for each in ranks_in(thin).values() for rank in each]
+    assert count_parameters(thin) <= how.get("parameters", count_parameters(student) - 1)
+    assert max(ranks) == 6 if "rank" in how else len(set(ranks)) > 1
