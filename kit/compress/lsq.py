@@ -17,6 +17,9 @@ from kit.compress.quantize import METHODS, Quantized
 from kit.config.schema import Pack
 
 
+LEAST = 2**-24  # float16's least positive number
+
+
 class Stepped(nn.Module):
     """A layer whose weight is a whole multiple of a learned step. step: [C]. low, high: [C, 1, …], ends of the multiples."""
 
@@ -50,10 +53,11 @@ class Stepped(nn.Module):
         self.high.copy_(self.low + span)
 
     def scale(self) -> Tensor:
-        """The step as the file has it; its gradient is scaled by 1/√(n·Q) (section 2.2), and rounding passes it on."""
+        """The step as the file has it; its gradient is scaled by 1/√(n·Q) (section 2.2), and rounding passes it on. One that is trained
+        to nothing stays the least there is, and may grow again."""
         share = 1 / math.sqrt(self.weight[0].numel() * (2 ** (self.pack.bits - 1) - 1))
         step = self.step * share + (self.step * (1 - share)).detach()
-        kept = self.step.half().float() if self.half else self.step
+        kept = (self.step.half().float() if self.half else self.step).clamp(min=LEAST)
         return (step + (kept - step).detach()).reshape(self.low.shape)
 
     def quantized(self) -> Tensor:

@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -90,3 +91,17 @@ def test_a_state_that_was_saved_goes_on_from_there():
     again = with_steps(trained_looking(), Pack(bits=4))
     again.load_state_dict(stepped.state_dict())
     assert torch.equal(again(x), stepped(x))
+
+
+@pytest.mark.parametrize("step", [0.0, -0.01, 1e-9])
+def test_a_step_that_is_trained_to_nothing_gives_numbers_and_may_grow_again(step):
+    layer, x = nn.Sequential(nn.Linear(6, 4)), torch.randn(8, 6)
+    model = with_steps(layer, Pack(bits=3))
+    with torch.no_grad():
+        model[0].step[1] = step
+    model(x).square().mean().backward()
+    assert torch.isfinite(model(x)).all()
+    assert torch.isfinite(model[0].weight.grad).all()
+    assert torch.isfinite(model[0].step.grad).all()
+    assert model[0].step.grad[1] != 0
+    assert np.isfinite(restore(model[0].codes())).all()
