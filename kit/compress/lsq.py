@@ -16,7 +16,6 @@ from kit.compress.fold import fold
 from kit.compress.quantize import METHODS, Quantized
 from kit.config.schema import Pack
 
-
 LEAST = 2**-24  # float16's least positive number
 
 
