@@ -97,9 +97,15 @@ def samples_of(layer: nn.Module, x: Tensor, draw: torch.Generator) -> Tensor:
     """[G, S, n]: what single answers of a layer are made of, at places that are drawn."""
     if not isinstance(layer, nn.Conv2d):
         return x.reshape(1, -1, x.shape[-1])
-    patches = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # [N, C·k·k, places]
-    places = torch.randperm(patches.shape[2], generator=draw)[:PLACES].to(x.device)
-    return patches[:, :, places].unflatten(1, (layer.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
+    down, across = layer.padding
+    x = F.pad(x, (across, across, down, down))
+    tall, wide = (d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+    rows, columns = ((side - part) // s + 1 for side, part, s in zip(x.shape[2:], (tall, wide), layer.stride, strict=True))
+    places = torch.randperm(rows * columns, generator=draw)[:PLACES, None, None]
+    top = places // columns * layer.stride[0] + torch.arange(0, tall, layer.dilation[0])[:, None]
+    left = places % columns * layer.stride[1] + torch.arange(0, wide, layer.dilation[1])
+    taken = x[:, :, top.to(x.device), left.to(x.device)]  # [N, C, places, k, k], without unfolding whole maps
+    return taken.unflatten(1, (layer.groups, -1)).permute(1, 0, 3, 2, 4, 5).flatten(3).flatten(1, 2)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from kit.session import Session
 from kit.stages.photos import Material, make_views
 from kit.train.loop import Batches
 
-AT_ONCE = 16  # photos; every patch of their maps is in memory for a moment
+AT_ONCE = 16  # photos, of whose maps the same places are looked at
 
 
 def rounded(session: Session, material: Material, student: nn.Module) -> nn.Module:

@@ -34,7 +34,7 @@ def images(count, seed=0):
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_the_samples_of_a_convolution_make_its_answers(groups):
-    conv, x = nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=groups), torch.randn(5, 4, 12, 12)
+    conv, x = nn.Conv2d(4, 8, (3, 2), (2, 1), (2, 1), (1, 2), groups=groups), torch.randn(5, 4, 9, 6)
     samples = samples_of(conv, x, torch.Generator().manual_seed(0))
     rows = conv.weight.reshape(groups, 8 // groups, -1)
     answers = (samples @ rows.transpose(1, 2)).permute(1, 0, 2).reshape(5, -1, 8) + conv.bias
