@@ -16,7 +16,7 @@ from kit.compress.fold import fold
 from kit.compress.quantize import METHODS, Quantized
 from kit.config.schema import Pack
 
-LEAST = 2**-24  # float16's least positive number
+LEAST = {True: 2**-24, False: 2**-60}  # of a step, by whether the file has it in float16; its square divides gradients
 
 
 class Stepped(nn.Module):
@@ -56,7 +56,7 @@ class Stepped(nn.Module):
         to nothing stays the least there is, and may grow again."""
         share = 1 / math.sqrt(self.weight[0].numel() * (2 ** (self.pack.bits - 1) - 1))
         step = self.step * share + (self.step * (1 - share)).detach()
-        kept = (self.step.half().float() if self.half else self.step).clamp(min=LEAST)
+        kept = (self.step.half().float() if self.half else self.step).clamp(min=LEAST[self.half])
         return (step + (kept - step).detach()).reshape(self.low.shape)
 
     def quantized(self) -> Tensor:

@@ -40,8 +40,8 @@ def quantize(session: Session, material: Material, students: dict[str, nn.Module
         if tau := session.config.predict.logit_adjustment:
             photos = material.dataset.training.per_class(len(classes))
             students = {stage: adjust_logits(student, photos, tau) for stage, student in students.items()}
-        student = best_packed(session, material, students)
-        size = pack_student(file, session.config, rounded(session, material, student), classes)
+        student, ready = best_packed(session, material, students)
+        size = pack_student(file, session.config, ready, classes)
         packed = unpack(file)
         packed.student.to(session.device.device)
         scores = score(session, material, packed, sha256_of(file)[:16])
@@ -66,17 +66,17 @@ def changed_by_packing(session: Session, material: Material, before: nn.Module, 
     return {"before": first, "after": second, "equal": equal}
 
 
-def best_packed(session: Session, material: Material, students: dict[str, nn.Module]) -> nn.Module:
+def best_packed(session: Session, material: Material, students: dict[str, nn.Module]) -> tuple[nn.Module, nn.Module]:
     """The student that keeps the limits and knows most of the validation photos once it is packed, of equals the last; what each would
-    have cost is said. After a final fit, which leaves nothing to choose by, the last."""
+    have cost is said. After a final fit, which leaves nothing to choose by, the last. It comes as it was trained and as it was rounded."""
     last = list(students)[-1]
     if len(students) == 1 or session.config.train.final_fit:
-        return students[last]
-    worth = {}
+        return students[last], rounded(session, material, students[last])
+    ready, worth = {stage: rounded(session, material, student) for stage, student in students.items()}, {}
     with tempfile.TemporaryDirectory(prefix="kit-choice-") as folder:
-        for stage, student in students.items():
+        for stage, student in ready.items():
             file = Path(folder) / "student.kit"
-            size = pack_student(file, session.config, rounded(session, material, student), material.dataset.classes)
+            size = pack_student(file, session.config, student, material.dataset.classes)
             packed = unpack(file)
             packed.student.to(session.device.device)
             scores = predict.scores(packed.student, material.validation, session.config.data, views=session.config.predict)
@@ -85,7 +85,7 @@ def best_packed(session: Session, material: Material, students: dict[str, nn.Mod
             session.log(f"packed after {stage} it would have {size:,} bytes, {predict.say(scores)}" + "".join(f"; {b}" for b in broken))
     chosen = max(reversed(students), key=worth.__getitem__)
     session.note("quantize", chosen=chosen, candidates={stage: accuracy for stage, (_, accuracy) in worth.items()})
-    return students[chosen]
+    return students[chosen], ready[chosen]
 
 
 def score(session: Session, material: Material, packed: Packed, digest: str) -> dict[str, float]:

@@ -93,6 +93,14 @@ def test_a_state_that_was_saved_goes_on_from_there():
     assert torch.equal(again(x), stepped(x))
 
 
+def test_weights_below_float16_keep_their_steps():
+    layer, x = nn.Sequential(nn.Linear(6, 4, bias=False)), torch.randn(8, 6)
+    with torch.no_grad():
+        layer[0].weight *= 1e-9
+    answer = with_steps(layer, Pack(bits=8))(x)
+    assert (answer - layer(x)).abs().max() < 0.02 * layer(x).abs().max()
+
+
 @pytest.mark.parametrize("step", [0.0, -0.01, 1e-9])
 def test_a_step_that_is_trained_to_nothing_gives_numbers_and_may_grow_again(step):
     layer, x = nn.Sequential(nn.Linear(6, 4)), torch.randn(8, 6)
