@@ -8,6 +8,7 @@ teacher.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -111,7 +112,7 @@ def compress(
     config = with_bits(config, limits.bits or config.pack.bits)
     if limits.bytes and by == "channels":
         student, config = fit_bytes(student, limits.bytes, bool(limits.bits), config, classes, photos)
-    whole = rounded_by(student, config, *views_of(photos, config)) if photos else student
+    whole = rounded_by(student, config, partial(views_of, photos, config)) if photos else student
     if limits.bytes and whole is not student and packed_size(config, whole, classes) > limits.bytes:
         whole = student  # other codes took a few bytes more: rounded by the weights, as it was measured
     size = pack_student(out, config, whole, classes)

@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,22 +18,32 @@ from kit.session import Session
 from kit.stages.photos import Material, make_views
 from kit.train.loop import Batches
 
+Feed = tuple[Batches, Order, torch.device]  # training batches and where they are
+
 AT_ONCE = 16  # photos, of whose maps the same places are looked at
 
 
 def rounded(session: Session, material: Material, student: nn.Module) -> nn.Module:
     """The student as `pack_student` is to write it."""
-    order = Order(material.photos, session.config.train.batch_size, session.config.train.seed)  # whole batches: one process packs
-    batches = make_views(session, material, order, session.config.data.augment)
-    return rounded_by(student, session.config, batches, order, session.device.device)
+
+    def feed() -> Feed:
+        order = Order(material.photos, session.config.train.batch_size, session.config.train.seed)  # whole batches: one process packs
+        return make_views(session, material, order, session.config.data.augment), order, session.device.device
+
+    return rounded_by(student, session.config, feed)
 
 
-def rounded_by(student: nn.Module, config: Config, batches: Batches, order: Order, device: torch.device) -> nn.Module:
+def rounded_by(student: nn.Module, config: Config, feed: Callable[[], Feed]) -> nn.Module:
     """A copy rounded by the first training batches, views as in training; the student itself where `config.pack` says not to, and where
-    its weights have been trained on a grid."""
+    its weights have been trained on a grid.
+
+    Args:
+        feed: called only where photos are looked at.
+    """
     wanted = PHOTOS if config.pack.calibration is None else config.pack.calibration
     if not (wanted and config.pack.even) or any(isinstance(module, Stepped) for module in student.modules()):
         return student
+    batches, order, device = feed()
     steps = range(min(math.ceil(wanted / order.batch_size), order.steps_per_epoch))
     images = (part for step in steps for part in batches(step)[0].split(AT_ONCE))
     return round_by_photos(student, config.pack, images, device)

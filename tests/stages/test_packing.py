@@ -21,7 +21,7 @@ def round_with(student, *changes, photos=2000):
         return seen[-1], torch.zeros(order.batch_size)
 
     order = Order(photos, config.train.batch_size, 0)
-    return rounded_by(student, config, batches, order, CPU), sum(map(len, seen))
+    return rounded_by(student, config, lambda: (batches, order, CPU)), sum(map(len, seen))
 
 
 @pytest.fixture
