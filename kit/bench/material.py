@@ -15,6 +15,7 @@ from kit.console import Log
 from kit.data.cache import Photos, load_photos
 from kit.data.decode import die_with_parent, signals_held
 from kit.data.layout import Split, find_dataset, photos_in, subset
+from kit.data.records import is_record
 from kit.errors import KitError
 
 
@@ -28,6 +29,8 @@ def find_photos(data: Path, config: Config) -> Split:
         split = Split("training", tuple(paths), np.zeros(len(paths), np.int64))
     else:
         split = subset(find_dataset(data, None, config.data.holdout, config.train.seed), config.data.subset, config.train.seed).training
+    if is_record(split.paths[0]):
+        raise KitError(f"{data} holds CIFAR's binary records, and the loaders that the kit is measured against read photos from files.")
     if len(split) < config.train.batch_size:
         raise KitError(
             f"{data} has {len(split)} photos, a batch is {config.train.batch_size}: give more, or --set train.batch_size={len(split)}."

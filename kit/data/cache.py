@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from kit.console import Log, progress
-from kit.data.decode import photo_size, to_squares
+from kit.data.decode import photo_digest, photo_size, to_squares
 from kit.data.layout import Split
 from kit.errors import KitError
 from kit.files import StorageError, flush_folder, make_folder, sha256_of, write_durably
@@ -151,7 +151,7 @@ def content_digest(split: Split, side: int, tick: Tick) -> str:
     """sha256 over the settings and every photo's name and bytes; where the folder lies does not matter, since mounts move."""
     whole = hashlib.sha256(f"kit cache {VERSION}, {side} px, by area".encode())
     with ThreadPoolExecutor(16) as pool:
-        for path, digest in zip(split.paths, pool.map(sha256_of, split.paths), strict=True):
+        for path, digest in zip(split.paths, pool.map(photo_digest, split.paths), strict=True):
             tick()
             whole.update(f"\n{path.name} {digest}".encode())
     return whole.hexdigest()

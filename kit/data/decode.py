@@ -1,5 +1,6 @@
 """One photo from disk to pixels. Worker processes import this module, so it stays free of torch."""
 
+import hashlib
 import os
 import signal
 import threading
@@ -11,6 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from kit.data.records import is_record, open_record, read_record
+from kit.files import sha256_of
 
 cv2.setNumThreads(0)  # whoever calls it is one of several already
 
@@ -39,9 +43,18 @@ def die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def open_photo(path: Path) -> Image.Image:
+    """A file, or a record in one."""
+    return open_record(path) if is_record(path) else Image.open(path)
+
+
+def photo_digest(path: Path) -> str:
+    return hashlib.sha256(read_record(path)).hexdigest() if is_record(path) else sha256_of(path)
+
+
 def read_rgb(path: Path) -> Image.Image:
     """The whole photo in RGB, turned as stored (as torchvision's ImageFolder does, EXIF's orientation is left alone)."""
-    with Image.open(path) as image:
+    with open_photo(path) as image:
         return image.convert("RGB")
 
 
@@ -58,7 +71,7 @@ def to_square(path: Path, side: int) -> tuple[np.ndarray, int, int] | str:
         (uint8 [side, side, 3], width, height of the original), or why the photo can't be read.
     """
     try:
-        with Image.open(path) as image:
+        with open_photo(path) as image:
             width, height = image.size
             stored = min(width, side), min(height, side)
             image.draft("RGB", stored)  # a JPEG is reduced while it is decoded, by 2, 4 or 8, never below what is stored
@@ -79,7 +92,7 @@ def to_squares(paths: list[Path], side: int) -> list[tuple[np.ndarray, int, int]
 def photo_size(path: Path) -> tuple[int, int]:
     """(width, height) from the file's header; (0, 0) where it can't be read."""
     try:
-        with Image.open(path) as image:
+        with open_photo(path) as image:
             return image.size
     except UNREADABLE:
         return 0, 0

@@ -1,8 +1,8 @@
 """Find a data set below a folder by its shape, and refuse what would waste a night.
 
-Two shapes are known, at any depth: the course's flat one (`training/3_17.jpg`, the label before the underscore) and class folders
-(`train/<class>/*.jpg`). Evaluation photos may be unlabelled; where there is no validation split, a stratified one is held out. More
-training photos without labels may lie in `unlabelled/`, or in `training/unlabeled/` as in 2021; their label is -1.
+Three shapes are known, at any depth: the course's flat one (`training/3_17.jpg`, the label before the underscore), class folders
+(`train/<class>/*.jpg`), and CIFAR's binary files. Evaluation photos may be unlabelled; where there is no validation split, a stratified one
+is held out. More training photos without labels may lie in `unlabelled/`, or in `training/unlabeled/` as in 2021; their label is -1.
 """
 
 import os
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kit.data import records
 from kit.errors import KitError
 
 SPLITS = {
@@ -100,6 +101,8 @@ def find_dataset(root: Path, classes: tuple[str, ...] | None, holdout: float, se
             evaluation id: each with the path and the remedy.
     """
     folder, parts = locate(root)
+    if isinstance(parts, records.Kind):
+        return read_records(folder, parts, classes, holdout, seed)
     names = class_names(parts["training"], classes)
     training = read_labelled(parts["training"], "training", names)
     if "validation" in parts:
@@ -109,6 +112,17 @@ def find_dataset(root: Path, classes: tuple[str, ...] | None, holdout: float, se
         training, validation = training.take(keep), training.take(held, "validation")
     evaluation = read_evaluation(parts["evaluation"], names)
     return Dataset(folder, names, training, validation, evaluation, "validation" not in parts, read_unlabelled(folder, parts["training"]))
+
+
+def read_records(folder: Path, kind: records.Kind, classes: tuple[str, ...] | None, holdout: float, seed: int) -> Dataset:
+    """CIFAR's binary files; its evaluation photos have labels, and validation is held out of training."""
+    paths, labels = records.list_records(folder, kind.training)
+    names = fitting(records.class_names(folder, kind, labels), classes, f"{folder} holds {{}} classes")
+    training = Split("training", tuple(paths), labels)
+    keep, held = stratify(training, holdout, seed, "data.holdout")
+    paths, labels = records.list_records(folder, (kind.evaluation,))
+    evaluation = Split("evaluation", tuple(paths), labels)
+    return Dataset(folder, names, training.take(keep), training.take(held, "validation"), evaluation, held_out=True)
 
 
 def read_unlabelled(folder: Path, training: Path) -> Split | None:
@@ -122,20 +136,22 @@ def read_unlabelled(folder: Path, training: Path) -> Split | None:
     return without_labels("unlabelled", paths)
 
 
-def locate(root: Path) -> tuple[Path, dict[str, Path]]:
-    """The folder that holds a training and an evaluation split, and its split folders."""
+def locate(root: Path) -> tuple[Path, dict[str, Path] | records.Kind]:
+    """The folder that holds a training and an evaluation split, and its split folders or what kind of records it holds."""
     if is_archive(root):
         raise KitError(f"{root} is an archive. Unpack it and give the folder.")
     if not root.is_dir():
         raise KitError(f"There is no folder {root}. Give --data the folder that holds training/ and evaluation/, or one above it.")
-    found: list[tuple[Path, dict[str, Path]]] = []
-    for place, folders, _ in os.walk(root):
+    found: list[tuple[Path, dict[str, Path] | records.Kind]] = []
+    for place, folders, files in os.walk(root):
         folders.sort()
         lower = {name.lower(): name for name in folders}
         parts = {s: inside(Path(place, lower[n])) for s, names in SPLITS.items() for n in reversed(names) if n in lower}
         if {"training", "evaluation"} <= parts.keys():
             found.append((Path(place), parts))
             folders[:] = []  # a data set holds no other
+        elif kind := records.kind_among(files):
+            found.append((Path(place), kind))
     if not found:
         packed = ", ".join(path.name for path in sorted(root.iterdir()) if is_archive(path))
         raise KitError(
@@ -168,14 +184,21 @@ def class_folders(folder: Path) -> list[Path]:
 def class_names(training: Path, classes: tuple[str, ...] | None) -> tuple[str, ...]:
     """The classes in the order of their labels: the competition's where they fit, else what the training split says."""
     if folders := class_folders(training):
-        found = tuple(p.name for p in folders)
-        if classes and len(found) != len(classes):
-            raise KitError(
-                f"{training} holds {len(found)} class folders, the competition has {len(classes)} classes. "
-                "For a data set of its own use --set competition=any."
-            )
-        return classes if classes and set(found) == set(classes) else found
+        return fitting(tuple(p.name for p in folders), classes, f"{training} holds {{}} class folders")
     return classes or tuple(map(str, range(flat_labels(training).max() + 1)))
+
+
+def fitting(found: tuple[str, ...], classes: tuple[str, ...] | None, says: str) -> tuple[str, ...]:
+    """The competition's classes where they are the ones found, else those. says: where they were found, with a place for their number.
+
+    Raises:
+        KitError: the competition has another number of them.
+    """
+    if classes and len(found) != len(classes):
+        raise KitError(
+            f"{says.format(len(found))}, the competition has {len(classes)} classes. For a data set of its own use --set competition=any."
+        )
+    return classes if classes and set(found) == set(classes) else found
 
 
 def read_labelled(folder: Path, name: str, classes: tuple[str, ...]) -> Split:

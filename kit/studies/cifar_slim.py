@@ -19,6 +19,8 @@ PUBLISHED = {
     ("sparse", "labels"): ("0.7307", "0.7225", "0.7199", "0.7133", "0.7065"),
     ("sparse", "dist"): ("", "", "", "0.725", ""),
 }
+# what is held against the other fine-tuning of the same network, and not against the network itself
+TWINS = {("sparse-dist", "labels"): "sparse-dist-then-dist", ("sparse", "dist"): "sparse-then-labels"}
 SPARSITY = 1e-5
 EPOCHS, FINETUNE, NARROWER, SHARE, STRONGER = 20, 5, 4, 0.1666, 100
 TEACHER, TEACHER_EPOCHS = "resnet32x4", 9  # an epoch of it takes three times a student's, and an arm has three minutes
@@ -68,8 +70,8 @@ def cifar_slim() -> Study:
     whole = (
         Arm(teacher, recipe(teacher, LABELS), "the teacher", "0.7942"),
         Arm("resnet8x4", recipe(post, LABELS), "the student, labels alone", "0.7250"),
-        Arm("resnet8x4-dist", recipe(post, WITH_DIST), "with DIST", "0.7645", teacher=teacher),
-        Arm("dist", recipe(pre, WITH_DIST), "pre-activation, with DIST", "0.7519", teacher=teacher),
+        Arm("resnet8x4-dist", recipe(post, WITH_DIST), "with DIST", "0.7645", teacher=teacher, against="resnet8x4"),
+        Arm("dist", recipe(pre, WITH_DIST), "pre-activation, with DIST", "0.7519", teacher=teacher, against="resnet8x4-dist"),
         Arm("sparse", sparse(pre, LABELS), "pre-activation, sparse", "0.7283"),
         Arm("sparse-dist", sparse(pre, WITH_DIST), "pre-activation, sparse, with DIST", "0.7473", teacher=teacher),
         Arm("resnet8x4-sparse-dist", sparse(post, WITH_DIST), "sparse, with DIST (the seed broke it off)", teacher=teacher),
@@ -79,11 +81,13 @@ def cifar_slim() -> Study:
         for (percent, left), published in zip(LEFT.items(), accuracies, strict=True):
             under = {"teacher": teacher} if tuned == "dist" else {}
             says = f"{start}, {percent} % of the channels, fine-tuned {'with DIST' if tuned == 'dist' else 'with labels alone'}"
-            under |= {"begins": start, "curve": f"{start}, then {tuned}"}
+            against = f"{TWINS[start, tuned]}-{percent}" if (start, tuned) in TWINS else start
+            under |= {"begins": start, "against": against, "curve": f"{start}, then {tuned}"}
             arms.append(Arm(f"{start}-then-{tuned}-{percent}", pruned(pre, left, tuned), says, published, **under))
     for percent, left in LEFT.items():
         config, says = pruned(pre, left, "dist", criterion="random"), f"sparse-dist, as many at random ({percent} %), fine-tuned with DIST"
-        arms.append(Arm(f"random-{percent}", config, says, begins="sparse-dist", teacher=teacher, curve="random, then dist"))
+        under = {"teacher": teacher, "begins": "sparse-dist", "against": f"sparse-dist-then-dist-{percent}", "curve": "random, then dist"}
+        arms.append(Arm(f"random-{percent}", config, says, **under))
     arms += [
         Arm(
             "scratch-20",
@@ -92,6 +96,7 @@ def cifar_slim() -> Study:
             "0.7266",
             begins="sparse-dist",
             teacher=teacher,
+            against="sparse-dist-then-dist-20",
         ),
         Arm(
             "resnet8x4-20",
@@ -99,6 +104,7 @@ def cifar_slim() -> Study:
             "without pre-activation, 20 %, fine-tuned with DIST",
             begins="resnet8x4-sparse-dist",
             teacher=teacher,
+            against="resnet8x4-sparse-dist",
         ),
     ]
     question = (

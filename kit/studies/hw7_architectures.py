@@ -17,9 +17,9 @@ def hw7_architectures() -> Study:
     arms = (
         Arm("resnet18", course("timm/resnet18", LABELS), "the teacher's network, labels alone"),
         Arm("deep-labels", course("cnn-deep", LABELS), "1,083,595 parameters, labels alone", "0.72"),
-        Arm("deep", course("cnn-deep", DISTILLED), "distilled", "0.75"),
+        Arm("deep", course("cnn-deep", DISTILLED), "distilled", "0.75", against="deep-labels"),
         Arm("plain-labels", course("cnn-depthwise", LABELS), "454,667 parameters, labels alone", "0.67"),
-        Arm("plain", course("cnn-depthwise", DISTILLED), "distilled"),
+        Arm("plain", course("cnn-depthwise", DISTILLED), "distilled", against="plain-labels"),
         Arm("course-labels", course("hw7", LABELS), "the course's 256,779 parameters, labels alone"),
         Arm("course", course("hw7", DISTILLED), "distilled", "0.7093"),
         Arm("richer-views", course("hw7", DISTILLED, data__augment=BOSS.model_dump()), "rotations that the teacher never saw", "0.675"),

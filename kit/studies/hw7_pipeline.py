@@ -1,13 +1,11 @@
 """Seed 001: the course's four steps in a row, architecture, distillation, slimming, fewer bits."""
 
-from functools import partial
-
 import torch
 
 from kit.config.schema import Config
 from kit.models.students import STUDENTS, build_student, count_parameters
 from kit.studies.hw7 import DISTILLED, LABELS, REDUCTION, course, course_ground
-from kit.studies.study import Arm, Study
+from kit.studies.study import Arm, Study, kept_answers
 
 EPOCHS, FINETUNE = 12, 2
 PLANS = ((5, 0.95), (10, 0.95), (5, 0.9))  # prunes, and the rate of each
@@ -35,16 +33,17 @@ def hw7_pipeline() -> Study:
         for restart in (False, True):
             name = f"{'restarted' if restart else 'cumulative'}-{count}x{rate}"
             how = "each from the whole student" if restart else "each from the one before"
-            says = f"{count} prunes at {rate}, {how}"
+            says, twin = f"{count} prunes at {rate}, {how}", f"cumulative-{count}x{rate}" if restart else ""
             published = "0.71" if (count, rate, restart) == (5, 0.95, False) else ""
             slim_arms += [
-                Arm(name, slim(count, rate, restart, 5), f"{says}, fine-tuned", begins="distilled", curve=name),
+                Arm(name, slim(count, rate, restart, 5), f"{says}, fine-tuned", begins="distilled", against=twin, curve=name),
                 Arm(
                     f"{name}-flawed",
                     slim(count, rate, restart, 0),
                     f"{says}, as with the course's optimiser, which holds the network from before",
                     published,
                     begins="distilled",
+                    against=name,
                     curve=f"{name}-flawed",
                 ),
             ]
@@ -64,6 +63,9 @@ def hw7_pipeline() -> Study:
         "holds the network from before, so that nothing but batch norm's averages is fitted? Published: the given checkpoint's accuracy "
         "on Food-11's validation photos, and the end of the course's own log of slimming, which began at 0.80."
     )
-    reduced = partial(course_ground, epochs=EPOCHS, finetune_epochs=FINETUNE)
     reduction = f"{EPOCHS} epochs, {FINETUNE} after each prune, {REDUCTION}"
-    return Study("hw7-pipeline", question, arms, "distilled", reduced, reduction)
+    return Study("hw7-pipeline", question, arms, "distilled", reduce, reduction)
+
+
+def reduce(config: Config) -> Config:
+    return kept_answers(course_ground(config, EPOCHS, FINETUNE))

@@ -3,7 +3,7 @@
 from kit.config.schema import Config
 from kit.config.terms import Term
 from kit.studies.hw7 import DISTILLED, LABELS, REDUCTION, course, course_ground
-from kit.studies.study import Arm, Study, replaced
+from kit.studies.study import Arm, Study, kept_answers, replaced
 
 EPOCHS, FINETUNE = 12, 4
 KEEPS = (0.9, 0.7, 0.5, 0.3)
@@ -18,7 +18,13 @@ def hw7_report() -> Study:
         Arm("teacher-scratch", course("timm/resnet18", LABELS, **sixty), "ResNet-18 from scratch", "0.8009"),
         Arm("student-alone", course("mobilenet", LABELS, **sixty), "MobileNet's blocks, labels alone", "0.7988"),
         Arm("student-weak", course("mobilenet", DISTILLED, **sixty), "taught by teacher-scratch", "0.8205", teacher="teacher-scratch"),
-        Arm("student-strong", course("mobilenet", DISTILLED, **sixty), "taught by the pretrained ResNet-18 (published 0.8841)", "0.8473"),
+        Arm(
+            "student-strong",
+            course("mobilenet", DISTILLED, **sixty),
+            "taught by the pretrained ResNet-18 (published 0.8841)",
+            "0.8473",
+            against="student-weak",
+        ),
     )
     question = (
         "Seed 004's four questions: what a weak and a strong teacher bring to one student; distillation or depthwise convolutions at one "
@@ -34,15 +40,27 @@ def sized(student: str, parameters: int, terms: tuple[Term, ...], **changes: obj
     return course(student, terms, student__parameters=parameters, train__epochs=250, **changes)
 
 
+def small(student: str, terms: tuple[Term, ...]) -> Config:
+    return sized(student, 4_320_000, terms)
+
+
 def at_one_size() -> tuple[Arm, ...]:
     """The seed distils to 4.32 M and goes depthwise at 5.92 M; the others tell the method from the size and the shape."""
     return (
-        Arm("big", sized("cnn", 54_340_000, LABELS), "plain 3×3 convolutions, 54.34 M", "0.8723"),
-        Arm("small-labels", sized("cnn", 4_320_000, LABELS), "the same at 4.32 M, labels alone"),
-        Arm("small-distilled", sized("cnn", 4_320_000, DISTILLED), "the same, distilled from big", "0.7994", teacher="big"),
-        Arm("depthwise", sized("cnn-depthwise", 5_920_000, LABELS), "depthwise at 5.92 M, labels alone", "0.8182"),
-        Arm("depthwise-small", sized("cnn-depthwise", 4_320_000, LABELS), "depthwise at 4.32 M, labels alone"),
-        Arm("depthwise-distilled", sized("cnn-depthwise", 4_320_000, DISTILLED), "the same, distilled from big", teacher="big"),
+        Arm("big", sized("cnn", 54_340_000, LABELS), "plain 3×3 convolutions, 54.34 M", "0.8723", against="small-labels"),
+        Arm("small-labels", small("cnn", LABELS), "the same at 4.32 M, labels alone"),
+        Arm("small-distilled", small("cnn", DISTILLED), "the same, distilled from big", "0.7994", teacher="big", against="small-labels"),
+        Arm(
+            "depthwise", sized("cnn-depthwise", 5_920_000, LABELS), "depthwise at 5.92 M, labels alone", "0.8182", against="small-distilled"
+        ),
+        Arm("depthwise-small", small("cnn-depthwise", LABELS), "depthwise at 4.32 M, labels alone", against="small-labels"),
+        Arm(
+            "depthwise-distilled",
+            small("cnn-depthwise", DISTILLED),
+            "the same, distilled from big",
+            teacher="big",
+            against="depthwise-small",
+        ),
     )
 
 
@@ -53,26 +71,33 @@ def curves() -> tuple[Arm, ...]:
     for method, says in METHODS.items():
         for keep in KEEPS:
             prune = {"criterion": method, "keep": keep, "finetune_epochs": 20}
-            config = course("hw7", DISTILLED, prune=prune)
-            arms.append(Arm(f"{method}-{keep:.0%}".rstrip("%"), config, f"{keep:.0%} left, by {says}", begins="whole", curve=method))
+            config, percent = course("hw7", DISTILLED, prune=prune), f"{100 * keep:.0f}"
+            other = "whole" if method == "slimming" else f"slimming-{percent}"
+            arms.append(Arm(f"{method}-{percent}", config, f"{percent}% left, by {says}", begins="whole", against=other, curve=method))
     return tuple(arms)
 
 
 def groups() -> tuple[Arm, ...]:
     """cnn-depthwise has as many groups as channels, and pointwise convolutions between them."""
     table = (
-        ("groups-all", "cnn-depthwise", 1.08, "0.7635"),
-        ("groups-1", "cnn", 1.13, "0.8011"),
-        ("groups-2", "cnn/2", 1.07, "0.7859"),
-        ("groups-4", "cnn/4", 1.08, ""),
+        ("groups-all", "cnn-depthwise", 1.08, "0.7635", ""),
+        ("groups-1", "cnn", 1.13, "0.8011", "groups-all"),
+        ("groups-2", "cnn/2", 1.07, "0.7859", "groups-1"),
+        ("groups-4", "cnn/4", 1.08, "", "groups-1"),
     )
     return tuple(
-        Arm(name, course(student, LABELS, student__parameters=int(size * MEGABYTE)), f"{student} at {size} MB of float32", published)
-        for name, student, size, published in table
+        Arm(
+            name,
+            course(student, LABELS, student__parameters=int(size * MEGABYTE)),
+            f"{student} at {size} MB of float32",
+            published,
+            against=other,
+        )
+        for name, student, size, published, other in table
     )
 
 
 def reduce(config: Config) -> Config:
-    config = course_ground(config, EPOCHS, FINETUNE)
+    config = kept_answers(course_ground(config, EPOCHS, FINETUNE))
     size = config.student.parameters
     return replaced(config, {"student.parameters": size // SMALLER}) if size and size > 1_000_000 else config

@@ -13,8 +13,8 @@ Changes = dict[str, Any]  # "section.field": value
 class Arm:
     """says: what is different about it, in a few words. published: what its source reports, where there is one.
 
-    teacher, begins: other arms, whose student of the same seed teaches this one, or is what this one has in place of training. curve: the
-    line of the figure that it is a point of.
+    teacher, begins: other arms, whose student of the same seed teaches this one, or is what this one has in place of training. against:
+    the arm that it is held against in place of the study's reference. curve: the line of the figure that it is a point of.
     """
 
     name: str
@@ -23,6 +23,7 @@ class Arm:
     published: str = ""
     teacher: str = ""
     begins: str = ""
+    against: str = ""
     curve: str = ""
 
     @property
@@ -34,8 +35,9 @@ class Arm:
 @dataclass(frozen=True)
 class Study:
     """arms: one that others need comes before them. reference: the arm that the others are held against. reduced: the config as it runs on
-    a small machine; reduction: that in words. remarks: what explains the figures, a paragraph each. layers: whether the document has the
-    networks' layer tables. page: a document above theirs whose place `<!-- study NAME -->` has the table, too."""
+    a small machine; reduction: that in words. remarks: what explains the figures, a paragraph each. paced: whether the table has the time
+    of an epoch; layers: whether the document has the networks' layer tables. page: a document above theirs whose place `<!-- study NAME
+    -->` has the table, too."""
 
     name: str
     question: str
@@ -44,6 +46,7 @@ class Study:
     reduced: Callable[[Config], Config]
     reduction: str
     remarks: tuple[str, ...] = ()
+    paced: bool = False
     layers: bool = False
     page: str = ""
 
@@ -63,6 +66,12 @@ def replaced(config: Config, changes: Changes) -> Config:
             raise KeyError(f"{path} is no field of a config")
         place[last] = new
     return Config.model_validate(value)
+
+
+def kept_answers(config: Config) -> Config:
+    """The teacher's answers kept for the other arms that draw the same views: logits rounded to float16 is all that changes."""
+    taught = any(term.loss != "ce" for term in config.distill)
+    return replaced(config, {"teacher.store": "float16"}) if taught else config
 
 
 def proving_ground(epochs: int) -> Callable[[Config], Config]:

@@ -15,13 +15,15 @@ SURE = 0.05  # Welch's test between two arms' seeds
 
 @dataclass(frozen=True)
 class Row:
-    """An arm's figures. accuracies: of its seeds, in order. teacher: its accuracy. stages: of the run, as the journal has them, by seed."""
+    """An arm's figures. accuracies: of its seeds, in order. pace: seconds of an epoch of distillation, its validation included, of the seed
+    that was disturbed least. teacher: its accuracy. stages: of the run, as the journal has them, by seed."""
 
     arm: Arm
     accuracies: tuple[float, ...]
     parameters: int | None
     bytes: int | None
     seconds: float | None
+    pace: float | None
     teacher: float | None
     stages: tuple[dict[str, dict[str, Any]], ...]
     failed: tuple[str, ...]  # why there is none
@@ -43,6 +45,11 @@ def why(entry: Entry) -> str:
     return f"stopped at {max(entry['curve'], default=0):.4f}: {entry['error']}"
 
 
+def pace_of(entry: Entry) -> float | None:
+    seconds, epochs = entry.get("stages", {}).get("distil", {}).get("seconds"), len(entry.get("curve", ()))
+    return seconds / epochs if seconds and epochs else None
+
+
 def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
@@ -58,6 +65,7 @@ def rows(study: Study, entries: list[Entry], setting: str) -> list[Row]:
             continue
         of = lambda name: done[0][name] if done else None  # noqa: B023, E731
         stages = tuple(entry.get("stages", {}) for entry in done)
+        paces = [pace for pace in map(pace_of, done) if pace]
         teachers = [each["teacher"]["accuracy"] for each in stages if "accuracy" in each.get("teacher", {})]
         made.append(
             Row(
@@ -66,6 +74,7 @@ def rows(study: Study, entries: list[Entry], setting: str) -> list[Row]:
                 of("parameters"),
                 of("bytes"),
                 mean([entry["seconds"] for entry in done]) if done else None,
+                min(paces, default=None),
                 mean(teachers) if teachers else None,
                 stages,
                 failed,
@@ -74,14 +83,17 @@ def rows(study: Study, entries: list[Entry], setting: str) -> list[Row]:
     return sorted(made, key=lambda row: -(row.mean or 0))
 
 
-def apart(row: Row, reference: Row) -> str:
-    """How an arm stands to the reference: the difference in points, and whether their seeds tell them apart."""
-    if row is reference or row.mean is None or reference.mean is None:
-        return "reference" if row is reference else ""
-    points = f"{100 * (row.mean - reference.mean):+.2f}"
-    if min(len(row.accuracies), len(reference.accuracies)) < 2:
+def apart(study: Study, row: Row, by_name: dict[str, Row]) -> str:
+    """How an arm stands to the reference, or to the arm that it names: the difference in points, and whether seeds tell them apart."""
+    if row.arm.name == study.reference:
+        return "reference"
+    other = by_name.get(row.arm.against or study.reference)
+    if other is None or row.mean is None or other.mean is None:
+        return ""
+    points = f"{100 * (row.mean - other.mean):+.2f}" + (f" against {other.arm.name}" if row.arm.against else "")
+    if min(len(row.accuracies), len(other.accuracies)) < 2:
         return f"{points} (one seed)"
-    return points if separated(row, reference) else f"{points} (unseparated)"
+    return points if separated(row, other) else f"{points} (unseparated)"
 
 
 def separated(row: Row, reference: Row) -> bool:
@@ -98,7 +110,7 @@ def spelled(row: Row) -> str:
 
 def frame(study: Study, made: list[Row]) -> pd.DataFrame:
     """The study's table, in words."""
-    reference = next((row for row in made if row.arm.name == study.reference), None)
+    by_name = {row.arm.name: row for row in made}
     teachers = {f"{row.teacher:.4f}" for row in made if row.teacher is not None}
     return pd.DataFrame(
         {
@@ -110,7 +122,8 @@ def frame(study: Study, made: list[Row]) -> pd.DataFrame:
             "teacher": f"{row.teacher:.4f}" if row.teacher is not None and len(teachers) > 1 else "",
             "accuracy": spelled(row),
             "seeds": " ".join(f"{accuracy:.4f}" for accuracy in row.accuracies),
-            "against the reference": apart(row, reference) if reference else "",
+            "against the reference": apart(study, row, by_name),
+            "seconds an epoch": f"{row.pace:.1f}" if study.paced and row.pace else "",
             "minutes": f"{row.seconds / 60:.1f}" if row.seconds else "",
         }
         for row in made
@@ -118,11 +131,11 @@ def frame(study: Study, made: list[Row]) -> pd.DataFrame:
 
 
 def agreement(study: Study, made: list[Row]) -> pd.DataFrame:
-    """Each published difference beside the measured one, where both sides of both are there: of an arm to the reference, and to the arm
-    that it began with."""
+    """Each published difference beside the measured one, where both sides of both are there: of an arm to the one that it is held against,
+    and to the ones that it began with and that taught it."""
     by_name, lines = {row.arm.name: row for row in made}, []
     for row in made:
-        for name in dict.fromkeys((study.reference, row.arm.begins)):
+        for name in dict.fromkeys((row.arm.against or study.reference, row.arm.begins, row.arm.teacher)):
             other = by_name.get(name)
             if other is None or other is row or not (row.arm.published and other.arm.published):
                 continue

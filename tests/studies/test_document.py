@@ -46,6 +46,25 @@ def test_published_differences_stand_beside_the_measured_ones():
     assert agreement(chained(), rows(chained(), one, "reduced")).to_dict("records")[0][""] == "one seed"
 
 
+def test_an_arm_may_be_held_against_another_than_the_reference_and_against_its_teacher():
+    first, taught, slim = chained().arms
+    study = replace(chained(), arms=(replace(first, published="0.7"), taught, replace(slim, against="teacher")))
+    entries = [entry("teacher", seed, 0.6 + seed / 1000) for seed in range(3)] + journal()
+    lines = agreement(study, rows(study, entries, "reduced")).to_dict("records")
+    assert {(line["arm"], line["against"]) for line in lines} == {
+        ("teacher", "taught"), ("taught", "teacher"), ("slim", "teacher"), ("slim", "taught"),
+    }  # fmt: skip
+    text = markdown(study, entries, "reduced")
+    assert "| -30.00 against teacher |" in text
+    assert "| +10.00 |" in text  # the teacher itself, against the reference
+
+
+def test_the_time_of_an_epoch_is_that_of_the_seed_that_was_disturbed_least():
+    lines = [entry("taught", seed, 0.5, stages={"distil": {"seconds": 30.0 - seed}}) | {"curve": [0.1, 0.5]} for seed in range(3)]
+    assert "| seconds an epoch |" not in markdown(chained(), lines, "reduced")
+    assert "| 14.0 |" in markdown(replace(chained(), paced=True), lines, "reduced")
+
+
 def test_stages_have_accuracy_parameters_and_bytes():
     table = steps(rows(chained(), journal(), "reduced"))
     assert list(table.stage) == ["distil", "prune", "finetune", "quantize"]

@@ -114,10 +114,11 @@ def test_tables_and_figures_come_from_the_journal_alone_and_repeat(tmp_path):
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_arm_is_a_config_in_every_setting(name):
     study = find_study(name)
-    assert study.reference in {arm.name for arm in study.arms}
-    assert len({arm.name for arm in study.arms}) == len(study.arms)
+    names = {arm.name for arm in study.arms}
+    assert len(names) == len(study.arms)
+    assert {study.reference, *(arm.against for arm in study.arms if arm.against)} <= names
     for setting in ("tiny", "reduced", "full"):
-        digests = {digest_of(study, arm, 1, setting) for arm in study.arms}
+        digests = {(digest_of(study, arm, 1, setting), arm.config.data.workers) for arm in study.arms}
         same = setting != "tiny" and len(digests) < len(study.arms)  # tiny batches are all of one size
         assert not same, f"two arms of {name} are the same run when {setting}"
 
