@@ -153,7 +153,7 @@ def test_an_arm_comes_after_those_that_it_needs(name):
 
 def test_an_arm_is_chosen_with_all_that_it_needs_in_their_order():
     chosen = choose(find_study("cifar-slim"), ["sparse-dist-then-dist-20"])
-    assert [arm.name for arm in chosen.arms] == ["resnet32x4", "sparse-dist", "sparse-dist-then-dist-20"]
+    assert [arm.name for arm in chosen.arms] == ["teacher", "sparse-dist", "sparse-dist-then-dist-20"]
 
 
 def test_the_course_s_slimming_leaves_the_published_counts():
