@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
+from kit.config.competitions import competition
 from kit.console import Log
 from kit.data.cache import load_photos
 from kit.data.decode import photo_size, read_rgb
 from kit.data.layout import find_dataset
 from kit.errors import KitError
+from kit.submission import ids_for
 
 NAMES = {
     100: ("fine_label_names.txt", ["train.bin"], "test.bin"),
@@ -40,9 +42,9 @@ def test_records_are_photos_with_their_classes_names(tmp_path, classes):
     assert [len(split) for split in dataset.splits] == [len(pixels) * 4 // 5, len(pixels) // 5, len(pixels)]
     assert dataset.held_out
     assert dataset.evaluation.labels.tolist() == [*range(classes - 1, -1, -1)] * A_CLASS[classes]
-    assert [path.stem for path in dataset.evaluation.paths[:2]] == ["00000", "00001"]
     photos = load_photos(list(dataset.splits), 32, tmp_path / "cache", Log(silent=True))
     assert (photos["evaluation"].pixels == pixels[::-1]).all()
+    assert ids_for(photos["evaluation"].names, competition("any"))[:2] == ["00000", "00001"]
     path, label = dataset.training.paths[-1], dataset.training.labels[-1]
     assert (np.asarray(read_rgb(path)) == photos["training"].pixels[-1]).all()
     assert photos["training"].labels[-1] == label
