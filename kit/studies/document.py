@@ -21,7 +21,7 @@ def write(study: Study, entries: list[Entry], setting: str, folder: Path) -> lis
     made = rows(study, entries, setting)
     if not made:
         return []
-    table, drawn = frame(study, made), figures.draw(study, made, networks_of(study))
+    table, drawn = filled(frame(study, made)), figures.draw(study, made, networks_of(study))
     make_folder(folder)
     pictures = [file for name, figure in drawn.items() for file in figures.save(figure, study.name, folder / name)]
     files = {
@@ -69,11 +69,16 @@ def folded(title: str, content: str) -> str:
     return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>" if content else ""
 
 
+def filled(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the columns that are empty."""
+    return table.loc[:, (table != "").any()]
+
+
 def as_table(table: pd.DataFrame) -> str:
-    """Without the columns that are empty; nothing for no rows."""
+    """In Markdown, without the columns that are empty; nothing for no rows."""
     if table.empty:
         return ""
-    table = table.loc[:, (table != "").any()]
+    table = filled(table)
     lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
     lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in table.to_numpy()]
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """Figures of a study for print: bars, curves of parameters against accuracy, and diagrams of the networks, of what is distilled and of what
 was pruned, drawn from the models and the journal."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +65,17 @@ def new_figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def bars(study: Study, made: list[Row]) -> Any:
-    """With error bars, the best above."""
+    """From zero, with its figure at the end of each and error bars where there are several seeds; the best above."""
     shown = [(row, row.mean) for row in reversed(made) if row.mean is not None]
     if not shown:
         return None
     figure, axes = new_figure(7, 0.8 + 0.32 * len(shown))
     names, means = [row.arm.name for row, _ in shown], [mean for _, mean in shown]
     colours = [ORANGE if name == study.reference else BLUE for name in names]
-    axes.barh(names, means, xerr=[row.spread or 0 for row, _ in shown], color=colours, capsize=3)
-    axes.set_xlim(left=max(0, min(means) - 0.1))
+    spreads = [math.nan if row.spread is None else row.spread for row, _ in shown]
+    drawn = axes.barh(names, means, xerr=spreads, color=colours, capsize=3)
+    axes.bar_label(drawn, [f"{mean:.4f}" for mean in means], padding=5, fontsize=8)
+    axes.margins(x=0.1)
     axes.set_xlabel("validation accuracy")
     return figure
 
