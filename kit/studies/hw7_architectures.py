@@ -16,7 +16,7 @@ REGRESSED = (L2(weight=0.5 / 11), CE(weight=0.5))
 def hw7_architectures() -> Study:
     arms = (
         Arm("resnet18", course("timm/resnet18", LABELS), "the teacher's network, labels alone"),
-        Arm("deep-labels", course("cnn-deep", LABELS), "1,083,595 parameters, labels alone", "0.72"),
+        Arm("deep-labels", course("cnn-deep", LABELS), "1,083,595 parameters, labels alone", "0.72", against="plain-labels"),
         Arm("deep", course("cnn-deep", DISTILLED), "distilled", "0.75", against="deep-labels"),
         Arm("plain-labels", course("cnn-depthwise", LABELS), "454,667 parameters, labels alone", "0.67"),
         Arm("plain", course("cnn-depthwise", DISTILLED), "distilled", against="plain-labels"),

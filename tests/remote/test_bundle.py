@@ -1,11 +1,14 @@
 """A bundle is what Kaggle runs, so it runs here as it would there: a file alone, in a process that knows no repository."""
 
+import io
 import json
+import lzma
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +16,7 @@ import pytest
 
 from kit.data.draw import draw_dataset
 from kit.errors import KitError
-from kit.remote.bundle import LIMIT, bundle, notebook
+from kit.remote.bundle import LIMIT, bundle, notebook, pack
 
 HEAD = """
 import kit
@@ -84,6 +87,11 @@ def run_alone(script: Path, folder: Path, stop_after: str | None = None) -> Fini
 def test_equal_sources_give_equal_bytes(script, tmp_path):
     again = bundle(kernel_with(HEAD, tmp_path))
     assert again.read_bytes() == script.read_bytes()
+
+
+def test_a_bundle_says_nothing_of_the_day_and_the_order_in_which_it_was_made():
+    entries = zipfile.ZipFile(io.BytesIO(lzma.decompress(pack({"b.py": b"2", "a.py": b"1"})))).infolist()
+    assert [(entry.filename, entry.date_time) for entry in entries] == [(name, (1980, 1, 1, 0, 0, 0)) for name in ("a.py", "b.py")]
 
 
 def test_the_budget_counts_from_a_bundles_first_line(script):
