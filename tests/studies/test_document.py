@@ -1,15 +1,19 @@
 """What a study's document says beyond its table: published beside measured, stages, curves, layer tables, diagrams of the models."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from test_chained import chained
 
 from kit.studies import figures
 from kit.studies.catalogue import STUDIES, find_study
-from kit.studies.document import markdown, write
+from kit.studies.document import as_table, markdown, write
+from kit.studies.journal import read
 from kit.studies.networks import boxes, networks_of
-from kit.studies.tables import agreement, packing, rows, steps
+from kit.studies.tables import agreement, frame, packing, rows, steps
+
+DOCUMENTS = Path(__file__).parents[2] / "docs" / "studies"
 
 
 def entry(arm, seed, accuracy, parameters=1000, stages=()):
@@ -112,6 +116,15 @@ def test_a_page_above_has_the_table_in_its_place(tmp_path):
         assert f"| {slim + 0.001:.4f} ± 0.0010 |" in text
     write(study, [line | {"setting": "tiny"} for line in journal()], "tiny", tmp_path / "studies")
     assert page.read_text() == text
+
+
+@pytest.mark.parametrize("file", sorted(DOCUMENTS.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_a_committed_document_is_what_its_journal_says(file):
+    study = find_study(file.stem)
+    entries, text = read(file, study.name, pytest.fail), file.with_suffix(".md").read_text()
+    drawn = [f"{study.name}{kind}" for kind in figures.SAYS if file.with_name(f"{study.name}{kind}.svg").is_file()]
+    assert text == markdown(study, entries, "reduced", drawn)
+    assert not study.page or as_table(frame(study, rows(study, entries, "reduced"))) in (DOCUMENTS.parent / study.page).read_text()
 
 
 def test_a_curve_goes_from_the_whole_student_through_what_was_pruned():
