@@ -30,7 +30,7 @@ begun, choose another --out. `kit run ./{name}.py --dry-run` prints all fields t
 """
 
 from kit.config.schema import Augment, Config, Data, Predict, Student, Train
-from kit.config.terms import CE, KD, Hint
+from kit.config.terms import CE, KD
 
 
 def recipe() -> Config:
@@ -42,25 +42,22 @@ def recipe() -> Config:
             image_size={side},  # px, of the networks' input; time grows with its square
             augment=Augment(crop_scale=(0.35, 1.0), horizontal_flip=0.5, brightness=0.2),  # which changes leave a photo in its class?
         ),
-        student=Student(name="record", parameters={parameters:_}),  # as wide as fits; `kit students` lists the others
+        student=Student(name="even", parameters={parameters:_}),  # as wide as fits; `kit students` lists the others
         distill=(  # docs/methods.md lists the losses; their weighted sum is what is learnt
-            KD(weight=1, temperature=4),
-            CE(weight=0.1),
-            Hint(weight=1, student="blocks.1", teacher="layer1"),  # these name layers of this student; another has others
-            Hint(weight=1, student="blocks.3", teacher="layer2"),
-            Hint(weight=1, student="blocks.5", teacher="layer3"),
+            KD(weight=1, temperature=4),  # what the teacher says
+            CE(weight=0.1),  # what the labels say; leave it out where the teacher is good
         ),
         train=Train(
             epochs=100,  # `kit plan … --epochs auto` says how many fit into your hours
             batch_size={batch},
-            lr=4e-3,
+            lr={lr:g},
             weight_decay=0.02,
             warmup_epochs=2,
             clip_norm=5,
             ema_decay=0.998,
             seed=1,
         ),
-        predict=Predict(flip=True),  # a photo and its mirror image are asked; leave it out where left and right differ
+        predict=Predict(flip=True, crops=5),  # centre, corners and their mirror images are asked; no flip where left and right differ
     )
 '''
 
@@ -76,7 +73,7 @@ def draft(name: str, data: Path, folder: Path) -> Iterator[str]:
         raise KitError(f"{file} is there already. Choose another name, or remove it.")
     dataset = find_dataset(data, None, 0.2, 0)
     competition = rules_of(dataset)
-    side = side_for(dataset.training)
+    side, many = side_for(dataset.training), len(dataset.training) >= 2_000
     photos = (
         f"{len(dataset.training):,} photos of {len(dataset.classes)} classes to learn from, {len(dataset.validation):,} to validate with"
         f"{' (held out of training)' if dataset.held_out else ''}, {len(dataset.evaluation):,} to predict."
@@ -90,7 +87,8 @@ def draft(name: str, data: Path, folder: Path) -> Iterator[str]:
         limit=f'"{PARAMETERS}params"' if competition == "any" else None,
         side=side,
         parameters=COMPETITIONS[competition].max_parameters or PARAMETERS,
-        batch=128 if len(dataset.training) >= 2_000 else 32,  # some dozens of steps an epoch
+        batch=64 if many else 32,  # some dozens of steps an epoch
+        lr=16e-3 if many else 8e-3,
     )
     write_durably(file, text.encode())
     yield dataset.counts()

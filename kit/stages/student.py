@@ -147,9 +147,11 @@ def train_quantized(session: Session, material: Material, student: nn.Module, te
     return stepped
 
 
-def shorter(train: Train, epochs: int, lr: float) -> Train:
-    """The plan of a later training: the run's own with fewer epochs, a smaller rate and no warm-up."""
-    return Train.model_validate(train.model_dump() | {"epochs": epochs, "lr": lr, "warmup_epochs": 0, "patience": None})
+def shorter(train: Train, epochs: int, lr: float, anew: bool = False) -> Train:
+    """The plan of a later training: the run's own with fewer epochs and another rate; without the warm-up, which new weights need, and
+    trained ones don't. anew: it begins with new weights."""
+    changes = {"epochs": epochs, "lr": lr, "warmup_epochs": train.warmup_epochs if anew else 0, "patience": None}
+    return Train.model_validate(train.model_dump() | changes)
 
 
 def later_plans(config: Config) -> dict[str, Train]:
@@ -157,7 +159,8 @@ def later_plans(config: Config) -> dict[str, Train]:
     prune, lowrank, quantize = config.prune, config.lowrank, config.quantize
     plans: dict[str, Train] = {}
     if prune and prune.finetune_epochs:
-        plans |= {step.finetune: shorter(config.train, prune.finetune_epochs, prune.finetune_lr) for step in steps_of(prune)}
+        plan = shorter(config.train, prune.finetune_epochs, prune.finetune_lr, prune.scratch)
+        plans |= {step.finetune: plan for step in steps_of(prune)}
     if lowrank and lowrank.train_epochs:
         plans["lowrank"] = shorter(config.train, lowrank.train_epochs, lowrank.train_lr)
     if quantize.train_epochs:

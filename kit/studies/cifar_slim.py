@@ -91,7 +91,7 @@ def cifar_slim() -> Study:
     arms += [
         Arm(
             "scratch-20",
-            pruned(pre, LEFT[20], "dist", scratch=True),
+            pruned(pre, LEFT[20], "dist", scratch=True, finetune_lr=0.05),
             "the network of sparse-dist-then-dist-20 with new weights",
             "0.7266",
             begins="sparse-dist",
@@ -112,13 +112,22 @@ def cifar_slim() -> Study:
         "DIST, at 5 to 25 % of the channels, held against as many channels at random, against the pruned network trained from scratch, and "
         "against the network without pre-activation? Published are top-1 accuracies on CIFAR-100."
     )
+    remarks = (
+        "**What agrees.** DIST lifts the student, with pre-activation and without. What was sparse under DIST stays ahead of what was "
+        "sparse under labels: more comes from DIST before pruning than after. After it DIST is better than labels, and by more the more is "
+        "gone. A tenth of the channels goes for nothing.",
+        "**What doesn't, and why.** A network that was sparse under labels is not better for DIST in the fine-tuning: that has five epochs "
+        "here, and had 240. Differences are smaller all round: there are ten classes instead of a hundred, and the teacher is fewer points "
+        "ahead of its students.",
+        "**The controls.** Slimming's channels are better than as many at random: by far before the fine-tuning, by little after it.",
+    )
     reduction = (
         f"CIFAR-10 or whatever is given, {SHARE:.1%} of its photos (9,996 of 60,000), every width a quarter (the same family, sixteen "
         f"times smaller), {EPOCHS} epochs, the first {WARMUP} at a rising rate (at the whole one DIST hardly teaches the pre-activation "
         f"network), {FINETUNE} of fine-tuning; the teacher resnet8x4 at half its widths under one cycle (32 layers learn less than the "
         f"student in as many minutes); the sparsity {SPARSITY:g} is {SPARSITY * STRONGER:g}, since the run has a hundredth of the steps"
     )
-    return Study("cifar-slim", question, tuple(arms), "sparse-dist", reduce, reduction)
+    return Study("cifar-slim", question, tuple(arms), "sparse-dist", reduce, reduction, remarks)
 
 
 def reduce(config: Config) -> Config:
@@ -128,6 +137,6 @@ def reduce(config: Config) -> Config:
     changes: Changes = {"student.name": name, "student.widths": widths, "data.subset": SHARE, "train.epochs": EPOCHS}
     changes |= {"train.schedule": "one_cycle", "train.drops": (), "train.lr": 0.1} if is_teacher else {"train.warmup_epochs": WARMUP}
     if config.prune:
-        changes["prune.finetune_epochs"] = min(config.prune.finetune_epochs, FINETUNE)
+        changes["prune.finetune_epochs"] = min(config.prune.finetune_epochs, EPOCHS if config.prune.scratch else FINETUNE)
         changes["prune.gamma_penalty"] = config.prune.gamma_penalty * STRONGER
     return kept_answers(replaced(config, changes))

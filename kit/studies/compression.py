@@ -5,6 +5,7 @@ All that is compressed begins with `record`'s student of the same seed.
 
 from typing import Any
 
+from kit.config.recipes import record
 from kit.config.schema import Config
 from kit.studies.record import stored
 from kit.studies.screens import PHOTOS
@@ -44,7 +45,7 @@ def compression() -> Study:
         "slim": ({}, "slimming to a half"),
         "magnitude": ({"criterion": "magnitude"}, "pruned by magnitude to a half"),
         "random": ({"criterion": "random"}, "pruned at random to a half"),
-        "scratch": ({"scratch": True}, "slimming's architecture with new weights"),
+        "scratch": ({"scratch": True, "finetune_lr": record().train.lr}, "slimming's architecture with new weights, at the recipe's rate"),
     }
     curves = [
         Arm(

@@ -132,10 +132,11 @@ def frame(study: Study, made: list[Row]) -> pd.DataFrame:
 
 def agreement(study: Study, made: list[Row]) -> pd.DataFrame:
     """Each published difference beside the measured one, where both sides of both are there: of an arm to the one that it is held against,
-    and to the ones that it began with and that taught it."""
+    and to the one that it began with, or else that taught it."""
     by_name, lines = {row.arm.name: row for row in made}, []
     for row in made:
-        for name in dict.fromkeys((row.arm.against or study.reference, row.arm.begins, row.arm.teacher)):
+        taught_by = "" if row.arm.begins else row.arm.teacher
+        for name in dict.fromkeys((row.arm.against or study.reference, row.arm.begins, taught_by)):
             other = by_name.get(name)
             if other is None or other is row or not (row.arm.published and other.arm.published):
                 continue
