@@ -20,7 +20,7 @@ from kit.session import Watch
 from kit.studies.halving import Halving
 from kit.studies.journal import Entry, append, read
 from kit.studies.study import Arm, Study, replaced
-from kit.train.budget import Budget
+from kit.train.budget import Budget, say_duration
 from kit.version import commit
 
 Setting = Literal["tiny", "reduced", "full"]
@@ -70,13 +70,16 @@ def in_turn(
     watched: Callable[[Job], Watch | None] = lambda job: None,
 ) -> bool:
     """One job after the other in this process; whether all are done. lags: which are left out by now. watched: what may stop one."""
-    for job in jobs:
+    began = budget.clock()
+    for before, job in enumerate(jobs):
         watch = watched(job)
         if lags(job):
             continue
         if budget.stop or budget.left() < LEAST:
             say(f"the budget is over: {job.arm} with seed {job.seed} is next; the same command goes on from here")
             return False
+        left = (budget.clock() - began) / before * (len(jobs) - before) if before else None
+        say(f"{before + 1} of {len(jobs)}: {job.arm}, seed {job.seed}" + (f"; about {say_duration(left)} to go" if left else ""))
         entry = run_job(job, data, cache, budget, watch)
         if entry is None:
             say(f"{job.arm} with seed {job.seed} is half done; the same command goes on from here")

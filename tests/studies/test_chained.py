@@ -72,6 +72,7 @@ SAMPLE = (
     ("cifar-slim", "sparse-dist-then-labels-20"),
     ("cifar-slim", "scratch-20"),
     ("cifar-slim", "random-5"),
+    ("hw13", "boss-decoding-1"),
     ("hw7-architectures", "fixed-labels"),
     ("hw7-architectures", "l2-logits"),
     ("hw7-pipeline", "restarted-5x0.9"),

@@ -1,6 +1,7 @@
 """Studies: skipped, gone on with, failed and passed; and tables that hold what the journal holds."""
 
 import json
+import re
 import time
 from dataclasses import replace
 
@@ -58,7 +59,9 @@ def test_a_study_runs_what_is_missing_and_passes_an_arm_that_fails(tmp_path, dra
     assert run(replace(study, arms=(broken, study.arms[0])), tmp_path, drawn, [1], said)
     states = [(line["arm"], line["state"]) for line in read(tmp_path / "journal.jsonl", "small", print)]
     assert states == [("wide", "failed"), ("plain", "done")]
-    assert "blocks.99" in said[0]
+    assert "blocks.99" in said[1]
+    assert said[0] == "1 of 2: wide, seed 1"
+    assert re.fullmatch(r"2 of 2: plain, seed 1; about \d+ s to go", said[2])
     assert run(study, tmp_path, drawn, [1], said)  # mended, and the other is not run again
     states = [(line["arm"], line["state"]) for line in read(tmp_path / "journal.jsonl", "small", print)]
     assert states[2:] == [("wide", "done")]
