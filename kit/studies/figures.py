@@ -91,7 +91,7 @@ def curves(made: list[Row]) -> Any:
         line = lines.setdefault(row.arm.curve, [])
         for each in (rows.get(row.arm.begins), row):
             if each and each.parameters and each.mean is not None:
-                line.append((each.parameters, each.mean, each.spread or 0))
+                line.append((each.parameters, each.mean, math.nan if each.spread is None else each.spread))
         line += points_between(row)
     if not lines:
         return None
@@ -115,7 +115,7 @@ def points_between(row: Row) -> list[tuple[float, float, float]]:
         if stage is None:
             return points
         found = [each[stage] for each in row.stages if stage in each]
-        points.append((mean([each["parameters"] for each in found]), mean([each["accuracy"] for each in found]), 0.0))
+        points.append((mean([each["parameters"] for each in found]), mean([each["accuracy"] for each in found]), math.nan))
     return points
 
 

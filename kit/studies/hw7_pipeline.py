@@ -65,8 +65,8 @@ def hw7_pipeline() -> Study:
     )
     remarks = (
         "**What agrees.** With the course's optimiser, which trains nothing after a prune, accuracy falls as its log does; with one that "
-        "holds the pruned network, a third of the parameters goes for nothing. 16 and 8 bits cost nothing either, and a scale and a shift a "
-        "channel are no better here than the course's minimum and maximum a tensor, which take fewer bytes.",
+        "holds the pruned network, a third of the parameters goes for nothing. 16 and 8 bits cost nothing either, and a scale and a shift "
+        "a channel are no better here than the course's minimum and maximum a tensor, which take fewer bytes.",
         "**What doesn't, and why.** The fall is smaller than in the course's log: that began with a student trained to its end, which had "
         "more to lose. The course's pickles of this student have 522,958 bytes in 16 bits and 268,471 in 8; `student.kit` has fewer, since "
         "what it holds is entropy-coded.",
