@@ -1,7 +1,8 @@
 """The batched warp against what it stands for: torchvision's own transforms and albumentations, photo by photo."""
 
-import io
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,9 +35,9 @@ def smooth_photo(width, height):
 
 def as_batch(photo, side, copies=1):
     """A photo as the cache would hold it, and its own size."""
-    file = io.BytesIO()
-    Image.fromarray(photo).save(file, "png")
-    square, _, _ = to_square(file, side)
+    with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        Image.fromarray(photo).save(file)
+        square, _, _ = to_square(Path(file.name), side)
     return torch.from_numpy(square.copy())[None].repeat(copies, 1, 1, 1), torch.tensor([[photo.shape[1], photo.shape[0]]] * copies)
 
 
