@@ -38,7 +38,7 @@ def hw7_report() -> Study:
         "parameters, as published, too. At equal parameters little of that is left, with a teacher or without. The big network is no "
         "better than the small ones: a third of the photos and twelve epochs are not enough for it, nor for what it could teach.",
         "**Pruning.** Both ways are better than random at every size; which of the two is better changes from size to size. A tenth of the "
-        "channels goes for nothing: the epochs after it bring more than it took.",
+        "parameters goes for nothing: the epochs after it bring more than it took.",
         "**Groups.** The other way round than published: as many groups as channels are best. At equal parameters that network is the "
         "widest, and learns fastest; the published ones were trained to their end.",
     )
