@@ -35,6 +35,7 @@ from kit.stages.prune import prune, steps_of
 from kit.stages.rehearsal import as_if_trained
 from kit.stages.student import check_terms, distil, factorised, finetune, train_factorised, train_quantized
 from kit.stages.teacher import get_teachers
+from kit.stages.weights import find_weights
 from kit.takeover import take_over
 from kit.train.budget import Budget
 from kit.world import joined
@@ -74,7 +75,7 @@ def run(
     with budget.catching_signals(), joined() as world, alone(out) if world.first else nullcontext():
         budget.world = world
         log = Log(out / "log.txt", silent=not world.first)
-        check_recipe(config, log, teacher_files)
+        check_recipe(config, log, teacher_files, begin)
         world.lead(lambda: take_over(config, attached, out, log))
         session = world.in_turn(lambda: open_session(config, out, budget, log, least_step, world))
         session.watch, material = watch, None
@@ -101,7 +102,7 @@ def run(
     return session.record
 
 
-def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = ()) -> None:
+def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = (), begin: Path | None = None) -> None:
     """What can't be handed in, built, packed, or trained by these teachers is refused before anything is spent on it."""
     rules = competition(config.competition)
     classes = len(rules.classes) if rules.classes else 2  # of an "any" folder: at least
@@ -111,6 +112,8 @@ def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = ()) -
         log(f"note: {mark} (kept as published; its own limit is {config.limit}'s)")
     teachers = [read_teacher(file_of(source), config, rules.classes) for source in teacher_files]
     check_terms(config, teachers[0] if teachers else build_teacher(config.teacher.arch, classes))
+    if begin:
+        find_weights(begin)
 
 
 def refuse_over_limit(config: Config, classes: int) -> nn.Module:

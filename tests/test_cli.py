@@ -86,6 +86,13 @@ def test_unknown_names_are_refused_with_the_nearest():
         assert "Nearest" in str(result.exception)
 
 
+def test_a_run_is_begun_with_the_student_that_is_named_and_refused_without_it(drawn, tmp_path):
+    places = [f"--{name}={tmp_path / name}" for name in ("out", "cache", "begin")]
+    result = invoke("run", "sample", "--tiny", "--data", str(drawn), "--set", 'distill=[{"loss":"ce"}]', *places)
+    assert f"{tmp_path / 'begin'} can't be read: No such file" in str(result.exception)
+    assert not (tmp_path / "cache").exists()  # before anything is spent
+
+
 def test_doctor_finds_this_machine_fit_and_shows_the_data(drawn, tmp_path):
     result = invoke("doctor", "--data", str(drawn), "--cache", str(tmp_path))
     assert result.exit_code == 0, result.output

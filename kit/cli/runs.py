@@ -35,6 +35,10 @@ def run(
     budget: Annotated[str | None, typer.Option(help="This session's time, such as 9h or 30m; default: none.", show_default=False)] = None,
     subset: Annotated[float, typer.Option(help="Stratified share of every split, for a smoke test on real photos.")] = 1.0,
     teachers: TeacherOption = None,
+    begin: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN|FILE", help="Its student stands for the distilled one: to prune or pack it anew.", show_default=False),
+    ] = None,
     assignments: SetOption = None,
     attached: Annotated[
         list[Path] | None,
@@ -73,6 +77,7 @@ def run(
         cache=cache_folder(cache),
         budget=limit,
         teacher_files=teachers or (),
+        begin=begin,
         submissions=submissions_folder(),
         attached=attached or (),
         least_step=least_step,
