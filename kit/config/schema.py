@@ -228,6 +228,11 @@ class Config(Section):
     pack: Pack = Pack()
     predict: Predict = Predict()
 
+    @property
+    def taught(self) -> bool:
+        """Whether a term looks at more than labels: at a teacher."""
+        return any(term.loss != "ce" for term in self.distill)
+
     @model_validator(mode="after")
     def steps_are_learned_on_even_grids(self) -> Self:
         if self.quantize.train_epochs and not self.pack.even:
@@ -242,7 +247,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def what_is_stored_is_used(self) -> Self:
-        if self.teacher.store and all(term.loss == "ce" for term in self.distill):
+        if self.teacher.store and not self.taught:
             raise ValueError("teacher.store keeps a teacher's answers, and no term of distill looks at a teacher: leave it out")
         return self
 
@@ -273,7 +278,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def unlabelled_photos_teach_something(self) -> Self:
-        if self.data.unlabelled and all(term.loss == "ce" for term in self.distill):
+        if self.data.unlabelled and not self.taught:
             raise ValueError("data.unlabelled brings photos without labels, and distill has no term that needs none: add one, such as kd")
         return self
 

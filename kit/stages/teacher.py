@@ -60,8 +60,8 @@ def get_teachers(session: Session, material: Material, data: Path, given: Sequen
 def wants_teacher(config: Config) -> bool:
     """Whether a term looks at one, or the student's stem is one's."""
     name = config.student.name
-    if is_library(name) or any(term.loss != "ce" for term in config.distill):
-        return any(term.loss != "ce" for term in config.distill)
+    if is_library(name) or config.taught:
+        return config.taught
     with torch.device("meta"):
         return any(isinstance(module, FrozenStem) for module in build_student(name, (), 2).modules())
 

@@ -153,7 +153,7 @@ def draw_networks(networks: dict[str, nn.Module], config: Config) -> Any:
 
 def distillation(study: Study) -> Any:
     """Of the reference where it has a teacher, else of the first arm that has."""
-    taught = [arm for arm in study.arms if any(term.loss != "ce" for term in arm.config.distill)]
+    taught = [arm for arm in study.arms if arm.config.taught]
     if not taught:
         return None
     return draw_distillation(study, next((arm for arm in taught if arm.name == study.reference), taught[0]))

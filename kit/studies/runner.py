@@ -182,7 +182,7 @@ def configured(study: Study, arm: Arm, seed: int, setting: Setting) -> Config:
 def rehearsed(config: Config) -> Config:
     """Tiny. What learns from labels alone may have to teach others, and a teacher that guesses is refused: it gets all of the few photos,
     and epochs enough."""
-    guesses = {"train.epochs": GUESSER, "data.subset": 1.0} if all(term.loss == "ce" for term in config.distill) else {}
+    guesses = {} if config.taught else {"train.epochs": GUESSER, "data.subset": 1.0}
     return replaced(config.tiny(), guesses)
 
 

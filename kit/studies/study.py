@@ -70,8 +70,7 @@ def replaced(config: Config, changes: Changes) -> Config:
 
 def kept_answers(config: Config) -> Config:
     """The teacher's answers kept for the other arms that draw the same views: logits rounded to float16 is all that changes."""
-    taught = any(term.loss != "ce" for term in config.distill)
-    return replaced(config, {"teacher.store": "float16"}) if taught else config
+    return replaced(config, {"teacher.store": "float16"}) if config.taught else config
 
 
 def proving_ground(epochs: int) -> Callable[[Config], Config]:

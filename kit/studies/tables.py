@@ -16,7 +16,7 @@ SURE = 0.05  # Welch's test between two arms' seeds
 @dataclass(frozen=True)
 class Row:
     """An arm's figures. accuracies: of its seeds, in order. pace: seconds of an epoch of distillation, its validation included, of the seed
-    that was disturbed least. teacher: its accuracy. stages: of the run, as the journal has them, by seed."""
+    that was disturbed least. teacher: its accuracy, None for labels alone. stages: of the run, as the journal has them, by seed."""
 
     arm: Arm
     accuracies: tuple[float, ...]
@@ -66,7 +66,8 @@ def rows(study: Study, entries: list[Entry], setting: str) -> list[Row]:
         of = lambda name: done[0][name] if done else None  # noqa: B023, E731
         stages = tuple(entry.get("stages", {}) for entry in done)
         paces = [pace for pace in map(pace_of, done) if pace]
-        teachers = [each["teacher"]["accuracy"] for each in stages if "accuracy" in each.get("teacher", {})]
+        # a teacher beside the photos is looked at even where none is asked
+        teachers = [each["teacher"]["accuracy"] for each in stages if arm.config.taught and "accuracy" in each.get("teacher", {})]
         made.append(
             Row(
                 arm,

@@ -85,10 +85,13 @@ def test_what_packing_changed_is_a_mean_over_seeds_and_the_least_of_equal_answer
     assert "What packing changed" in markdown(chained(), made, "reduced")
 
 
-def test_teachers_are_shown_where_they_differ():
-    assert "| teacher | accuracy |" in markdown(chained(), journal(), "reduced")
-    alike = [line for line in journal() if line["arm"] == "slim"]
-    assert "| teacher |" not in markdown(chained(), alike, "reduced")
+def test_teachers_are_shown_where_they_differ_and_where_one_is_asked():
+    first, taught, slim = chained().arms
+    both = replace(chained(), arms=(first, taught, replace(slim, config=taught.config)))
+    assert "| teacher | accuracy |" in markdown(both, journal(), "reduced")
+    assert [row.teacher for row in rows(both, journal(), "reduced")] == [pytest.approx(0.8), pytest.approx(0.9)]
+    assert [row.teacher for row in rows(chained(), journal(), "reduced")] == [pytest.approx(0.8), None]  # the second is of labels alone
+    assert "| teacher |" not in markdown(chained(), journal(), "reduced")
 
 
 def test_a_document_shows_every_figure_and_the_remarks(tmp_path):
