@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -82,21 +82,24 @@ def flush_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold `folder` alone, until the block or the process ends.
+def locked(folder: Path, wait: Callable[[], object] | None = None) -> Iterator[None]:
+    """Hold `folder` alone, until the block or the process ends. A file system without locks is taken as it is.
 
+    Args:
+        wait: called where another process holds it, whose end is then waited for; None: it is not.
     Raises:
-        Busy: another process holds it and `wait` is false. A file system without locks is taken as it is.
+        Busy: another process holds it.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        os.close(descriptor)
-        raise Busy from None
-    except OSError:
-        pass
-    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if wait is None:
+                    raise Busy from None
+                wait()
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         with suppress(OSError):

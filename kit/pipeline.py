@@ -135,7 +135,6 @@ def refuse_unfit(config: Config, student: nn.Module) -> None:
         raise KitError(
             f"pack.method 'course' stores a student as it is trained, and {name!r} is deployed without its branches: use 'affine'."
         )
-    if is_library(name):
-        refuse_unusable(name, student, config.data.image_size)
+    refuse_unusable(name, student, config.data.image_size)
     if is_library(name) and config.prune:
         refuse_unprunable(name, as_if_trained(student), config.data.image_size)

@@ -14,7 +14,7 @@ COLLAPSED = 0.9  # a class that takes a larger share of the rows than this is no
 
 def ids_for(names: tuple[str, ...], rules: Competition) -> list[str]:
     """The rows' ids, in order: the photos' names without their ending, or their places where the competition counts from 0."""
-    return [Path(name).stem if rules.padded_ids else str(i) for i, name in enumerate(names)]
+    return [str(Path(name).with_suffix("")) if rules.padded_ids else str(i) for i, name in enumerate(names)]
 
 
 def write_csv(path: Path, ids: list[str], classes: np.ndarray, rules: Competition) -> None:

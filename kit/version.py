@@ -8,7 +8,7 @@ STAMP = "COMMIT"  # a file beside this one, written into bundles: on Kaggle ther
 
 def commit() -> str:
     """The kit's own commit, with `+` when files differ from it; a bundle's stamp; "unknown" where there is neither."""
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parent
     if (here / STAMP).is_file():
         return (here / STAMP).read_text(encoding="utf-8").strip()
     try:

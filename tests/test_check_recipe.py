@@ -20,6 +20,7 @@ def check(log, name, *assignments):
         ("simple", ["student.name=timm/lcnet_0"], "Nearest: timm/lcnet"),
         ("simple", ["student.name=branchd"], "Nearest: branched"),
         ("simple", ["student.parameters=90000"], r"9\d,\d{3}|8\d,\d{3} parameters are over"),
+        ("simple", ["data.image_size=20"], "'hw13' can't be used at 20 px"),
         ("sample", ["student.name=timm/ghostnet_050", "data.image_size=96"], "fixes sizes"),
         ("simple", ["student.name=branched", "pack.method=course"], "deployed without its branches"),
         ("sample", ["student.name=timm/vit_tiny_patch16_224", "data.image_size=224"], "no channels that could be removed"),

@@ -185,6 +185,7 @@ def test_a_run_that_begins_with_anothers_student_only_prunes_it(place):
     assert record["stages"]["distil"]["accuracy"] == theirs["best"]["accuracy"]
     assert record["stages"]["distil"]["epoch"] == 0
     assert record["parameters"] < record["stages"]["distil"]["parameters"]
+    assert "Validation accuracy of the student over 1 epochs" in (place.root / "out" / "report.html").read_text()
     assert run(slimmer, place.photos, place.root / "out", begin=place.assistant, **how)["state"] == "done"
     place.run(config(CE()), "other", teachers=[])
     with pytest.raises(KitError, match=r"are not those that the run in .* was begun with"):

@@ -133,7 +133,7 @@ def check(
     ids = classes = None
     if data is not None:
         dataset = find_dataset(data, competition(rules).classes, 0.2, 0)
-        ids, classes = ids_for(tuple(p.name for p in dataset.evaluation.paths), competition(rules)), len(dataset.classes)
+        ids, classes = ids_for(dataset.evaluation.names, competition(rules)), len(dataset.classes)
     if found := check_csv(file, rules, classes, ids):
         raise KitError(f"{file} is not to hand in: {'; '.join(found)}.")
     say(f"{file}: fit for {rules}")

@@ -87,7 +87,7 @@ class Train(Section):
     clip_norm: Positive | None = None
     sam_rho: Positive | None = None  # sharpness-aware: the gradient is taken this far uphill; a step costs two
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    swa_from: Share | None = None  # share of the plan after which the weights of every epoch's end are averaged
+    swa_from: float | None = Field(None, ge=0, lt=1)  # share of the plan after which the weights of every epoch's end are averaged
     recalibrate: int = Field(0, ge=0)  # batches that batch norm of the best weights is measured on anew, at the plan's end
     balanced: bool = False  # every class as often as any other
     final_fit: bool = False  # on training and validation photos, nothing selected: the last weights are deployed
@@ -292,6 +292,8 @@ class Config(Section):
         value["quantize"] |= {"train_epochs": min(1, value["quantize"]["train_epochs"])}
         if value["prune"]:
             value["prune"] |= {"finetune_epochs": min(1, value["prune"]["finetune_epochs"])}
+        if value["lowrank"]:
+            value["lowrank"] |= {"train_epochs": min(1, value["lowrank"]["train_epochs"])}
         return type(self).model_validate(value)
 
     def settled(self) -> Self:
@@ -354,7 +356,7 @@ def override(config: Config, assignments: list[str]) -> Config:
     Raises:
         KitError: for an unknown field (with the nearest names) or a value that the field refuses.
     """
-    merged = config.model_dump()
+    merged = config.model_dump(mode="json")  # lists, whose places can be set
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:

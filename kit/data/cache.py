@@ -24,9 +24,9 @@ from kit.console import Log, progress
 from kit.data.decode import photo_digest, photo_size, to_squares
 from kit.data.layout import Split
 from kit.errors import KitError
-from kit.files import StorageError, flush_folder, make_folder, sha256_of, write_durably
+from kit.files import StorageError, flush_folder, locked, make_folder, sha256_of, write_durably
 
-VERSION = 3
+VERSION = 4
 CHUNK = 16  # photos a thread takes at once
 AHEAD = 3  # chunks for each thread that are under way or done and not yet written
 Tick = Callable[[], None]
@@ -34,10 +34,10 @@ Tick = Callable[[], None]
 
 @dataclass(frozen=True)
 class Photos:
-    """A decoded split. N photos in the order of their names; those of training and validation all decode.
+    """A decoded split. N photos in its order; those of training and validation all decode.
 
     pixels: uint8 [N, S, S, 3], a read-only memory map. sizes: int64 [N, 2], width and height of each original.
-    labels: int64 [N], -1 for none. names: file names. bad: row → reason, where a photo does not decode (black, evaluation only).
+    labels: int64 [N], -1 for none. names: as `Split` has them. bad: row → reason, where a photo does not decode (black, evaluation only).
     digest: of the photos' bytes, their names and the settings.
     """
 
@@ -122,19 +122,20 @@ def load_split(split: Split, side: int, folder: Path, log: Log, workers: int, ti
     side = fit_side(split, side)
     digest = content_digest(split, side, tick)
     place = folder / f"{split.name}-{side}px-{digest[:16]}"
-    if place.exists() and (damage := find_damage(place)):
-        log(f"the cache {place} is damaged ({damage}) and is built again")
-        shutil.rmtree(place) if place.is_dir() else place.unlink()
-    if not place.is_dir():
-        build(split, side, place, log, workers, tick)
+    if find_damage(place):
+        with locked(folder, wait=lambda: log(f"another run decodes photos into {folder}: waiting for it")):
+            if damage := find_damage(place):  # still: the other one's were others
+                if place.exists():
+                    log(f"the cache {place} is damaged ({damage}) and is built again")
+                    shutil.rmtree(place) if place.is_dir() else place.unlink()
+                build(split, side, place, log, workers, tick)
     index = read_index(place)
     pixels = np.load(place / "pixels.npy", mmap_mode="r", allow_pickle=False)
-    names = tuple(path.name for path in split.paths)
     return Photos(
         pixels,
         np.array(index["sizes"], dtype=np.int64),
         split.labels,
-        names,
+        split.names,
         {int(row): reason for row, reason in index["bad"].items()},
         digest,
     )
@@ -158,7 +159,7 @@ def content_digest(split: Split, side: int, tick: Tick) -> str:
 
 
 def find_damage(place: Path) -> str | None:
-    """Why a cache can't be used, or None."""
+    """Why a cache can't be used, None where it can; for one that isn't there, too."""
     try:
         index = read_index(place)
         if sha256_of(place / "pixels.npy") != index["sha256"]:
@@ -190,32 +191,19 @@ def index_name(content: bytes) -> str:
 
 def build(split: Split, side: int, place: Path, log: Log, workers: int, tick: Tick) -> None:
     """Decode a split with `workers` threads into a new folder, then give it its name."""
-    for left_over in place.parent.glob(f".{place.name}.*"):
-        if not is_running(int(left_over.suffix[1:])):
-            shutil.rmtree(left_over, ignore_errors=True)
-    temporary = place.with_name(f".{place.name}.{os.getpid()}")
-    temporary.mkdir(exist_ok=True)
+    temporary = place.with_name(f".{place.name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    temporary.mkdir()
     try:
         sizes, bad, digest = decode_into(temporary / "pixels.npy", split, side, workers, tick)
         index = {"version": VERSION, "side": side, "sizes": sizes, "bad": bad, "sha256": digest}
         content = json.dumps(index).encode()
         write_durably(temporary / index_name(content), content)
-        if not place.is_dir():  # another run may have been quicker
-            os.replace(temporary, place)
-            flush_folder(place.parent)
+        os.replace(temporary, place)
+        flush_folder(place.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     log(f"decoded {len(split):,} {split.name} photos into squares of {side} px")
-
-
-def is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def decode_into(file: Path, split: Split, side: int, workers: int, tick: Tick) -> tuple[list[tuple[int, int]], dict[int, str], str]:

@@ -55,7 +55,13 @@ def photo_digest(path: Path) -> str:
 def read_rgb(path: Path) -> Image.Image:
     """The whole photo in RGB, turned as stored (as torchvision's ImageFolder does, EXIF's orientation is left alone)."""
     with open_photo(path) as image:
-        return image.convert("RGB")
+        return in_rgb(image)
+
+
+def in_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # grey of 16 bits, which PIL would cut off at 255
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def to_square(path: Path, side: int) -> tuple[np.ndarray, int, int] | str:
@@ -75,7 +81,7 @@ def to_square(path: Path, side: int) -> tuple[np.ndarray, int, int] | str:
             width, height = image.size
             stored = min(width, side), min(height, side)
             image.draft("RGB", stored)  # a JPEG is reduced while it is decoded, by 2, 4 or 8, never below what is stored
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = np.asarray(in_rgb(image))
     except UNREADABLE as error:
         return str(error).replace(str(path), path.name) or type(error).__name__
     if pixels.shape[1::-1] != stored:

@@ -23,7 +23,7 @@ def draw_dataset(folder: Path, seed: int = 0, splits: dict[str, int] | None = No
 
     Already drawn folders are left as they are; a half drawn one has no `evaluation` yet, for it gets its name last.
     """
-    with locked(make_folder(folder), wait=True):  # of several processes one draws
+    with locked(make_folder(folder), wait=lambda: None):  # of several processes one draws
         for number, (name, count) in enumerate((splits or SPLITS).items()):
             place, unfinished = folder / name, folder / f".{name}.drawing"
             if place.is_dir():

@@ -23,13 +23,13 @@ SPLITS = {
     "evaluation": ("evaluation", "testing", "test"),
 }
 UNLABELLED = ("unlabelled", "unlabeled")
-PHOTO = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+PHOTO = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 FLAT_NAME = re.compile(r"(\d+)_.+")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Photos in the order of their file names. labels: int64 [N], -1 for a photo without one."""
+    """Photos in the order of their file names, those of class folders folder by folder. labels: int64 [N], -1 for a photo without one."""
 
     name: str
     paths: tuple[Path, ...]
@@ -44,6 +44,12 @@ class Split:
     def joined(self, other: "Split") -> "Split":
         """Both, under this one's name."""
         return Split(self.name, self.paths + other.paths, np.concatenate([self.labels, other.labels]))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the files; with their folders' where folders have photos of one name."""
+        bare = tuple(path.name for path in self.paths)
+        return bare if len(set(bare)) == len(bare) else tuple(f"{path.parent.name}/{path.name}" for path in self.paths)
 
     @property
     def labelled(self) -> bool:
@@ -130,7 +136,7 @@ def read_unlabelled(folder: Path, training: Path) -> Split | None:
     places = [place for above in (folder, training, training.parent) for name in UNLABELLED if (place := above / name).is_dir()]
     if not places:
         return None
-    paths = [path for below in (places[0], *class_folders(places[0])) for path in photos_in(below)]
+    paths = [path for below in (places[0], *folders_in(places[0])) for path in photos_in(below)]
     if not paths:
         raise KitError(f"{places[0]} holds no photo ({', '.join(sorted(PHOTO))}). Is the archive unpacked whole? Else remove the folder.")
     return without_labels("unlabelled", paths)
@@ -178,6 +184,21 @@ def photos_in(folder: Path) -> list[Path]:
 
 
 def class_folders(folder: Path) -> list[Path]:
+    """A split's, none where its photos lie side by side.
+
+    Raises:
+        KitError: it has both.
+    """
+    found, loose = folders_in(folder), photos_in(folder)
+    if found and loose:
+        raise KitError(
+            f"{folder} holds {len(loose):,} photos and, beside them, folders of photos, {found[0].name} for one: sort the photos into "
+            "those, or move the folders away."
+        )
+    return found
+
+
+def folders_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and p.name not in UNLABELLED and not p.name.startswith(".") and photos_in(p))
 
 
@@ -235,19 +256,15 @@ def flat_labels(folder: Path) -> np.ndarray:
 def read_evaluation(folder: Path, classes: tuple[str, ...]) -> Split:
     """The photos to predict, ordered by name. Several class folders give labels; a single one (the 2021 layout) does not."""
     folders = class_folders(folder)
-    if len(folders) > 1:
-        return read_labelled(folder, "evaluation", classes)
-    place = folders[0] if folders else folder
-    paths = photos_in(place)
-    if not paths:
+    place = folders[0] if len(folders) == 1 else folder
+    split = read_labelled(place, "evaluation", classes) if len(folders) > 1 else without_labels("evaluation", photos_in(place))
+    if not len(split):
         raise KitError(f"{place} holds no photo to predict. Is the archive unpacked whole?")
-    repeated = [stem for stem, n in Counter(p.stem for p in paths).items() if n > 1]
-    if repeated:
-        twins = ", ".join(p.name for p in paths if p.stem == repeated[0])
-        raise KitError(
-            f"{place} has the evaluation id {repeated[0]} more than once: {twins}. An id needs exactly one row; remove the other."
-        )
-    return without_labels("evaluation", paths)
+    ids = [str(Path(name).with_suffix("")) for name in split.names]
+    for repeated in [name for name, n in Counter(ids).items() if n > 1]:
+        twins = ", ".join(name for name, own in zip(split.names, ids, strict=True) if own == repeated)
+        raise KitError(f"{place} has the evaluation id {repeated} more than once: {twins}. An id needs exactly one row; remove the other.")
+    return split
 
 
 def subset(dataset: Dataset, share: float, seed: int) -> Dataset:
@@ -263,6 +280,10 @@ def stratify(split: Split, away: float, seed: int, asked_by: str) -> tuple[np.nd
     """Rows that stay and rows that go, each class alike."""
     from sklearn.model_selection import train_test_split  # here: it takes a second to import, and most runs divide nothing
 
+    labels, counts = np.unique(split.labels[split.labels >= 0], return_counts=True)
+    if (counts == 1).any():
+        lone = split.paths[int(np.flatnonzero(split.labels == labels[counts == 1][0])[0])]
+        raise KitError(f"{lone} is the only {split.name} photo of its class, and can't be divided: add others, or a validation folder.")
     try:
         alike = split.labels if split.labelled else None
         stay, go = train_test_split(np.arange(len(split)), test_size=away, random_state=seed, stratify=alike)

@@ -16,8 +16,10 @@ class Order:
     """
 
     def __init__(self, photos: int, batch_size: int, seed: int, world: World | None = None, balance: np.ndarray | None = None):
-        self.photos, self.batch_size, self.seed, self.balance = photos, min(batch_size, photos), seed, balance
-        self.share = (world or World()).share(self.batch_size)
+        world = world or World()
+        self.photos, self.seed, self.balance = photos, seed, balance
+        self.batch_size = min(batch_size, photos // world.size * world.size)  # of few photos as many as the processes can share
+        self.share = world.share(self.batch_size)
         self.steps_per_epoch = photos // self.batch_size
         self.drawn: dict[int, Tensor] = {}  # epochs: the one that was asked for last and its neighbours
 

@@ -33,7 +33,7 @@ def layer_rows(model: nn.Module, image_size: int) -> list[tuple[str, tuple[int, 
 @torch.no_grad()
 def count_macs(model: nn.Module, image_size: int) -> dict[str, int]:
     """Multiplications of every convolution and linear layer for one photo, counted while it answers to an empty one. Branches that fuse
-    away are left out, as where parameters are counted."""
+    away are left out, as where parameters are counted. Leaves the model in evaluation mode, so that nothing moves."""
     found: dict[str, int] = {}
 
     def count(name: str, module: nn.Module, _: tuple[Tensor, ...], answer: Tensor) -> None:
@@ -43,7 +43,7 @@ def count_macs(model: nn.Module, image_size: int) -> dict[str, int]:
     layers = [(name, m) for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and m not in beside]
     hooks = [module.register_forward_hook(partial(count, name)) for name, module in layers]
     try:
-        model(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
+        model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()

@@ -134,10 +134,10 @@ def accuracy_plot(run: Run, trained: list[str]) -> Plot:
     ways = {order.index(line.name): line for line in lines}
     for i, stage in enumerate(order):
         if stage.startswith("prune") and stage in found:  # between two lines, and tied to both
-            before, after = [way for at, way in ways.items() if at < i][-1], [way for at, way in ways.items() if at > i][:1]
-            pruned = (before.points[-1][0] + 0.5, found[stage])
+            before, after = [way for at, way in ways.items() if at < i][-1:], [way for at, way in ways.items() if at > i][:1]
+            pruned = (before[0].points[-1][0] + 0.5 if before else 0.5, found[stage])  # nothing before: begun with another's student
             dots.append((*pruned, "hollow"))
-            lines.append(Line("pruning", [before.points[-1], pruned, *[way.points[0] for way in after]], "thin"))
+            lines.append(Line("pruning", [*[way.points[-1] for way in before], pruned, *[way.points[0] for way in after]], "thin"))
     if "quantize" in found:
         dots.append((end, found["quantize"], "full"))
     level = (found["teacher"], f"teacher {percent(found['teacher'])}") if "teacher" in found else None

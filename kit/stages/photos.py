@@ -1,5 +1,7 @@
 """The first stage: find the photos, check them, decode them once; and the batches that training draws from them."""
 
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -70,7 +72,9 @@ def find_and_decode(session: Session, data: Path, cache: Path) -> Material:
         else:
             photos = load_photos(dataset.splits, config.cache_side, cache, session.log, **how)
             digest = photos["training"].digest
-        digests = [digest, photos["validation"].digest, photos["evaluation"].digest]
+        told = [dataset.classes, *(split.labels.tolist() for split in dataset.splits)]  # a photo that changed its class changed
+        labels = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        digests = [digest, photos["validation"].digest, photos["evaluation"].digest, labels]
         session.remember("photos", "-".join(d[:8] for d in digests), f"the photos below {data}")
     return Material(dataset, photos.get("training"), photos["validation"], photos["evaluation"], cache)
 

@@ -187,6 +187,7 @@ def learn(
             state = train(session, material, stage, student, objective, plan, config.data.augment, objective.adapters, wrap, prepare)
         done = {"widths": widths} | state.state()
         checkpoints.finish(state.step, done)
-    student.load_state_dict(done["best"]["weights"])
     best = done["best"]
+    student.load_state_dict(best["weights"])
+    student.eval()  # in whatever mode the last epoch, or the end before it, left it
     session.note(stage, accuracy=best["accuracy"], epoch=best["epoch"], parameters=count_parameters(student), widths=widths)

@@ -110,19 +110,22 @@ class Budget:
             Suspended: there is not.
         """
         if not self.fits(*kinds):
-            spent = (
-                f"the budget of {self.seconds:.0f} s leaves {max(0, self.left()):.0f} s" if self.seconds else "another process was stopped"
-            )
+            spent = "another process was stopped"
+            if self.seconds is not None:
+                spent = f"the budget of {self.seconds:.0f} s leaves {max(0, self.left()):.0f} s"
             reason = self.stop or spent
             raise Suspended(f"{reason}: stopped before {what}")
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:
         """SIGTERM and Ctrl-C ask the run to save and stop at the next step; a second Ctrl-C ends it at once."""
+        asked = False
 
         def ask(number: int, _: object) -> None:
-            if self.stop and number == signal.SIGINT:
+            nonlocal asked
+            if asked and number == signal.SIGINT:
                 raise KeyboardInterrupt
+            asked = True
             self.stop = f"{signal.Signals(number).name} came"
 
         before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}

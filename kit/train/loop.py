@@ -45,7 +45,8 @@ class Training:
     """Everything that changes while a network trains.
 
     best: accuracy, epoch and weights of the best epoch by validation. rate: what the learning rate is multiplied by, below 1 after the
-    run has diverged once. good: the state at the last epoch's end, to go back to then; None after that.
+    run has diverged once. good: the state to go back to then, None after that. fresh: the state at the last epoch's end, which is good
+    when the next epoch has been sound: that an update was too much shows only in the losses after it.
     """
 
     network: nn.Module
@@ -61,6 +62,7 @@ class Training:
     first: dict[str, Tensor] = field(default_factory=dict)  # each loss term at the first step
     rate: float = 1.0
     good: dict[str, Any] | None = None
+    fresh: dict[str, Any] | None = None
 
     @property
     def deployed(self) -> nn.Module:
@@ -73,8 +75,8 @@ class Training:
         return parts | ({"average": self.average} if self.average else {})
 
     def state(self) -> dict[str, Any]:
-        plain = {"step": self.step, "best": self.best, "history": self.history, "rate": self.rate, "good": self.good}
-        plain |= {"sums": self.sums, "first": self.first}
+        plain = {"step": self.step, "best": self.best, "history": self.history, "rate": self.rate}
+        plain |= {"sums": self.sums, "first": self.first, "good": self.good, "fresh": self.fresh}
         return plain | {name: part.state_dict() for name, part in self.modules().items()}
 
     def load(self, state: dict[str, Any], device: torch.device) -> None:
@@ -82,14 +84,14 @@ class Training:
             if state[name] or name != "scaler":  # another device may not have scaled
                 part.load_state_dict(state[name])
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
-        self.rate, self.good = state["rate"], state["good"]
+        self.rate, self.good, self.fresh = state["rate"], state["good"], state["fresh"]
         self.sums, self.first = ({name: value.to(device) for name, value in state[key].items()} for key in ("sums", "first"))
 
     def remember(self) -> None:
-        """This is a state to go back to; not after a run has diverged, for it may do so once."""
+        """The epoch's end, to go back to; not after a run has diverged, for it may do so once."""
         if self.rate == 1:
-            self.good = None
-            self.good = copy.deepcopy(self.state())
+            now = copy.deepcopy(self.state() | {"good": None, "fresh": None})
+            self.good, self.fresh = (self.fresh or self.good, now) if self.good else (now, None)
 
 
 def fit(
@@ -130,6 +132,7 @@ def fit(
     """
     world = world or World()
     state = begin(network, adapters or nn.Module(), train, device)
+    learners = nn.ModuleList([network, state.adapters])
     stage, steps = checkpoints.stage, train.epochs * steps_per_epoch
     if saved := checkpoints.load():
         state.load(saved, device.device)
@@ -148,8 +151,8 @@ def fit(
         learn = Recorded(plain, prepare, lambda message: log(f"{stage}: {message}"), train.graph)
 
     step, evaluation, saving, waiting = (f"{stage} {kind}" for kind in KINDS)
-    begun_at, saved_at, pace = state.step, budget.clock(), Pace(budget, stage)
-    with progress(stage, steps, shown=world.first, done=state.step) as moved, shared_norms(network, world):
+    begun_at, saved_at, pace, seen = state.step, budget.clock(), Pace(budget, stage), 0
+    with progress(stage, steps, shown=world.first, done=state.step) as moved, shared_norms(learners, world):
         while state.step < steps and not out_of_patience(state, train, steps_per_epoch):
             ends_epoch = (state.step + 1) % steps_per_epoch == 0
             if not budget.fits(step, saving, "hand in", *([evaluation] if ends_epoch else [])):
@@ -158,7 +161,7 @@ def fit(
                     save(state, checkpoints, budget)
                 budget.insist(f"step {state.step + 1:,} of {steps:,} of {stage}", step, saving, "hand in", evaluation)
             with budget.timed(step):
-                take_step(state, learn, batches, steps, steps_per_epoch, train, world)
+                seen += world.size * take_step(state, learn, batches, steps, steps_per_epoch, train, world)
             moved(state.step)
             due = not world.all(budget.clock() - saved_at < train.save_seconds)
             if ends_epoch or due:
@@ -168,14 +171,14 @@ def fit(
             if ends_epoch and fine:
                 with budget.timed(evaluation):
                     finish_epoch(state, look, steps_per_epoch, train)
-                seconds = pace.restart(steps_per_epoch * train.batch_size)
+                seconds, seen = pace.restart(seen), 0
                 on_epoch(state.history, seconds)
                 log(describe(stage, state, train, seconds))
             if due:
                 with suppress_full_disk(log):
                     save(state, checkpoints, budget)
                 saved_at = budget.clock()
-    state.good = None
+    state.good = state.fresh = None
     if measured := min(steps_per_epoch, batches_to_measure(train, state.average)):
         owed = [evaluation, *[step] * measured, "hand in"]
         if not budget.fits(*owed):
@@ -209,8 +212,8 @@ def begin(network: nn.Module, adapters: nn.Module, train: Train, device: Device)
     )
 
 
-def take_step(state: Training, learn: Learn, batches: Batches, steps: int, steps_per_epoch: int, train: Train, world: World) -> None:
-    """One optimiser step. Nothing here waits for the device."""
+def take_step(state: Training, learn: Learn, batches: Batches, steps: int, steps_per_epoch: int, train: Train, world: World) -> int:
+    """One optimiser step; how many images this process looked at. Nothing here waits for the device."""
     for group in state.optimizer.param_groups:
         group["lr"] = state.rate * rate_at(state.step, steps, steps_per_epoch, train)
     state.network.train()
@@ -237,6 +240,7 @@ def take_step(state: Training, learn: Learn, batches: Batches, steps: int, steps
         state.ema.update(state.network, step=state.step)
     state.first = state.first or values
     state.sums = {name: state.sums.get(name, 0) + value for name, value in values.items()}
+    return len(images)
 
 
 def finish_epoch(state: Training, evaluate: Evaluate, steps_per_epoch: int, train: Train) -> None:
@@ -282,7 +286,7 @@ def save(state: Training, checkpoints: Checkpoints, budget: Budget) -> None:
 
 
 def sound(state: Training, steps_per_epoch: int, stage: str, device: Device, log: Log, world: World) -> bool:
-    """Whether the run is where it should be. If not, it is back at the last epoch's end, with a smaller step, once.
+    """Whether the run is where it should be. If not, it is back at the end of the epoch before the last one, with a smaller step, once.
 
     Where it goes back to depends on the step alone, whenever it is asked: a run that diverges takes the same steps after a kill.
 

@@ -17,7 +17,8 @@ RISING = 0.3  # of a one-cycle plan
 
 
 def make_optimizer(modules: Iterable[nn.Module], train: Train) -> torch.optim.Optimizer:
-    """timm's factory over all that trains. Unless the recipe decays everything, biases and BN are left out of weight decay."""
+    """timm's factory over all that trains; its `sgd` is Nesterov's. Unless the recipe decays everything, biases and BN are left out of
+    weight decay."""
     whole = nn.ModuleList(modules)
     return create_optimizer_v2(
         whole,
@@ -31,12 +32,14 @@ def make_optimizer(modules: Iterable[nn.Module], train: Train) -> torch.optim.Op
 
 
 def rate_at(step: int, steps: int, steps_per_epoch: int, train: Train) -> float:
-    """The learning rate of a step: linear warm-up, then constant, a cosine or a line to zero, or drops by ten.
+    """The learning rate of a step: linear warm-up, for half of the plan at most, then constant, a cosine or a line to zero, or drops by
+    ten.
 
     wsd stays constant and falls at the end, as 1 - √ (Hägele et al. 2024, section 3). one_cycle rises from lr / 25 for three tenths of
-    the plan and falls to lr / 250,000, both along a cosine (Smith and Topin 2018, with torch's OneCycleLR's defaults).
+    the plan and falls to lr / 250,000, both along a cosine (Smith and Topin 2018, with torch's OneCycleLR's defaults, its cycle of
+    momentum left out).
     """
-    warmup = round(train.warmup_epochs * steps_per_epoch)
+    warmup = min(round(train.warmup_epochs * steps_per_epoch), steps // 2)
     if step < warmup:
         return train.lr * (step + 1) / warmup
     p = (step - warmup) / max(1, steps - warmup)

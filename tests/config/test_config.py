@@ -19,6 +19,16 @@ def test_a_set_value_is_typed_and_changes_the_digest():
     assert config.digest() != recipe("boss").digest()
 
 
+def test_a_place_of_a_list_may_be_set():
+    config = override(recipe("boss"), ["data.mean.0=0.5", 'distill.0={"loss":"ce"}'])
+    assert (config.data.mean[0], config.distill[0].loss) == (0.5, "ce")
+
+
+def test_every_stage_of_a_tiny_recipe_takes_an_epoch_or_two():
+    tiny = override(recipe("record"), ["lowrank={}", "prune={}", "quantize.train_epochs=10"]).tiny()
+    assert (tiny.lowrank.train_epochs, tiny.prune.finetune_epochs, tiny.quantize.train_epochs) == (1, 1, 1)
+
+
 def test_a_whole_section_may_be_set_as_json():
     assert override(recipe("record"), ['prune={"keep": 0.5}']).prune.keep == 0.5
 

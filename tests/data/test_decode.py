@@ -7,6 +7,13 @@ from kit.data.decode import read_rgb, to_square
 COLOUR = (220, 120, 20)  # red, green and blue differ
 
 
+def test_grey_of_16_bits_keeps_its_shades(tmp_path):
+    ramp = np.linspace(0, 65_535, 64 * 64).reshape(64, 64)
+    Image.fromarray(ramp.astype(np.uint16)).save(tmp_path / "grey.png")
+    for pixels in (np.asarray(read_rgb(tmp_path / "grey.png")), to_square(tmp_path / "grey.png", 64)[0]):
+        assert np.abs(pixels[..., 0] - ramp / 257).max() <= 1
+
+
 @pytest.mark.parametrize(("kind", "mode"), [("jpg", "RGB"), ("jpg", "CMYK"), ("png", "RGBA"), ("png", "P")])
 def test_colours_stay_red_green_and_blue_in_every_feed(tmp_path, kind, mode):
     file = tmp_path / f"photo.{kind}"

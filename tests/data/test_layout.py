@@ -134,6 +134,32 @@ def test_a_repeated_evaluation_id_is_refused(copy):
     refused(copy, "0003", "0003.png", "more than once")
 
 
+def test_photos_of_one_name_in_two_class_folders_are_told_apart_by_the_folder(copy):
+    to_class_folders(copy / "training")
+    to_class_folders(copy / "validation")
+    shutil.rmtree(copy / "evaluation")
+    for place in ("class0", "class3"):
+        (copy / "test" / place).mkdir(parents=True)
+        shutil.copy(copy / "validation" / "class0" / "0_1.jpg", copy / "test" / place / "0001.jpg")
+    assert find(copy).evaluation.names == ("class0/0001.jpg", "class3/0001.jpg")
+    shutil.copy(copy / "test" / "class3" / "0001.jpg", copy / "test" / "class3" / "0001.png")
+    refused(copy, "class3/0001 more than once", "class3/0001.png")
+
+
+def test_photos_beside_folders_of_photos_are_refused(copy):
+    """A stray folder of thumbnails would be the only class there is."""
+    (copy / "evaluation" / "thumbs").mkdir()
+    shutil.copy(copy / "evaluation" / "0003.jpg", copy / "evaluation" / "thumbs")
+    refused(copy, "24 photos and, beside them, folders of photos, thumbs for one")
+
+
+def test_the_only_photo_of_a_class_can_not_be_held_out_and_is_named(copy):
+    shutil.rmtree(copy / "validation")
+    for photo in list((copy / "training").glob("5_*"))[1:]:
+        photo.unlink()
+    refused(copy, "5_", "is the only training photo of its class", "a validation folder")
+
+
 def test_another_number_of_class_folders_than_the_competitions_is_refused(copy):
     to_class_folders(copy / "training")
     refused(copy, "6 class folders", "11 classes", "competition=any", classes=FOOD11)

@@ -2,6 +2,7 @@ import torch
 from torch import nn
 
 from kit.models.cost import activation_bytes, count_macs, step_seconds
+from kit.models.students import build_student
 
 
 def test_macs_are_those_of_the_forward_pass():
@@ -19,3 +20,11 @@ def test_activations_are_the_maps_that_backward_needs():
 def test_a_step_that_has_more_to_do_takes_longer():
     thin, thick = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), nn.Sequential(nn.Conv2d(3, 256, 9), nn.Flatten())
     assert 0 < step_seconds(thin, 16, 4, 3) < step_seconds(thick, 16, 4, 3)
+
+
+def test_counting_moves_nothing_whichever_mode_the_network_is_in():
+    """A blank photo in training mode would move the running means, and pruning would cut other channels after a resume."""
+    network = build_student("record", (), 6).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    count_macs(network, 32)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

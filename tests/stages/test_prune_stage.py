@@ -1,9 +1,12 @@
+import shutil
+
 import pytest
 import torch
 from torch import nn
 
 from kit.config.recipes import recipe
 from kit.config.schema import override
+from kit.errors import KitError
 from kit.models.blocks import Select
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
 from kit.session import open_session
@@ -26,6 +29,20 @@ def begun(drawn, out, log, *prunes):
     best = {"weights": student.state_dict(), "accuracy": 0.1, "epoch": 1}
     session.checkpoints("distil").finish(1, {"widths": widths_of(student), "best": best})
     return session, material, student
+
+
+def test_a_photo_that_is_moved_to_another_class_is_another_photo(drawn, tmp_path, log):
+    """Between two class folders it keeps its name, its bytes, and its place in the order."""
+    shutil.copytree(drawn / "evaluation", tmp_path / "photos" / "evaluation")
+    for photo in [*(drawn / "training").iterdir(), *(drawn / "validation").iterdir()]:
+        place = tmp_path / "photos" / photo.parent.name / f"class{photo.name[0]}"
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo, place)
+    session, *_ = begun(tmp_path / "photos", tmp_path / "out", log)
+    (tmp_path / "photos/training/class0/0_9.jpg").rename(tmp_path / "photos/training/class1/0_9.jpg")
+    later = open_session(session.config, tmp_path / "out", Budget(None), log)
+    with pytest.raises(KitError, match=r"photos below .* are not those"):
+        read_photos(later, tmp_path / "photos", tmp_path / "out" / "cache")
 
 
 def test_the_last_of_several_steps_has_the_names_of_the_only_one():

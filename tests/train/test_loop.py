@@ -59,7 +59,7 @@ def accuracy(model):
     return {"accuracy": (model(x).argmax(1) == y).float().mean().item()}
 
 
-def train(out, plan, *, stop_at=None, kill_at=None):
+def train(out, plan, *, stop_at=None, kill_at=None, per_epoch=PER_EPOCH):
     """One session; returns the state at the plan's end. stop_at, kill_at: the step that a signal or a kill meets.
 
     Under SGD the network is a line without batch norm, which a large rate makes diverge.
@@ -86,7 +86,7 @@ def train(out, plan, *, stop_at=None, kill_at=None):
         loss,
         draw,
         accuracy,
-        steps_per_epoch=PER_EPOCH,
+        steps_per_epoch=per_epoch,
         train=plan,
         checkpoints=Checkpoints(out, "distil", {}, {}, Log()),
         budget=budget,
@@ -139,8 +139,17 @@ def test_any_kills_and_stops_with_any_saving_interval_change_no_bit(ends, interv
     assert results[0] == results[1]
 
 
-def test_a_run_that_diverges_goes_back_once_and_on_with_a_smaller_step(tmp_path, capsys):
-    state = train(tmp_path, PLANS["sgd that diverges once"])
+def test_an_epochs_images_a_second_are_of_the_images_that_this_session_took(tmp_path, capsys):
+    with pytest.raises(Suspended):
+        train(tmp_path, PLANS["SWA, one cycle"], stop_at=3)
+    train(tmp_path, PLANS["SWA, one cycle"])
+    assert capsys.readouterr().out.count(" 32 img/s") == 4  # a step a second
+
+
+@pytest.mark.parametrize("per_epoch", [1, 2, 5])
+def test_a_run_that_diverges_goes_back_once_and_on_with_a_smaller_step(tmp_path, capsys, per_epoch):
+    """Also where the step that was too much ended its epoch: that shows in the next one's losses."""
+    state = train(tmp_path, PLANS["sgd that diverges once"], per_epoch=per_epoch)
     assert "has exploded" in capsys.readouterr().out
     assert state.rate == SMALLER
     assert state.history[-1]["loss"] < state.history[0]["loss"]
@@ -251,6 +260,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_plan(tmp_path, log):
 
 def test_schedules_are_functions_of_the_step():
     cosine = Train(epochs=10, lr=1.0, warmup_epochs=1)
+    assert [rate_at(step, 4, 4, cosine) for step in range(4)] == [0.5, 1.0, 1.0, 0.5]  # no plan ends while it still rises
     assert [rate_at(step, 100, 10, cosine) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
     assert rate_at(55, 100, 10, cosine) == pytest.approx(0.5)
     assert rate_at(99, 100, 10, cosine) < 0.001
