@@ -27,10 +27,15 @@ class Rates:
 
 @dataclass(frozen=True)
 class Layer:
-    """What a layer does with a batch: multiplications and additions, and numbers that are read and written."""
+    """What a layer does with a batch: multiplications and additions, and numbers that are read and written, in one pass.
+
+    passes: forward, and in backward the gradient of the weights where they learn and that of the input where what comes before learns:
+    each is as much again.
+    """
 
     flops: float
     numbers: float
+    passes: int
 
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
@@ -41,14 +46,14 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
     return Rates(2 * side**3 / best(lambda: a @ b), 2 * size / best(lambda: target.copy_(source)))
 
 
-@torch.no_grad()
 def layers_of(network: nn.Module, images: Tensor) -> list[Layer]:
     """Convolutions and linear layers while the network looks at a batch."""
     found: list[Layer] = []
 
     def note(module: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> None:
         flops = 2 * answer.numel() * module.weight[0].numel()
-        found.append(Layer(flops, given[0].numel() + answer.numel() + module.weight.numel()))
+        passes = 1 + module.weight.requires_grad + given[0].requires_grad
+        found.append(Layer(flops, given[0].numel() + answer.numel() + module.weight.numel(), passes))
 
     hooks = [m.register_forward_hook(note) for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     try:
@@ -59,6 +64,6 @@ def layers_of(network: nn.Module, images: Tensor) -> list[Layer]:
     return found
 
 
-def floor(layers: list[Layer], rates: Rates, dtype: torch.dtype, passes: int) -> float:
-    """Seconds. passes: 1 for a look, 3 for a step: backward has the gradient of the input and that of the weights, each as much again."""
-    return passes * sum(max(layer.flops / rates.flops, layer.numbers * dtype.itemsize / rates.bandwidth) for layer in layers)
+def floor(layers: list[Layer], rates: Rates, dtype: torch.dtype) -> float:
+    """Seconds."""
+    return sum(each.passes * max(each.flops / rates.flops, each.numbers * dtype.itemsize / rates.bandwidth) for each in layers)

@@ -96,8 +96,8 @@ def floors(config: Config, device: Device, teacher: nn.Module, student: nn.Modul
     looks = next(teacher.parameters()).dtype
     rates = {dtype: measure_rates(device.device, dtype) for dtype in {learns, looks}}
     least = {
-        "teacher": floor(layers_of(teacher, images.to(looks)), rates[looks], looks, 1),
-        "student": floor(layers_of(student.eval(), images), rates[learns], learns, 3),
+        "teacher": floor(layers_of(teacher, images.to(looks)), rates[looks], looks),
+        "student": floor(layers_of(student.eval(), images), rates[learns], learns),
         "warp": (images.numel() * 4 + len(images) * config.data.cache_side**2 * 3) / rates[learns].bandwidth,
     }
     whole = 1000 * sum(least.values())

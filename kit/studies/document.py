@@ -46,8 +46,9 @@ def markdown(study: Study, entries: list[Entry], setting: str, drawn: list[str] 
     parts = [
         f"# {study.name}",
         study.question,
-        f"{SETTINGS.get(setting, f'Reduced to {study.reduction}.')} Validation accuracy, mean ± standard deviation over seeds; the "
-        f"reference is `{study.reference}`. An arm is *unseparated* where Welch's test does not tell its seeds from the reference's "
+        f"{SETTINGS.get(setting, f'Reduced to {study.reduction}.')} Validation accuracy, mean ± standard deviation over seeds; "
+        "parameters, bytes and minutes are means, too; differences are those of the seeds that both arms have. The reference is "
+        f"`{study.reference}`. An arm is *unseparated* where Welch's test does not tell its seeds from the reference's "
         f"(p ≥ {SURE}).",
         as_table(frame(study, made)),
         *(f"![{figures.SAYS[name.removeprefix(study.name)]}]({name}.svg)" for name in drawn),

@@ -15,18 +15,25 @@ SURE = 0.05  # Welch's test between two arms' seeds
 
 @dataclass(frozen=True)
 class Row:
-    """An arm's figures. accuracies: of its seeds, in order. pace: seconds of an epoch of distillation, its validation included, of the seed
-    that was disturbed least. teacher: its accuracy, None for labels alone. stages: of the run, as the journal has them, by seed."""
+    """An arm's figures, means over seeds.
+
+    by_seed: accuracies, in order. pace: seconds of an epoch of distillation, its validation included, of the seed that was disturbed
+    least. teacher: its accuracy, None for labels alone. stages: of the run, as the journal has them, by seed.
+    """
 
     arm: Arm
-    accuracies: tuple[float, ...]
-    parameters: int | None
-    bytes: int | None
+    by_seed: dict[int, float]
+    parameters: float | None
+    bytes: float | None
     seconds: float | None
     pace: float | None
     teacher: float | None
     stages: tuple[dict[str, dict[str, Any]], ...]
     failed: tuple[str, ...]  # why there is none
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        return tuple(self.by_seed.values())
 
     @property
     def mean(self) -> float | None:
@@ -63,7 +70,7 @@ def rows(study: Study, entries: list[Entry], setting: str) -> list[Row]:
         failed = tuple(why(entry) for entry in newest.values() if entry["state"] in ("failed", "stopped"))
         if not done and not failed:
             continue
-        of = lambda name: done[0][name] if done else None  # noqa: B023, E731
+        of = lambda name: mean([entry[name] for entry in done]) if done else None  # noqa: B023, E731
         stages = tuple(entry.get("stages", {}) for entry in done)
         paces = [pace for pace in map(pace_of, done) if pace]
         # a teacher beside the photos is looked at even where none is asked
@@ -71,10 +78,10 @@ def rows(study: Study, entries: list[Entry], setting: str) -> list[Row]:
         made.append(
             Row(
                 arm,
-                tuple(entry["validation_accuracy"] for entry in done),
+                {entry["seed"]: entry["validation_accuracy"] for entry in done},
                 of("parameters"),
                 of("bytes"),
-                mean([entry["seconds"] for entry in done]) if done else None,
+                of("seconds"),
                 min(paces, default=None),
                 mean(teachers) if teachers else None,
                 stages,
@@ -91,10 +98,17 @@ def apart(study: Study, row: Row, by_name: dict[str, Row]) -> str:
     other = by_name.get(row.arm.against or study.reference)
     if other is None or row.mean is None or other.mean is None:
         return ""
-    points = f"{100 * (row.mean - other.mean):+.2f}" + (f" against {other.arm.name}" if row.arm.against else "")
-    if min(len(row.accuracies), len(other.accuracies)) < 2:
+    points = f"{100 * difference(row, other):+.2f}" + (f" against {other.arm.name}" if row.arm.against else "")
+    if min(len(row.by_seed), len(other.by_seed)) < 2:
         return f"{points} (one seed)"
     return points if separated(row, other) else f"{points} (unseparated)"
+
+
+def difference(row: Row, other: Row) -> float:
+    """Of the means over the seeds that both have been run with; over all where they share none."""
+    seeds = row.by_seed.keys() & other.by_seed.keys()
+    ours, theirs = ([each.by_seed[seed] for seed in seeds or each.by_seed] for each in (row, other))
+    return mean(ours) - mean(theirs)
 
 
 def separated(row: Row, reference: Row) -> bool:
@@ -118,8 +132,8 @@ def frame(study: Study, made: list[Row]) -> pd.DataFrame:
             "arm": row.arm.name,
             "what": row.arm.says,
             "published": row.arm.published,
-            "parameters": f"{row.parameters:,}" if row.parameters else "",
-            "bytes": f"{row.bytes:,}" if row.bytes else "",
+            "parameters": f"{row.parameters:,.0f}" if row.parameters else "",
+            "bytes": f"{row.bytes:,.0f}" if row.bytes else "",
             "teacher": f"{row.teacher:.4f}" if row.teacher is not None and len(teachers) > 1 else "",
             "accuracy": spelled(row),
             "seeds": " ".join(f"{accuracy:.4f}" for accuracy in row.accuracies),
@@ -143,7 +157,7 @@ def agreement(study: Study, made: list[Row]) -> pd.DataFrame:
                 continue
             if row.mean is None or other.mean is None:
                 continue
-            published, measured = float(row.arm.published) - float(other.arm.published), row.mean - other.mean
+            published, measured = float(row.arm.published) - float(other.arm.published), difference(row, other)
             lines.append(
                 {
                     "arm": row.arm.name,
@@ -157,7 +171,7 @@ def agreement(study: Study, made: list[Row]) -> pd.DataFrame:
 
 
 def verdict(row: Row, other: Row, alike: bool) -> str:
-    if min(len(row.accuracies), len(other.accuracies)) < 2:
+    if min(len(row.by_seed), len(other.by_seed)) < 2:
         return "one seed"
     if not separated(row, other):
         return "unseparated"
@@ -201,7 +215,7 @@ def packing(made: list[Row]) -> pd.DataFrame:
             {
                 "arm": row.arm.name,
                 "bits": f"{bits.bits}, {bits.method}",
-                "bytes": f"{row.bytes:,}",
+                "bytes": f"{row.bytes:,.0f}",
                 "points lost": f"{lost.mean():.2f}{spread}",
                 "equal answers": f"{found['equal'].mean():.2%}, at least {found['equal'].min():.2%}",
             }

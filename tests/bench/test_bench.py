@@ -78,9 +78,16 @@ def test_every_way_is_timed_in_every_round_and_ratios_are_of_one_round():
 
 
 def test_a_floor_is_the_longer_of_arithmetic_and_memory_of_each_layer():
-    layers, rates = [Layer(flops=100, numbers=1), Layer(flops=1, numbers=100)], Rates(flops=10, bandwidth=20)
-    assert floor(layers, rates, torch.float16, 1) == 100 / 10 + 100 * 2 / 20
-    assert floor(layers, rates, torch.float32, 3) == 3 * (100 / 10 + 100 * 4 / 20)
+    layers, rates = [Layer(flops=100, numbers=1, passes=1), Layer(flops=1, numbers=100, passes=3)], Rates(flops=10, bandwidth=20)
+    assert floor(layers, rates, torch.float16) == 100 / 10 + 3 * 100 * 2 / 20
+    assert floor(layers, rates, torch.float32) == 100 / 10 + 3 * 100 * 4 / 20
+
+
+def test_a_frozen_stem_owes_no_gradient_and_what_follows_it_none_of_its_input():
+    network = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(3)))
+    network[0].requires_grad_(False)
+    assert [layer.passes for layer in layers_of(network, torch.zeros(1, 3, 4, 4))] == [1, 2, 3]
+    assert [layer.passes for layer in layers_of(network.requires_grad_(False), torch.zeros(1, 3, 4, 4))] == [1, 1, 1]
 
 
 def test_layers_and_rates_are_counted():
