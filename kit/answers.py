@@ -50,7 +50,7 @@ def read_answers(file: Path) -> Answers | None:
             logits = {name.partition(" ")[2]: arrays[name] for name in arrays.files if name.startswith("logits ")}
             thumbnails = {int(name.partition(" ")[2]): arrays[name].tobytes() for name in arrays.files if name.startswith("thumbnail ")}
         return Answers(meta["photos"], tuple(meta["classes"]), tuple(meta["names"]), labels, logits, meta["of"], thumbnails)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile):
         return None
 
 

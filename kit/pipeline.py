@@ -120,8 +120,8 @@ def refuse_over_limit(config: Config, classes: int) -> nn.Module:
     """The student, where it may be handed in as it is or will be pruned first."""
     name = config.student.name
     student = build_student(name, widths_for(config.student, classes), classes)
-    if config.lowrank:
-        factorised(student, config)  # whether its layers can be as thin as that
+    if config.lowrank:  # whether its layers can be as thin as that
+        refuse_unusable(name, factorised(student, config), config.data.image_size)
     elif not config.prune and (broken := check_limits(config.limit or config.competition, count_parameters(student))):
         remedy = "Choose a smaller one" if is_library(name) else "Set student.parameters, smaller student.widths, or prune"
         raise KitError(f"The student {name!r} can't be handed in: {'; '.join(broken)}. {remedy}.")

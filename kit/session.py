@@ -26,7 +26,7 @@ from kit.errors import KitError
 from kit.events import Events
 from kit.files import Busy, StorageError, locked, make_folder, write_durably, write_json
 from kit.train.budget import Budget
-from kit.train.checkpoint import Checkpoints, refuse_foreign, saved_in, steps_done, whole
+from kit.train.checkpoint import Checkpoints, begun_in, steps_done
 from kit.version import commit
 from kit.world import World
 
@@ -146,6 +146,15 @@ class Session:
             self.attempt("tensorboard", lambda _: self.events.add(stage, history[-1]))
 
 
+def read_metrics(out: Path) -> dict[str, list[dict[str, Any]]]:
+    """{stage: its history} as earlier sessions left it, for the stages that this one does not come to; none where it can't be read."""
+    histories: dict[str, list[dict[str, Any]]] = {}
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        for line in map(json.loads, (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
+            histories.setdefault(line.pop("stage"), []).append(line)
+    return histories
+
+
 def append(file: Path, line: str) -> None:
     with open(file, "a", encoding="utf-8") as out:
         out.write(line + "\n")
@@ -175,7 +184,7 @@ def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step
     Raises:
         KitError: another run, or another config, is in the folder, with what differs; or it is not as far as it must be.
     """
-    begun_with = check_begun(config, out, log)
+    begun_with = begun_in(out, config.settled().model_dump(mode="json"), log)
     if least_step and (steps := steps_done(out, log)) < least_step:
         raise KitError(f"{out} is at step {steps:,}, step {least_step:,} was to be found there. Is the newest output attached?")
     record = read_record(out, log) if begun_with is not None else None
@@ -194,23 +203,12 @@ def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step
     }
     for kind, seconds in record.get("measured", {}).items():
         budget.longest[kind] = seconds
-    session = Session(config, out, log, budget, device, record, begun_with or {}, world=world or World())
+    histories = read_metrics(out) if begun_with is not None else {}
+    session = Session(config, out, log, budget, device, record, begun_with or {}, histories=histories, world=world or World())
     session.write()
     others = f", {session.world.size} processes" if session.world.size > 1 else ""
     log(f"{config.recipe} {config.digest()} on {device.says}, {device.choices()['threads']} threads{others}")
     return session
-
-
-def check_begun(config: Config, out: Path, log: Log) -> dict[str, str] | None:
-    """The digests in the newest checkpoint that is whole, None where there is none.
-
-    Raises:
-        KitError: it is of another config.
-    """
-    for saved, content in whole(reversed(saved_in(out)), log):
-        refuse_foreign(saved.path, content, {}, config.settled().model_dump(mode="json"))
-        return content["identity"]
-    return None
 
 
 def read_record(out: Path, log: Log) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from kit.config.schema import Config, differences
 from kit.console import Log
 from kit.errors import KitError
 from kit.files import StorageError
-from kit.train.checkpoint import FOLDER, described, saved_in, steps_done, whole
+from kit.train.checkpoint import FOLDER, begun_in, described, saved_in, steps_done, whole
 
 
 def take_over(config: Config, attached: Sequence[Path], out: Path, log: Log) -> Path | None:
@@ -21,7 +21,7 @@ def take_over(config: Config, attached: Sequence[Path], out: Path, log: Log) -> 
 
     Raises:
         KitError: `out` is empty, and all that is attached of this recipe is of another config: to begin anew unasked could cost a
-            session.
+            session. Or `out` holds another run.
     """
     there = {folder: begun_with(folder, log) for place in attached for folder in outputs(place)}
     of_recipe = {folder: saved for folder, saved in there.items() if saved and saved["recipe"] == config.recipe}
@@ -36,6 +36,7 @@ def take_over(config: Config, attached: Sequence[Path], out: Path, log: Log) -> 
     best = max(ours, key=lambda folder: steps_done(folder, log), default=None)
     if best is None or (saved_in(out) and steps_done(best, log) <= steps_done(out, log)):
         return None
+    begun_in(out, config.settled().model_dump(mode="json"), log)  # another run's files would be overwritten
     copy_output(best, out)
     log(f"going on from {best}, step {steps_done(out, log):,}")
     return best

@@ -190,6 +190,10 @@ def test_a_run_that_begins_with_anothers_student_only_prunes_it(place):
     place.run(config(CE()), "other", teachers=[])
     with pytest.raises(KitError, match=r"are not those that the run in .* was begun with"):
         run(slimmer, place.photos, place.root / "out", begin=place.root / "other", **how)
+    with pytest.raises(KitError, match=r"was begun with another's student: name it again with --begin"):
+        run(slimmer, place.photos, place.root / "out", **how)
+    with pytest.raises(KitError, match=r"other holds a student that the run trains itself: leave out --begin"):
+        run(config(CE()), place.photos, place.root / "other", begin=place.assistant, **how)
     wider = override(slimmer, ["student.widths=[8,16,16,24,24,32,64]"])
     with pytest.raises(KitError, match="is no 'record' of these widths"):
         run(wider, place.photos, place.root / "wider", begin=place.assistant, **how)

@@ -44,6 +44,15 @@ def test_a_second_run_in_a_folder_is_refused_and_names_the_first(tmp_path, log):
         pass
 
 
+def test_histories_of_stages_that_a_session_does_not_come_to_stay(session, tmp_path, log):
+    session.write_metrics("teacher", [{"epoch": 1, "loss": 2.0}])
+    session.write_metrics("distil", [{"epoch": 1, "loss": 1.0}])
+    later = again(tmp_path, log)
+    later.write_metrics("distil", [{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": 0.5}])
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["epoch"]) for line in lines] == [("teacher", 1), ("distil", 1), ("distil", 2)]
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"recipe": "record"}', b"\xff\xfe"])
 def test_a_damaged_account_is_put_aside_and_costs_nothing_but_its_lines(session, tmp_path, log, damage, capsys):
     (tmp_path / "run.json").write_bytes(damage)

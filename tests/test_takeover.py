@@ -61,6 +61,15 @@ def test_an_output_of_another_config_stops_the_session_before_it_costs_hours(tmp
     assert list((tmp_path / "working").iterdir()) == []
 
 
+def test_a_folder_that_holds_another_run_is_not_overwritten(tmp_path, log):
+    newest = leave_output(tmp_path / "working", recipe("record"), 7, log)
+    longer = override(recipe("record"), ["train.epochs=700"])
+    leave_output(tmp_path / "input" / "kit-record", longer, 90, log)
+    with pytest.raises(KitError, match="holds a run that was begun otherwise"):
+        take(tmp_path, log, longer)
+    assert saved_in(tmp_path / "working")[-1].path == newest
+
+
 def test_what_changes_no_weight_is_let_through(tmp_path, log):
     leave_output(tmp_path / "input" / "kit-record", recipe("record"), 7, log)
     assert take(tmp_path, log, override(recipe("record"), ["data.workers=3", "teacher.expected_accuracy=0.9"]))

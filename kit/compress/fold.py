@@ -104,7 +104,7 @@ def norms_after(model: FromLibrary) -> dict[nn.Module, nn.Module]:
     hooks = [m.register_forward_hook(keep) for m in model.modules() if isinstance(m, nn.Conv2d)]
     hooks += [m.register_forward_pre_hook(ask) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     try:
-        model.eval()(torch.zeros(1, 3, model.side, model.side, device=model.fc.weight.device))
+        model.eval()(torch.zeros(1, 3, model.side, model.side, device=next(model.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()

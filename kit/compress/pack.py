@@ -39,6 +39,7 @@ from kit.models.students import build_student, count_parameters
 MAGIC = b"KITPACK2"
 KINDS = {"f2": "<f2", "f4": "<f4", "i1": "|i1", "u2": "<u2"}  # what a vector's numbers may be; u2: which channels a selection keeps
 LONGEST_HEADER = 1 << 24  # bytes
+LONGEST_VECTOR = 256  # of a tensor that is shorter itself: a codebook
 COUNTER = "num_batches_tracked"  # of batch norm
 
 
@@ -139,12 +140,27 @@ def unpack(path: Path) -> Packed:
         stored = {entry["name"] for entry in header["tensors"]}
         whole = {name: t for name, t in student.state_dict().items() if name not in stored and not t.is_floating_point()}
         counters = {name: torch.zeros_like(t, device="cpu") if t.is_meta else t for name, t in whole.items()}
+        refuse_other_shapes(header["tensors"], {name: tensor.shape for name, tensor in student.state_dict().items()})
         student.load_state_dict(read_tensors(header, body) | counters, assign=True)
         student = fold_in_place(student).to(memory_format=torch.channels_last)
         return Packed(student, config, classes, dict(header["notes"]), parameters, ranks)
     except (KitError, AttributeError, LookupError, TypeError, ValueError, OverflowError, RuntimeError, zlib.error, lzma.LZMAError) as error:
         reason = " ".join(str(error).split())[:160]
         raise KitError(f"{path} is whole, but no student that this version of the kit can rebuild ({reason}).") from None
+
+
+def refuse_other_shapes(table: list[dict[str, Any]], shapes: dict[str, torch.Size]) -> None:
+    """Before room is made for what a table says: it has the network's own shapes, and no vector longer than its tensor or a codebook.
+
+    Raises:
+        ValueError: it hasn't.
+    """
+    for entry in table:
+        shape, counts = shapes[entry["name"]], [count for _, count in entry["vectors"]]
+        longest = max(math.prod(shape), LONGEST_VECTOR)
+        fits = all(0 <= count <= longest for count in counts) and entry.get("bits", 8) >= 1
+        if tuple(entry["shape"]) != tuple(shape) or not fits:
+            raise ValueError(f"{entry['name']} is not as the network has it")
 
 
 def is_packed(path: Path) -> bool:

@@ -246,5 +246,5 @@ def histograms(run: Run) -> list[dict[str, Any]]:
 
 def changes(run: Run) -> list[str]:
     """What differs from the recipe as it is written."""
-    made = RECIPES.get(run.record["recipe"])
+    made = RECIPES.get(run.record["recipe"].removesuffix("-tiny"))
     return differences(made().model_dump(mode="json"), run.record["config"]) if made else []

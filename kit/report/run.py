@@ -154,7 +154,9 @@ class Run:
         """Empty where a student of other widths was packed. Weights that were trained on a grid are folded already."""
         after = packed.student.state_dict()
         if any(name.endswith(".step") for name in weights):
-            return [(name, weights[name], values) for name, values in after.items() if values.ndim >= 2]
+            shown = {name: values for name, values in after.items() if values.ndim >= 2}
+            alike = all(name in weights and weights[name].shape == values.shape for name, values in shown.items())
+            return [(name, weights[name], values) for name, values in shown.items()] if alike else []
         with torch.random.fork_rng(devices=[]):
             student = build_student(self.config.student.name, self.widths["quantize"], len(self.classes))
         if packed.ranks:

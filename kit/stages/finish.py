@@ -177,11 +177,19 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         student.load_state_dict(weights)
         students.append((not check_limits(limits, count_parameters(student)), accuracy, student))
     fits, _, best = max(students, key=lambda entry: entry[:2])
+    later = of_later_stages(session, students[0][2], len(material.dataset.classes)) if fits or session.config.lowrank else {}
     with session.budget.timed("hand in"):
-        if not fits:  # its plan says to prune, later; until then a copy is
+        if fits:
+            finished = {"training": best.eval()} | later
+        elif session.config.lowrank:  # thin layers keep the limit, as trained so far or as they would begin
+            if not later:
+                later = {"lowrank": factorised(best, session.config).eval()}
+                session.log(f"a copy's layers were made thinner for this submission: {count_parameters(later['lowrank']):,} parameters")
+            finished = later
+        else:  # its plan says to prune, later; until then a copy is
             best, widths = cut(session, material, best, Target(competition(limits).max_parameters))
             session.log(f"a copy was pruned to {count_parameters(best):,} parameters for this submission, widths {list(widths)}")
-        finished = {"training": best.eval()} | (of_later_stages(session, students[0][2], len(material.dataset.classes)) if fits else {})
+            finished = {"training": best.eval()}
         submit(session, material, quantize(session, material, finished), "suspended", submissions)
 
 

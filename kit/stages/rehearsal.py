@@ -45,7 +45,9 @@ def rehearse(session: Session, material: Material, stage: str, student: nn.Modul
         page = budget.longest.setdefault("page", PAGE)  # an earlier session has measured it
         asked = 1 + 2 * len(steps_of(config.prune))  # students of stages, for the page
         budget.longest["report"] = page + asked * budget.longest[f"{stage} evaluate"]
-        budget.longest["hand in"] = hand_in + (budget.longest.get("prune", 0) if over else 0)  # an oversized one prunes a copy
+        # an oversized one prunes a copy; one on the grid isn't rounded, but the one before it is, and was rehearsed
+        whole = hand_in + (budget.longest.get("prune", 0) if over else 0)
+        budget.longest["hand in"] = max(whole, budget.longest.get("hand in", 0) if stage == "qat" else 0)
 
 
 def as_if_trained(student: nn.Module) -> nn.Module:
@@ -84,4 +86,6 @@ def rehearse_hand_in(session: Session, material: Material, evaluation: str, stud
     budget.longest[evaluation] = each * len(material.validation)
     views = config.predict.crops * (2 if config.predict.flip else 1)
     compared = 2 * len(material.validation)  # before and after packing, one view
-    return packing + each * (views * (len(material.validation) + len(material.evaluation)) + compared)
+    students = 1 + bool(config.lowrank) + bool(config.quantize.train_epochs)
+    choosing = students * (packing + each * views * len(material.validation)) if students > 1 and not config.train.final_fit else 0
+    return packing + each * (views * (len(material.validation) + len(material.evaluation)) + compared) + choosing

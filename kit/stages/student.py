@@ -63,6 +63,8 @@ def prepare(student: nn.Module, teacher: nn.Module, config: Config) -> None:
 def distil(session: Session, material: Material, teachers: Sequence[nn.Module], begin: Path | None = None) -> nn.Module:
     """The recipe's student under the recipe's objective; with `begin` the student that is there, as it was trained."""
     config = session.config
+    if begin is None and "student" in session.begun_with:
+        raise KitError(f"The run in {session.out} was begun with another's student: name it again with --begin, or choose another --out.")
     with session.stage("distil"):
         torch.manual_seed(derive(config.train.seed, "student"))
         classes = len(material.dataset.classes)
@@ -83,7 +85,9 @@ def take_weights(session: Session, material: Material, student: nn.Module, sourc
     Raises:
         KitError: they are of another network or other classes, or are not those that this run was begun with.
     """
-    found, config = find_weights(source), session.config
+    found, config, checkpoints = find_weights(source), session.config, session.checkpoints("distil")
+    if "student" not in session.begun_with and checkpoints.files():
+        raise KitError(f"{session.out} holds a student that the run trains itself: leave out --begin, or choose another --out.")
     if found.classes:
         refuse_other_classes(source, found.classes, material.dataset.classes)
     try:
@@ -92,7 +96,6 @@ def take_weights(session: Session, material: Material, student: nn.Module, sourc
         name, first = config.student.name, " ".join(str(error).split())[:160]
         raise KitError(f"{source} is no {name!r} of these widths and classes ({first}). Give one that is.") from None
     session.remember("student", hashlib.sha256(to_bytes(found.weights)).hexdigest()[:16], f"the weights in {source}")
-    checkpoints = session.checkpoints("distil")
     if not (done := checkpoints.result()):
         look = lambda: predict.scores(student.to(session.device.device).eval(), material.validation, config.data)  # noqa: E731
         accuracy = None if config.train.final_fit else session.world.lead(look)["accuracy"]

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from kit.config.competitions import competition
 from kit.config.schema import Config
+from kit.data.layout import find_dataset
 from kit.errors import KitError
-from kit.files import Busy, locked, make_folder
+from kit.files import Busy, locked, make_folder, sha256_of
 from kit.pipeline import run as run_pipeline
 from kit.report.run import by_stage, read_lines
 from kit.session import Watch
+from kit.stages.assistant import file_of
 from kit.studies.halving import Halving
 from kit.studies.journal import Entry, append, read
 from kit.studies.study import Arm, Study, replaced
@@ -109,13 +112,17 @@ def run_study(
         how: in_turn, or spread.over_ray.
 
     Raises:
-        KitError: another process is at it, or the journal is of other settings; or arms that run at once are to be halved.
+        KitError: another process is at it, or the journal is of other settings, photos or teachers; or arms that run at once are to be
+            halved.
     """
     if halving and how is not in_turn:
         raise KitError("--halving holds an arm against those before it, and --ray runs them all at once: leave one of them out.")
 
+    source = source_of(study, data, teachers)
+    refuse_other_source(read(place.journal, study.name, say), setting, source, place.journal)
+
     def keep(entry: Entry) -> None:
-        append(place.journal, entry)
+        append(place.journal, entry | {"source": source})
         say(describe(entry))
 
     try:
@@ -127,6 +134,25 @@ def run_study(
             return how(jobs, data, cache, budget, keep, say)
     except Busy:
         raise KitError(f"Another kit study is at work in {place.runs}. Wait for it, or choose another --out.") from None
+
+
+def source_of(study: Study, data: Path, teachers: Sequence[Path]) -> str:
+    """A digest of what all arms learn from: the photos' names and sizes, of which an arm may take a share, and the teachers that are given.
+    Sixteen hex digits."""
+    dataset = find_dataset(data, competition(study.arms[0].config.competition).classes, 0.2, 0)
+    photos = (path for split in dataset.splits for path in split.paths)
+    lines = sorted(f"{path.relative_to(dataset.root)} {path.stat().st_size if path.is_file() else 'a record'}" for path in photos)
+    lines += [sha256_of(file_of(teacher)) for teacher in teachers]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def refuse_other_source(done: list[Entry], setting: Setting, source: str, journal: Path) -> None:
+    for entry in done:
+        if entry["setting"] == setting and entry.get("source", source) != source:
+            raise KitError(
+                f"{journal} has {entry['arm']!r} of other photos or teachers: figures of both would stand in one table. Choose another "
+                "--out, or move the journal away."
+            )
 
 
 def watch_of(study: Study, job: Job, place: Place, say: Say) -> Watch | None:

@@ -218,6 +218,18 @@ def refuse_foreign(path: Path, content: dict[str, Any], identity: dict[str, str]
         )
 
 
+def begun_in(out: Path, config: dict[str, Any], log: Log) -> dict[str, str] | None:
+    """The digests in the newest checkpoint that is whole, None where there is none.
+
+    Raises:
+        KitError: it is of another config.
+    """
+    for saved, content in whole(reversed(saved_in(out)), log):
+        refuse_foreign(saved.path, content, {}, config)
+        return content["identity"]
+    return None
+
+
 def to_bytes(value: Any) -> bytes:
     """`torch.save` in memory: to a full disk it would raise a RuntimeError without a file's name."""
     buffer = io.BytesIO()

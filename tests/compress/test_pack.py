@@ -181,6 +181,9 @@ CHANGES = [
     lambda header: header | {"vectors": {"f8": ["bits", 10]}},
     lambda header: header | {"vectors": {"f2": ["zip", 10]}},
     lambda header: header | {"tensors": [entry | {"shape": [10**6, 10**6]} for entry in header["tensors"]]},
+    lambda header: header | {"tensors": [entry | {"shape": [-1], "coder": "lzma"} for entry in header["tensors"]]},
+    lambda header: header | {"tensors": [entry | {"bits": 0} for entry in header["tensors"]]},
+    lambda header: header | {"tensors": [entry | {"vectors": [["f2", 10**10]]} for entry in header["tensors"]]},
     lambda header: header | {"tensors": [entry | {"coder": "pickle"} for entry in header["tensors"]]},
     lambda header: header | {"tensors": [entry | {"stored": "codebook"} for entry in header["tensors"]]},
 ]

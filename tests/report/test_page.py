@@ -148,6 +148,15 @@ def test_each_stage_has_answered_and_none_is_asked_twice(runs):
     assert len(answers.thumbnails) == min(wrong, 18)
 
 
+def test_answers_with_a_flipped_bit_are_none(runs, tmp_path):
+    content, file = bytearray((runs.done / "validation.npz").read_bytes()), tmp_path / "validation.npz"
+    for at in [*range(len(content) - 600, len(content)), *range(0, len(content), 997)]:  # all of the zip's directory, and some of the rest
+        content[at] ^= 1 << (at % 8)
+        file.write_bytes(content)
+        read_answers(file)  # answers, or None, and no error
+        content[at] ^= 1 << (at % 8)
+
+
 def test_a_page_that_cannot_be_written_is_said_in_a_line_and_fails_nothing(runs, tmp_path):
     out = shutil.copytree(runs.done, tmp_path / "done")
     (out / "report.html").unlink()

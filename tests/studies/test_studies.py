@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from kit.studies.catalogue import STUDIES, choose, find_study
 from kit.studies.document import markdown, write
 from kit.studies.hw7_pipeline import slimmed
 from kit.studies.journal import append, read
-from kit.studies.runner import Place, configured, digest_of, run_study
+from kit.studies.runner import Place, configured, digest_of, run_study, source_of
 from kit.studies.study import Arm, Study, replaced
 from kit.studies.tables import rows
 from kit.train.budget import Budget
@@ -78,6 +79,15 @@ def test_an_arm_under_another_config_is_not_mixed_in(tmp_path, drawn):
     append(tmp_path / "journal.jsonl", entry("plain", 1, 0.5, setting="tiny"))
     with pytest.raises(KitError, match="under another config"):
         run(small(), tmp_path, drawn, [1], [])
+
+
+def test_arms_of_other_photos_are_not_mixed_in(tmp_path, drawn):
+    moved, source = shutil.copytree(drawn, tmp_path / "moved"), source_of(small(), drawn, ())
+    assert source_of(small(), moved, ()) == source
+    append(tmp_path / "journal.jsonl", entry("plain", 1, 0.5, setting="tiny", source=source))
+    (moved / "training" / "0_0.jpg").unlink()
+    with pytest.raises(KitError, match="'plain' of other photos or teachers"):
+        run(small(), tmp_path, moved, [2], [])
 
 
 def test_half_a_line_is_passed_over_and_the_next_is_whole(tmp_path):
