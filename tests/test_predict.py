@@ -54,3 +54,9 @@ def test_adjusted_logits_take_the_log_of_the_priors():
     adjusted = adjust_logits(student, np.array([60, 30, 10]), 1.5)
     assert torch.allclose(adjusted(x), student(x) - 1.5 * torch.tensor([0.6, 0.3, 0.1]).log(), atol=1e-6)
     assert adjusted is not student
+
+
+def test_a_class_without_a_training_photo_counts_as_one():
+    student, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.randn(2, 4)
+    found = adjust_logits(student, np.array([8, 1, 0]), 1.0)(x)
+    assert torch.allclose(found, student(x) - torch.tensor([0.8, 0.1, 0.1]).log(), atol=1e-6)

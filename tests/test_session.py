@@ -93,3 +93,10 @@ def test_other_photos_or_another_teacher_are_refused(session, tmp_path, log):
         later.remember("photos", "xyz", "the photos")
     later.remember("teacher", "new", "the teacher")
     assert later.identity == {"teacher": "new"}
+
+
+def test_what_a_session_measured_is_what_the_next_one_reckons_with(session, tmp_path, log):
+    """What a hand-in and a save take; a step's time is measured anew."""
+    with session.account():
+        session.budget.longest |= {"hand in": 7.0, "distil save": 0.5, "distil step": 2.0}
+    assert again(tmp_path, log).budget.longest == {"hand in": 7.0, "distil save": 0.5}

@@ -58,3 +58,10 @@ def test_what_is_no_csv_is_refused(tmp_path):
     for name in ("none.csv", "empty.csv"):
         with pytest.raises(KitError, match=name):
             check(tmp_path / name, "hw13-2023")
+
+
+@pytest.mark.parametrize(("rows", "found"), [(1_996, 0), (1_997, 1)])
+def test_a_class_may_take_nine_tenths_of_the_rows_and_no_more(good, rows, found):
+    table = read_csv(good)
+    table["Category"] = np.where(np.arange(2_218) < rows, "3", "4")
+    assert len(problems(table, HW13, 11)) == found

@@ -8,6 +8,7 @@ import pytest
 from kit.config.recipes import recipe
 from kit.config.schema import Config, override
 from kit.errors import KitError
+from kit.files import StorageError
 from kit.takeover import take_over
 from kit.train.checkpoint import Checkpoints, saved_in, steps_done
 
@@ -82,3 +83,11 @@ def test_other_recipes_and_strangers_files_are_passed_over(tmp_path, log):
     (strange / "distil-000000007-0123456789abcdef.pt").write_text("[1]")
     (strange / "model.pt").write_bytes(b"weights")
     assert take(tmp_path, log) is None
+
+
+def test_a_copy_that_breaks_off_leaves_no_checkpoint_to_go_on_from(tmp_path, log):
+    leave_output(tmp_path / "input" / "kit-record", recipe("record"), 7, log)
+    (tmp_path / "working" / "run.json").mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"run\.json can't be written"):
+        take(tmp_path, log)
+    assert saved_in(tmp_path / "working") == []

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from kit.bench import outcome as outcomes
 from kit.bench.catalogue import BENCHES, run
-from kit.bench.clock import Way, always, measure
+from kit.bench.clock import Timed, Way, always, measure
 from kit.bench.outcome import Outcome, Row
 from kit.bench.roofline import Layer, Rates, floor, layers_of, measure_rates
 from kit.cli import main  # noqa: F401  brings the verbs
@@ -103,3 +103,9 @@ def test_layers_and_rates_are_counted():
 def test_the_document_has_a_place_for_every_benchmark():
     text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
     assert all(text.count(f"<!-- bench {name} -->\n") == 1 for name in BENCHES)
+
+
+def test_rates_are_of_the_unit_in_a_second_and_times_in_milliseconds():
+    timed = [Timed(Way("a", "", always(list), amount=128), [0.5, 2.0])]
+    assert [row.values for row in outcomes.rates(timed)] == [[256.0, 64.0]]
+    assert [row.values for row in outcomes.milliseconds(timed)] == [[500.0, 2_000.0]]

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from kit.compress.criteria import CRITERIA
-from kit.compress.prune import Cost, Target, slim
-from kit.compress.surgery import find_groups, remove
+from kit.compress.prune import Cost, Target, choose, slim
+from kit.compress.surgery import Group, find_groups, remove
 from kit.config.schema import Prune
 from kit.errors import KitError
 from kit.models.cost import count_macs
@@ -150,3 +150,12 @@ def test_criteria_that_lack_what_they_need_say_so():
         slim(trained_looking("hw13"), "hw13", 11, 64, Prune(criterion="taylor"), Target(30_000), size_of=count_parameters)
     with pytest.raises(KitError, match="no batch norm whose γ"):
         slim(build_student("timm/convnext_atto", (), 5), "timm/convnext_atto", 5, 64, Prune(), Target(30_000), size_of=count_parameters)
+
+
+def test_what_fits_again_goes_to_the_channel_that_was_worth_most():
+    """Of three with one lost channel each the last one to go costs 3, and one parameter is left over."""
+    groups, costs = [Group(name, 2, ()) for name in "abc"], (1, 1, 3)
+    scores = {name: torch.tensor([worth, 9.0]) for name, worth in zip("abc", (0.1, 0.2, 0.3), strict=True)}
+    fits = lambda gone: sum(cost * count for cost, count in zip(costs, gone, strict=True)) >= 4  # noqa: E731
+    assert choose(groups, scores, Prune(at_least=1), fits, fill=False) == [1, 1, 1]
+    assert choose(groups, scores, Prune(at_least=1), fits, fill=True) == [1, 0, 1]

@@ -53,3 +53,7 @@ def test_a_new_ramp_that_is_no_number_somewhere_is_refused_when_the_recipe_is_bu
     monkeypatch.setitem(RAMPS, "mine", wrong)
     with pytest.raises(ValueError, match=f"'mine' .*{words}"):
         KD(ramp="mine")
+
+
+def test_warmup_is_over_after_the_first_tenth():
+    assert [factor("warmup", p) for p in (0.05, 0.1, 0.5)] == [0.5, 1, 1]

@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,6 +43,16 @@ def test_a_cache_is_built_once_and_keyed_by_content_and_side(copy, tmp_path, log
     assert load(copy, tmp_path / "cache", log, side=24)["validation"].pixels.shape[1] == 24
 
 
+def test_a_photo_under_another_label_is_another_data_set(copy, tmp_path, log):
+    """Its name alone changes: it is the last of its class, and then the first of the next."""
+    before = load(copy, tmp_path / "cache", log)["validation"]
+    last = max((copy / "validation").glob("0_*"), key=lambda path: path.name)
+    last.rename(last.with_name("1_!.jpg"))
+    after = load(copy, tmp_path / "cache", log)["validation"]
+    assert np.array_equal(before.pixels, after.pixels)
+    assert before.digest != after.digest
+
+
 def test_small_photos_are_stored_as_they_are(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "small.png")
@@ -71,6 +83,17 @@ def test_bad_training_photos_may_be_skipped(copy, tmp_path, log):
     photos = load(copy, tmp_path / "cache", log, skip_bad=True)["training"]
     assert len(photos) == len(photos.labels) == len(photos.pixels) == 119
     assert "0_1.jpg" not in photos.names
+
+
+def test_what_is_kept_beside_a_skipped_photo_is_its_own(copy, tmp_path, log):
+    """Sizes as well as names and labels: crops are drawn in them."""
+    truncate(copy / "training" / "0_1.jpg")
+    Image.new("RGB", (20, 30)).save(copy / "training" / "5_9.jpg")
+    photos = load(copy, tmp_path / "cache", log, skip_bad=True)["training"]
+    row = photos.names.index("5_9.jpg")
+    assert len(photos.sizes) == 119
+    assert (photos.sizes[row].tolist(), photos.labels[row]) == ([20, 30], 5)
+    assert not photos.pixels[row].any()
 
 
 def test_a_bad_evaluation_photo_keeps_its_row(copy, tmp_path, log):
@@ -106,6 +129,22 @@ def test_a_damaged_cache_is_named_and_built_again(drawn, tmp_path, log, capsys):
     (place / "pixels.npy").write_bytes(content)
     assert np.array_equal(load(drawn, tmp_path / "cache", log)["training"].pixels, before)
     assert f"{place} is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="asks /proc which file is flushed")
+def test_pixels_reach_the_disk_before_the_cache_has_its_name(drawn, tmp_path, log, monkeypatch):
+    flush, flushed = os.fsync, []
+
+    def watched(descriptor):
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).relative_to(tmp_path).as_posix())
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    load_photos([find_dataset(drawn, None, 0.2, 0).evaluation], 32, tmp_path / "cache", log, workers=1)
+    (cache,) = (tmp_path / "cache").iterdir()
+    unnamed = f"cache/.{cache.name}"
+    assert f"{unnamed}/pixels.npy" in flushed
+    assert (flushed[-2], flushed[-1]) == (unnamed, "cache")
 
 
 @pytest.mark.parametrize("name", ["pixels.npy", "index-*.json"])

@@ -82,6 +82,14 @@ def test_the_gamma_penalty_is_the_sum_of_bn_scales(teacher):
     assert values["gamma"].item() == pytest.approx(wanted.item())
 
 
+def test_the_gamma_penalty_leaves_the_frozen_stem_s_scales_out(teacher):
+    student = build_student("boss", (), 11)
+    next(m for m in student.modules() if isinstance(m, FrozenStem)).copy_from(teacher)
+    _, values = Objective(student, teacher, (CE(),), 64, gamma_penalty=0.1)(*batch(), 0.5)
+    trained = [m.weight for m in student.blocks.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert values["gamma"].item() == pytest.approx(sum(len(weight) for weight in trained))  # new ones are all one
+
+
 def test_maps_meet_at_the_smaller_size():
     for sizes in ((12, 6), (6, 12), (12, 7)):
         maps = [torch.ones(1, 2, size, size) for size in sizes]

@@ -1,3 +1,5 @@
+import time
+
 import torch
 from torch import nn
 
@@ -28,3 +30,13 @@ def test_counting_moves_nothing_whichever_mode_the_network_is_in():
     before = {name: value.clone() for name, value in network.state_dict().items()}
     count_macs(network, 32)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_the_step_that_warms_up_does_not_count():
+    class Cold(nn.Linear):
+        def forward(self, x):
+            time.sleep(0.4 * (not hasattr(self, "warm")))
+            self.warm = True
+            return super().forward(x.mean((2, 3)))
+
+    assert step_seconds(Cold(3, 2), 8, 2, 1) < 0.1

@@ -136,6 +136,21 @@ def test_scores_that_were_not_waited_for_are_fetched_later(run, kaggle, server, 
     assert read(submissions)[0]["public_score"] == "0.50000"
 
 
+def test_the_private_score_has_its_own_column(run, kaggle, server, submissions, tmp_path):
+    """After the deadline Kaggle tells both; whether they are fetched, or found where the ledger was lost."""
+    hand_in(run, kaggle, tmp_path, wait=False)
+    server.submissions[0]["privateScore"] = "0.49000"
+    for _ in range(2):
+        fetch_scores(kaggle, submissions)
+    for lost in (False, True):
+        if lost:
+            (submissions / "ledger.csv").unlink()
+            with pytest.raises(KitError, match="Kaggle's list says"):
+                hand_in(run, kaggle, tmp_path)
+        (line,) = read(submissions)
+        assert (line["public_score"], line["private_score"]) == ("0.50000", "0.49000")
+
+
 def test_the_commands_hand_in_and_show_the_ledger(run, server, tmp_path):
     words = [sys.executable, "-m", "kit"]
     how = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120, "env": os.environ | {"COLUMNS": "200"}}

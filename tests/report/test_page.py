@@ -174,3 +174,8 @@ def test_a_session_without_the_time_leaves_the_page_out_and_says_so(tmp_path, lo
     report(session, object())
     assert "report.html is left out, there is no time for it: `kit report" in capsys.readouterr().out
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_stage_that_is_half_done_shows_its_best_epoch(runs):
+    history = [{"accuracy": 0.2}, {"accuracy": 0.5}, {"accuracy": 0.4}, {"loss": 1.0}]
+    assert replace(read_run(runs.suspended), histories={"distil": history}).best_so_far("distil") == 0.5

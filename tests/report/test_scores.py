@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kit.report.figures import ticks
+from kit.report.figures import sizes, ticks
 from kit.report.scores import agreement, calibrate, confusion, most_confused, per_class, recalls, worst
 
 LABELS = np.array([0, 0, 0, 1])
@@ -47,3 +47,9 @@ def test_ticks_are_few_and_span_what_is_drawn(low, high):
     assert 2 <= len(found) <= 7
     assert found[0] <= low + 1e-9
     assert high <= found[-1] + 1e-9
+
+
+def test_the_two_discs_areas_are_as_the_networks_parameters():
+    drawn = sizes(400, 100, "a quarter")
+    assert 'r="120"' in drawn
+    assert 'r="60.0"' in drawn

@@ -1,6 +1,7 @@
 """Studies: skipped, gone on with, failed and passed; and tables that hold what the journal holds."""
 
 import json
+import os
 import re
 import shutil
 import time
@@ -16,7 +17,7 @@ from kit.studies.catalogue import STUDIES, choose, find_study
 from kit.studies.document import markdown, write
 from kit.studies.hw7_pipeline import slimmed
 from kit.studies.journal import append, read
-from kit.studies.runner import Place, configured, digest_of, run_study, source_of
+from kit.studies.runner import Place, configured, digest_of, jobs_to_do, run_study, source_of
 from kit.studies.study import Arm, Study, replaced
 from kit.studies.tables import rows
 from kit.train.budget import Budget
@@ -171,3 +172,16 @@ def test_an_arm_is_chosen_with_all_that_it_needs_in_their_order():
 
 def test_the_course_s_slimming_leaves_the_published_counts():
     assert [slimmed(0.95, times) for times in range(1, 6)] == [236_066, 217_850, 200_354, 185_091, 171_606]
+
+
+def test_the_first_seed_of_all_arms_comes_first(tmp_path):
+    """Where a budget ends, every arm has been looked at as often as any other."""
+    jobs = jobs_to_do(small(), Place(tmp_path / "journal.jsonl", tmp_path / "arms"), [1, 2], "tiny", print, ())
+    assert [(job.arm, job.seed) for job in jobs] == [("plain", 1), ("wide", 1), ("plain", 2), ("wide", 2)]
+
+
+def test_a_line_of_the_journal_is_on_the_disk_when_it_is_written(tmp_path, monkeypatch):
+    sizes, flush = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size) or flush(descriptor))
+    append(tmp_path / "journal.jsonl", entry("plain", 1, 0.5))
+    assert sizes == [(tmp_path / "journal.jsonl").stat().st_size]

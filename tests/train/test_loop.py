@@ -366,3 +366,38 @@ def test_weight_decay_spares_biases_and_norms_unless_all_is_asked_for():
     assert sorted((group["weight_decay"], len(group["params"])) for group in groups) == [(0.0, 3), (0.1, 1)]
     everything = make_optimizer([model], Train(epochs=1, weight_decay=0.1, decay_everything=True)).param_groups
     assert [(group["weight_decay"], len(group["params"])) for group in everything] == [(0.1, 4)]
+
+
+def test_norms_measured_anew_in_another_session_see_the_same_dropout(tmp_path):
+    """The second run is killed at the first batch that is measured, and a new process's generator is anywhere."""
+
+    def measured(out, kill=None):
+        torch.manual_seed(7)
+        model, drawn = nn.Sequential(nn.Unflatten(1, (6, 1, 1)), nn.Dropout(0.5), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6, 3)), []
+
+        def draw(step):
+            drawn.append(step)
+            if len(drawn) == kill:
+                raise Killed
+            return batches(step)
+
+        state = fit(
+            model,
+            lambda x, y, progress: (nn.functional.cross_entropy(model(x), y), {}),
+            draw,
+            lambda m: {"accuracy": float(m[2].num_batches_tracked == 4)},
+            steps_per_epoch=PER_EPOCH,
+            train=Train(epochs=1, recalibrate=4, save_seconds=0),
+            checkpoints=Checkpoints(out, "distil", {}, {}, Log()),
+            budget=Budget(None),
+            device=cpu(""),
+            log=Log(),
+            on_epoch=lambda history, seconds: None,
+        )
+        return state.best["weights"]["2.running_mean"]
+
+    (tmp_path / "straight").mkdir()
+    straight = measured(tmp_path / "straight")
+    with pytest.raises(Killed):
+        measured(tmp_path, kill=PER_EPOCH + 1)
+    assert torch.equal(measured(tmp_path), straight)
