@@ -180,7 +180,15 @@ def inside(split: Path) -> Path:
 
 
 def photos_in(folder: Path) -> list[Path]:
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in PHOTO and not p.name.startswith(".")), key=lambda p: p.name)
+    """Ordered by name.
+
+    Raises:
+        KitError: a name is no UTF-8, as of an archive that was made elsewhere: no CSV could hold it.
+    """
+    found = sorted((p for p in folder.iterdir() if p.suffix.lower() in PHOTO and not p.name.startswith(".")), key=lambda p: p.name)
+    if odd := next((p for p in found if os.fsencode(p.name) != p.name.encode(errors="replace")), None):
+        raise KitError(f"The name of {str(odd)!a} is no UTF-8. Rename it, and what else came with it.")
+    return found
 
 
 def class_folders(folder: Path) -> list[Path]:

@@ -39,7 +39,12 @@ def get_teachers(session: Session, material: Material, data: Path, given: Sequen
     with session.stage("teacher"):
         files = [file_of(source) for source in given] or [file for file in (find_teacher(session, material, data),) if file]
         if not (files or wants_teacher(config)):
-            session.remember("teacher", "none", "no teacher, and those that were there,")
+            if (before := session.begun_with.get("teacher", "none")) != "none":
+                raise KitError(
+                    f"The run in {session.out} was begun with a teacher ({before}), and none is there now: bring it back, or choose "
+                    "another --out."
+                )
+            session.remember("teacher", "none", "no teacher")
             session.log("no teacher file, and no term of distill looks at one: none is trained")
             return []
         files = files or [train_teacher(session, material)]

@@ -11,7 +11,7 @@ from kit.studies import figures
 from kit.studies.journal import Entry
 from kit.studies.networks import named, networks_of
 from kit.studies.study import Study
-from kit.studies.tables import SURE, Row, agreement, frame, packing, rows, steps
+from kit.studies.tables import SURE, Row, agreement, frame, noise_of, packing, rows, steps
 
 SETTINGS = {"full": "In full.", "tiny": "A rehearsal: these figures mean nothing."}
 
@@ -47,9 +47,8 @@ def markdown(study: Study, entries: list[Entry], setting: str, drawn: list[str] 
         f"# {study.name}",
         study.question,
         f"{SETTINGS.get(setting, f'Reduced to {study.reduction}.')} Validation accuracy, mean ± standard deviation over seeds; "
-        "parameters, bytes and minutes are means, too; differences are those of the seeds that both arms have. The reference is "
-        f"`{study.reference}`. An arm is *unseparated* where Welch's test does not tell its seeds from the reference's "
-        f"(p ≥ {SURE}).",
+        "parameters, bytes and minutes are means, too; differences are of the seeds that both arms have. The reference is "
+        f"`{study.reference}`. {told_apart(made)}",
         as_table(frame(study, made)),
         *(f"![{figures.SAYS[name.removeprefix(study.name)]}]({name}.svg)" for name in drawn),
         *section("Published and measured", published(study, made)),
@@ -60,6 +59,17 @@ def markdown(study: Study, entries: list[Entry], setting: str, drawn: list[str] 
         f"Device: {', '.join(machines)}. Commits: {', '.join(commits)}. Made by `kit study {study.name}` from its journal alone.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def told_apart(made: list[Row]) -> str:
+    noise = noise_of(made)
+    if not noise.freedom:
+        return "One seed tells no arms apart."
+    return (
+        f"A seed lifts or lowers all arms alike; what chance does beside that is {100 * noise.deviation:.2f} points (standard deviation, "
+        f"{noise.freedom} degrees of freedom over all arms). An arm is *unseparated* where a t-test by that does not tell it from the one "
+        f"that it is held against (p ≥ {SURE})."
+    )
 
 
 def section(title: str, content: str) -> tuple[str, ...]:

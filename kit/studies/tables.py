@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kit.studies.journal import Entry
 from kit.studies.study import Arm, Study
 
-SURE = 0.05  # Welch's test between two arms' seeds
+SURE = 0.05  # the share of equal arms that are told apart all the same
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,31 @@ def rows(study: Study, entries: list[Entry], setting: str) -> list[Row]:
     return sorted(made, key=lambda row: -(row.mean or 0))
 
 
-def apart(study: Study, row: Row, by_name: dict[str, Row]) -> str:
+@dataclass(frozen=True)
+class Noise:
+    """What chance alone makes of an accuracy: its standard deviation, and how many degrees of freedom that is known by."""
+
+    deviation: float
+    freedom: int
+
+
+def noise_of(made: Sequence[Row]) -> Noise:
+    """What is left of the accuracies when every arm and every seed has its own effect, by least squares.
+
+    Arms × seeds is a block design: a seed chooses the same photos, order and views for all arms, and may lift them all by points. Two or
+    three seeds of one arm know little about chance, those of all arms together enough.
+    """
+    lines = [(row.arm.name, str(seed), accuracy) for row in made if len(row.by_seed) > 1 for seed, accuracy in row.by_seed.items()]
+    table = pd.DataFrame(lines, columns=["arm", "seed", "accuracy"])
+    effects, accuracies = pd.get_dummies(table[["arm", "seed"]]).to_numpy(float), table["accuracy"].to_numpy(float)
+    if not len(table):
+        return Noise(0.0, 0)
+    left = accuracies - effects @ np.linalg.lstsq(effects, accuracies, rcond=None)[0]
+    freedom = len(table) - int(np.linalg.matrix_rank(effects))
+    return Noise(float(np.sqrt(np.square(left).sum() / freedom)) if freedom else 0.0, freedom)
+
+
+def apart(study: Study, row: Row, by_name: dict[str, Row], noise: Noise) -> str:
     """How an arm stands to the reference, or to the arm that it names: the difference in points, and whether seeds tell them apart."""
     if row.arm.name == study.reference:
         return "reference"
@@ -101,7 +126,7 @@ def apart(study: Study, row: Row, by_name: dict[str, Row]) -> str:
     points = f"{100 * difference(row, other):+.2f}" + (f" against {other.arm.name}" if row.arm.against else "")
     if min(len(row.by_seed), len(other.by_seed)) < 2:
         return f"{points} (one seed)"
-    return points if separated(row, other) else f"{points} (unseparated)"
+    return points if separated(row, other, noise) else f"{points} (unseparated)"
 
 
 def difference(row: Row, other: Row) -> float:
@@ -111,10 +136,14 @@ def difference(row: Row, other: Row) -> float:
     return mean(ours) - mean(theirs)
 
 
-def separated(row: Row, reference: Row) -> bool:
-    from scipy.stats import ttest_ind
+def separated(row: Row, other: Row, noise: Noise) -> bool:
+    """By a t-test of the difference over the seeds that both have."""
+    from scipy.stats import t
 
-    return bool(ttest_ind(row.accuracies, reference.accuracies, equal_var=False).pvalue < SURE)
+    shared = len(row.by_seed.keys() & other.by_seed.keys())
+    if not (shared and noise.freedom):
+        return False
+    return abs(difference(row, other)) > t.ppf(1 - SURE / 2, noise.freedom) * noise.deviation * (2 / shared) ** 0.5
 
 
 def spelled(row: Row) -> str:
@@ -125,7 +154,7 @@ def spelled(row: Row) -> str:
 
 def frame(study: Study, made: list[Row]) -> pd.DataFrame:
     """The study's table, in words."""
-    by_name = {row.arm.name: row for row in made}
+    by_name, noise = {row.arm.name: row for row in made}, noise_of(made)
     teachers = {f"{row.teacher:.4f}" for row in made if row.teacher is not None}
     return pd.DataFrame(
         {
@@ -137,7 +166,7 @@ def frame(study: Study, made: list[Row]) -> pd.DataFrame:
             "teacher": f"{row.teacher:.4f}" if row.teacher is not None and len(teachers) > 1 else "",
             "accuracy": spelled(row),
             "seeds": " ".join(f"{accuracy:.4f}" for accuracy in row.accuracies),
-            "against the reference": apart(study, row, by_name),
+            "against the reference": apart(study, row, by_name, noise),
             "seconds an epoch": f"{row.pace:.1f}" if study.paced and row.pace else "",
             "minutes": f"{row.seconds / 60:.1f}" if row.seconds else "",
         }
@@ -148,7 +177,7 @@ def frame(study: Study, made: list[Row]) -> pd.DataFrame:
 def agreement(study: Study, made: list[Row]) -> pd.DataFrame:
     """Each published difference beside the measured one, where both sides of both are there: of an arm to the one that it is held against,
     and to the one that it began with, or else that taught it."""
-    by_name, lines = {row.arm.name: row for row in made}, []
+    by_name, noise, lines = {row.arm.name: row for row in made}, noise_of(made), []
     for row in made:
         taught_by = "" if row.arm.begins else row.arm.teacher
         for name in dict.fromkeys((row.arm.against or study.reference, row.arm.begins, taught_by)):
@@ -164,16 +193,16 @@ def agreement(study: Study, made: list[Row]) -> pd.DataFrame:
                     "against": name,
                     "published": f"{100 * published:+.2f}",
                     "measured": f"{100 * measured:+.2f}",
-                    "": verdict(row, other, published * measured > 0),
+                    "": verdict(row, other, noise, published * measured > 0),
                 }
             )
     return pd.DataFrame(lines)
 
 
-def verdict(row: Row, other: Row, alike: bool) -> str:
+def verdict(row: Row, other: Row, noise: Noise, alike: bool) -> str:
     if min(len(row.by_seed), len(other.by_seed)) < 2:
         return "one seed"
-    if not separated(row, other):
+    if not separated(row, other, noise):
         return "unseparated"
     return "agrees" if alike else "**disagrees**"
 

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import numpy as np
@@ -151,6 +152,11 @@ def test_photos_beside_folders_of_photos_are_refused(copy):
     (copy / "evaluation" / "thumbs").mkdir()
     shutil.copy(copy / "evaluation" / "0003.jpg", copy / "evaluation" / "thumbs")
     refused(copy, "24 photos and, beside them, folders of photos, thumbs for one")
+
+
+def test_a_name_that_no_csv_could_hold_is_refused(copy):
+    shutil.copy(copy / "evaluation" / "0003.jpg", os.fsdecode(os.fsencode(copy / "evaluation") + b"/caf\xe9.jpg"))
+    refused(copy, "caf\\udce9.jpg", "is no UTF-8")
 
 
 def test_the_only_photo_of_a_class_can_not_be_held_out_and_is_named(copy):

@@ -3,7 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 from test_chained import chained
 
 from kit.studies import figures
@@ -11,7 +13,7 @@ from kit.studies.catalogue import STUDIES, find_study
 from kit.studies.document import as_table, markdown, write
 from kit.studies.journal import read
 from kit.studies.networks import boxes, networks_of
-from kit.studies.tables import agreement, frame, packing, rows, steps
+from kit.studies.tables import agreement, frame, noise_of, packing, rows, steps
 
 DOCUMENTS = Path(__file__).parents[2] / "docs" / "studies"
 
@@ -48,6 +50,19 @@ def test_published_differences_stand_beside_the_measured_ones():
     assert says(0.5)[""] == "unseparated"
     one = [line for line in journal() if line["seed"] == 0]
     assert agreement(chained(), rows(chained(), one, "reduced")).to_dict("records")[0][""] == "one seed"
+
+
+def test_chance_is_what_is_left_beside_the_arms_and_the_seeds_own_effects():
+    """Of two arms that is the paired t-test; seeds that lift all arms alike leave nothing."""
+    ours, theirs = [0.51, 0.60, 0.74, 0.57], [0.50, 0.61, 0.70, 0.55]
+    entries = [entry(arm, seed, value) for arm, values in (("taught", ours), ("slim", theirs)) for seed, value in enumerate(values)]
+    noise, gaps = noise_of(rows(chained(), entries, "reduced")), np.subtract(ours, theirs)
+    assert (noise.deviation, noise.freedom) == (pytest.approx(gaps.std(ddof=1) / 2**0.5), 3)
+    for worse, told in ((0.0, False), (0.05, True)):
+        moved = [line | {"validation_accuracy": line["validation_accuracy"] - worse * (line["arm"] == "slim")} for line in entries]
+        table = frame(chained(), rows(chained(), moved, "reduced")).set_index("arm")
+        assert ("unseparated" not in table["against the reference"]["slim"]) == told
+        assert (ttest_rel(ours, np.subtract(theirs, worse)).pvalue < 0.05) == told
 
 
 def test_an_arm_may_be_held_against_another_than_the_reference_and_against_its_teacher():
