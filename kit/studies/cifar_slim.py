@@ -132,9 +132,9 @@ def cifar_slim() -> Study:
         "ahead of what was sparse under labels: more comes from DIST before pruning than after. Where a quarter of the channels is gone, "
         "labels in its place cost the fine-tuning points; at smaller shares they cost less, as published, and less than chance does. A "
         "tenth of the channels goes for nothing.",
-        "**What isn't told apart, and why.** Whether pre-activation costs anything; what a fine-tuning under DIST brings a network that was "
-        "sparse under labels: it has five epochs here, and had 240. Differences are smaller all round: there are ten classes instead of a "
-        "hundred, and the teacher is fewer points ahead of its students.",
+        "**What isn't told apart, and why.** Whether pre-activation costs anything; what a fine-tuning under DIST brings a network that "
+        "was sparse under labels: it has five epochs here, and had 240. Differences are smaller all round: there are ten classes instead "
+        "of a hundred, and the teacher is fewer points ahead of its students.",
         "**The controls.** Slimming's channels are better than as many at random by far before the fine-tuning. After it they are ahead at "
         "every share, and at none by more than chance. The pruned network with new weights, trained for as long as the whole one was, "
         "stays behind it, as published, just short of being told apart.",
