@@ -5,6 +5,7 @@ one document after the other in a folder like a clone's. A block that can't be r
 """
 
 import colorsys
+import json
 import os
 import re
 import shlex
@@ -14,18 +15,22 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic.fields import FieldInfo
 from server import USER, Server
 from typer.main import get_command
 
 from kit.cli import main  # noqa: F401  brings the verbs
 from kit.cli.app import app
+from kit.config.competitions import COMPETITIONS
+from kit.config.fields import Section
 from kit.config.recipes import RECIPES, recipe
-from kit.config.schema import override
+from kit.config.schema import Config, override, parse_value
+from kit.config.terms import Term, Weighted
 from kit.data.draw import draw_dataset
 
 CLONE = Path(__file__).parents[1]
@@ -124,6 +129,49 @@ def test_the_readmes_tree_has_every_module_and_package():
     tree = (CLONE / "README.md").read_text(encoding="utf-8").partition("## The tree")[2]
     rooms = [path.name + "/" * path.is_dir() for path in (CLONE / "kit").iterdir() if not path.name.startswith("__")]
     assert [room for room in rooms if room not in tree] == []
+
+
+def settings(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every field by the name that --set gives it. The teacher's views and training are a field each: they have the student's fields."""
+    for name, info in section.model_fields.items():
+        inside = [kind for kind in (info.annotation, *get_args(info.annotation)) if isinstance(kind, type) and issubclass(kind, Section)]
+        if not inside or prefix == "teacher." or info.default is None:
+            yield prefix + name, info
+        if inside and prefix != "teacher.":
+            yield from settings(inside[0], f"{prefix}{name}.")
+
+
+def default_of(info: FieldInfo) -> Any:
+    """As JSON has it, of a section what it says itself; numbers to four places."""
+    if info.is_required():
+        return "none"
+    default = info.default.model_dump(exclude_unset=True) if isinstance(info.default, Section) else info.default
+    return json.loads(json.dumps(default), parse_float=lambda number: round(float(number), 4))
+
+
+def test_settings_has_every_field_of_a_recipe_with_its_default_and_choices():
+    page = (CLONE / "docs" / "settings.md").read_text(encoding="utf-8")
+    rows = {name: (default, says) for name, default, says in re.findall(r"^\| `([\w.]+)` \| (?:`(.*?)`|none) \| (.*)$", page, re.M)}
+    wanted = dict(settings(Config))
+    assert [name for name in wanted if name not in rows] == [], "have no row"
+    assert [name for name in rows if name not in wanted] == [], "are no field"
+    assert {name: parse_value(default or "none") for name, (default, _) in rows.items()} == {n: default_of(i) for n, i in wanted.items()}
+    kinds = [(name, kind) for name, info in wanted.items() for kind in (info.annotation, *get_args(info.annotation))]
+    choices = [(name, one) for name, kind in kinds if get_origin(kind) is Literal for one in get_args(kind)]
+    assert [(name, one) for name, one in choices if f"`{one}`" not in rows[name][1]] == []
+    assert [name for name in COMPETITIONS if f"| `{name}` | " not in page] == []
+
+
+def test_settings_has_every_term_with_the_defaults_of_its_own_fields():
+    page = (CLONE / "docs" / "settings.md").read_text(encoding="utf-8").partition("| `loss` |")[2].partition("\n## ")[0]
+    rows = {
+        loss: {name: parse_value(value) for name, value in re.findall(r"`(\w+)=(.*?)`", fields)}
+        for loss, fields in re.findall(r"^\| `([\w-]+)` \|(.*)$", page, re.M)
+    }
+    for term in get_args(get_args(Term)[0]):
+        own = {name: default_of(info) for name, info in term.model_fields.items() if name not in (*Weighted.model_fields, "loss")}
+        assert rows.pop(term.model_fields["loss"].default) == own
+    assert rows == {}
 
 
 def test_no_text_installs_another_kit():
