@@ -32,6 +32,7 @@ from kit.config.recipes import RECIPES, recipe
 from kit.config.schema import Config, override, parse_value
 from kit.config.terms import Term, Weighted
 from kit.data.draw import draw_dataset
+from kit.studies.catalogue import STUDIES
 
 CLONE = Path(__file__).parents[1]
 DOCUMENTS = [CLONE / "README.md", CLONE / "CONTRIBUTING.md", *sorted((CLONE / "docs").rglob("*.md"))]
@@ -39,6 +40,7 @@ LANGUAGES = {"sh", "text", "python", "diff", "json"}
 FENCE = re.compile(r"^(?:<!-- not tested: (?P<why>.+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 APPLY = "git apply -C1 --recount --unidiff-zero changes.diff"
 QUOTED = re.compile(r"`([^`\n]+)`")
+CITED = re.compile(r"\b([A-Z]\w+)(?: et al\.| and [A-Z]\w+)(?:, \"|\s+((?:19|20)\d\d)\b)")  # Park et al. 2019; Ba and Caruana, "Do …
 KIT = get_command(app)
 
 
@@ -172,6 +174,25 @@ def test_settings_has_every_term_with_the_defaults_of_its_own_fields():
         own = {name: default_of(info) for name, info in term.model_fields.items() if name not in (*Weighted.model_fields, "loss")}
         assert rows.pop(term.model_fields["loss"].default) == own
     assert rows == {}
+
+
+def test_the_studies_table_says_how_many_arms_there_are_and_how_many_have_run():
+    page = (CLONE / "docs" / "studies" / "README.md").read_text(encoding="utf-8")
+    said = {}
+    for names, counts in re.findall(r"^\| (\[`.*?) \| (\d.*?) \| ", page, re.M):
+        said |= zip(re.findall(r"\[`(.*?)`\]", names), counts.split("; "), strict=True)
+    for name, study in STUDIES.items():
+        journal = (CLONE / "docs" / "studies" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        arms, run = len(study().arms), len({json.loads(line)["arm"] for line in journal})
+        assert said.pop(name) == (f"{arms}" if run == arms else f"{arms}, of which {run} run so far"), name
+    assert said == {}
+
+
+def test_sources_names_every_paper_that_the_kit_cites():
+    lines = (CLONE / "docs" / "sources.md").read_text(encoding="utf-8").splitlines()
+    cited = {paper for path in (CLONE / "kit").rglob("*.py") for paper in CITED.findall(path.read_text(encoding="utf-8"))}
+    assert len(cited) > 40
+    assert [paper for paper in cited if not any(all(re.search(rf"\b{word}", line) for word in paper) for line in lines)] == []
 
 
 def test_no_text_installs_another_kit():
