@@ -49,13 +49,13 @@ def recipe() -> Config:
         ),
         train=Train(
             epochs=100,  # `kit plan … --epochs auto` says how many fit into your hours
-            batch_size={batch},
-            lr={lr:g},
-            weight_decay=0.02,
-            warmup_epochs=2,
-            clip_norm=5,
-            ema_decay=0.998,
-            seed=1,
+            batch_size={batch},  # photos a step
+            lr={lr:g},  # learning rate at its highest; from there it falls to zero
+            weight_decay=0.02,  # pulls weights to zero, against learning photos by heart
+            warmup_epochs=2,  # in which the learning rate rises
+            clip_norm=5,  # a longer gradient is cut to this length
+            ema_decay=0.998,  # what counts is an average of the weights, over some 500 steps
+            seed=1,  # of first weights, order and views
         ),
         predict=Predict(flip=True, crops=5),  # centre, corners and their mirror images are asked; no flip where left and right differ
     )
