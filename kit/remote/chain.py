@@ -119,7 +119,7 @@ def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, ti
     while True:
         changes = carry(story, kernel, kaggle, folder)
         if story.before is None:
-            story.before = newest_version(kaggle, changes.get("id", story.ref))[0]
+            story.before = newest_version(kaggle, changes.get("id", story.ref)).number
             save(story, folder)
         how: dict[str, Any] = {
             "timeout": timeout,

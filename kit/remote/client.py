@@ -34,7 +34,7 @@ class Refused(KitError):
 
 
 class Unreachable(Exception):
-    """No answer came, or one that says to ask later; whether Kaggle has done what was asked is not known."""
+    """No answer came, or one that says to ask later or can't be read; whether Kaggle has done what was asked is not known."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Kaggle:
         """One answer of `call(client)`, whose attributes are Kaggle's services.
 
         Raises:
-            Unreachable: the connection broke, or Kaggle is too busy.
+            Unreachable: the connection broke, Kaggle is too busy, or what came is no answer.
             Refused: in Kaggle's words and with what to do.
         """
         with translated(), self.api.build_kaggle_client() as client:
@@ -114,6 +114,8 @@ def translated() -> Any:
         raise Refused(hide(f"Kaggle refuses ({code}): {error}. {REMEDIES.get(code, '')}").strip(), code) from None
     except (requests.exceptions.RequestException, OSError) as error:
         raise Unreachable(f"no answer from Kaggle ({type(error).__name__})") from None
+    except (ValueError, KeyError) as error:  # a proxy's page, or a word that the library does not know
+        raise Unreachable(hide(f"an answer from Kaggle that can't be read ({error})")) from None
 
 
 def wait_no_longer(session: Any, seconds: float) -> None:

@@ -26,7 +26,7 @@ def pull(kaggle: Kaggle, ref: str, name: str, folder: Path, pattern: str = WANTE
     """
     files = dict(contents(kaggle, ref, pattern))
     made = read_object(files.get(PROVENANCE, b"{}"))
-    made |= {"kernel": ref, "kernel_version": newest_version(kaggle, ref)[0], "pulled": time.strftime("%Y-%m-%d %H:%M:%S")}
+    made |= {"kernel": ref, "kernel_version": newest_version(kaggle, ref).number, "pulled": time.strftime("%Y-%m-%d %H:%M:%S")}
     files[PROVENANCE] = (json.dumps(made, indent=2, ensure_ascii=False) + "\n").encode()
     place = out or free_place(folder, f"{time.strftime('%Y-%m-%d')}-{name}", files.get("submission.csv"))
     for file in files:

@@ -1,7 +1,7 @@
 """`kit push`: a kernel bundled, checked and sent; success is a version number, no error and no dropped source.
 
 A connection may break after Kaggle took a push, and a second one would start a second session. So before it is sent again, Kaggle is
-asked which version there is and whether its text is ours.
+asked which version there is, whether its text is ours and whether it has all of its sources.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kit.errors import KitError
 from kit.files import write_durably
@@ -24,6 +24,7 @@ FIELDS = (
     "id", "title", "code_file", "language", "kernel_type", "is_private", "enable_gpu", "enable_tpu", "enable_internet", "machine_shape",
     "dataset_sources", "competition_sources", "kernel_sources", "model_sources", "keywords", "docker_image", "docker_image_pinning_type",
 )  # fmt: skip
+KINDS = ("dataset", "competition", "kernel", "model")  # of sources
 FULL = "maximum batch"  # in what Kaggle says when two sessions of this account are running already
 FULL_PAUSE = 60.0  # seconds
 POLL = 20.0  # seconds between two looks at a session
@@ -77,17 +78,21 @@ def push(
     metadata = changed(read_metadata(kernel, kaggle.user), changes or {})
     text = bundle(kernel, least_step, environment).read_text(encoding="utf-8")
     wanted = request(metadata, text, timeout)
-    version, source = newest_version(kaggle, metadata["id"])
-    before, deadline, pauses = version if before is None else before, time.monotonic() + patience, iter(PAUSES)
+    newest = newest_version(kaggle, metadata["id"])
+    before, deadline = newest.number if before is None else before, time.monotonic() + patience
+    reason, pauses = "", [*PAUSES, PAUSES[0]]  # the last one before it is asked a last time
     while True:
-        if version > before and source == text:
-            return Pushed(metadata["id"], version, f"https://www.kaggle.com/code/{metadata['id']}")
+        if newest.number > before and newest.text == text:
+            return whole(Pushed(metadata["id"], newest.number, page(metadata)), missing(metadata, newest))
+        if not pauses:
+            raise KitError(f"{reason[0].upper()}{reason[1:]}, {len(PAUSES) + 1} times, and the push did not arrive. Try again later.")
         try:
             answer = kaggle.once(lambda client: client.kernels.kernels_api_client.save_kernel(wanted))
         except Unreachable as error:
-            say(f"{error}; asking whether the push arrived")
-            kaggle.sleep(next(pauses, 0) or give_up(str(error)))
-            version, source = newest_version(kaggle, metadata["id"])
+            reason = str(error)
+            say(f"{reason}; asking whether the push arrived")
+            kaggle.sleep(pauses.pop(0))
+            newest = newest_version(kaggle, metadata["id"])
             continue
         if FULL in (answer.error or "").lower() and time.monotonic() < deadline:
             say(f"waiting for a free session: {answer.error}")
@@ -113,8 +118,18 @@ def judge(metadata: dict[str, Any], answer: Any) -> Pushed:
         raise KitError(hide(f"Kaggle did not take {metadata['id']}: {answer.error}.{wait}"))
     if not answer.version_number:
         raise KitError(f"Kaggle gave {metadata['id']} no version number. Look at its page before you push again.")
-    pushed = Pushed(metadata["id"], answer.version_number, answer.url or f"https://www.kaggle.com/code/{metadata['id']}")
-    dropped = {kind: list(getattr(answer, f"invalid_{kind}_sources") or []) for kind in ("dataset", "competition", "kernel", "model")}
+    pushed = Pushed(metadata["id"], answer.version_number, answer.url or page(metadata))
+    return whole(pushed, {kind: list(getattr(answer, f"invalid_{kind}_sources") or []) for kind in KINDS})
+
+
+def page(metadata: dict[str, Any]) -> str:
+    return f"https://www.kaggle.com/code/{metadata['id']}"
+
+
+def whole(pushed: Pushed, dropped: dict[str, list[str]]) -> Pushed:
+    """Raises:
+    Dropped: sources are missing.
+    """
     if words := [f"{kind} {source}" for kind, sources in dropped.items() for source in sources]:
         raise Dropped(
             f"Kaggle took {pushed.ref} as version {pushed.version} but dropped {', '.join(words)}: the session runs without. "
@@ -125,23 +140,43 @@ def judge(metadata: dict[str, Any], answer: Any) -> Pushed:
     return pushed
 
 
-def give_up(reason: str) -> float:
-    raise KitError(f"{reason[0].upper()}{reason[1:]}, {len(PAUSES) + 1} times, and the push did not arrive. Try again later.")
+class Version(NamedTuple):
+    """A kernel's newest version. sources: by kind, as Kaggle writes them."""
+
+    number: int = 0
+    text: str = ""
+    sources: Mapping[str, Sequence[str]] = {}
 
 
-def newest_version(kaggle: Kaggle, ref: str) -> tuple[int, str]:
-    """(number, text) of the newest version of a kernel; (0, "") where there is none yet."""
+def missing(metadata: dict[str, Any], there: Version) -> dict[str, list[str]]:
+    """By kind, the sources that a version lacks. Kaggle has been seen to write `c/`, `code/` or `datasets/` before a name, and may leave
+    out which version of it."""
+    has = lambda kind, name: any(f"/{name}/".lower() in f"/{other}/".lower() for other in there.sources.get(kind, ()))  # noqa: E731
+    return {kind: [one for one in metadata[f"{kind}_sources"] if not has(kind, "/".join(one.split("/")[:2]))] for kind in KINDS}
+
+
+def newest_version(kaggle: Kaggle, ref: str) -> Version:
+    """The newest version of a kernel; number 0 where there is none yet."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
 
     wanted = ApiGetKernelRequest()
     wanted.user_name, wanted.kernel_slug = ref.split("/")
     try:
-        answer = kaggle.ask(lambda client: client.kernels.kernels_api_client.get_kernel(wanted))
+        return kaggle.ask(lambda client: version_of(client.kernels.kernels_api_client.get_kernel(wanted)))
     except Refused as refusal:
         if refusal.code in (403, 404):  # both are said of a kernel that is not there
-            return 0, ""
+            return Version()
         raise
-    return answer.metadata.current_version_number or 0, answer.blob.source if answer.blob else ""
+
+
+def version_of(answer: Any) -> Version:
+    """Raises:
+    ValueError: it tells of no kernel.
+    """
+    if answer.metadata is None:
+        raise ValueError("no metadata")
+    sources = {kind: getattr(answer.metadata, f"{kind}_data_sources") or [] for kind in KINDS}
+    return Version(answer.metadata.current_version_number or 0, answer.blob.source if answer.blob else "", sources)
 
 
 def request(metadata: dict[str, Any], text: str, timeout: int | None) -> Any:
@@ -151,7 +186,7 @@ def request(metadata: dict[str, Any], text: str, timeout: int | None) -> Any:
     wanted = ApiSaveKernelRequest()
     wanted.slug, wanted.new_title, wanted.text = metadata["id"], metadata["title"], text
     wanted.category_ids = metadata["keywords"]
-    for kind in ("dataset", "competition", "kernel", "model"):
+    for kind in KINDS:
         setattr(wanted, f"{kind}_data_sources", metadata[f"{kind}_sources"])
     for name in (
         "language", "kernel_type", "is_private", "enable_gpu", "enable_tpu", "enable_internet", "machine_shape", "docker_image",

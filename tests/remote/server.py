@@ -38,7 +38,8 @@ class Silence:
 
 
 class Server:
-    """faults: by method, what happens to its next calls: a status code, an `error` to answer with, a broken connection, silence.
+    """faults: by method, what happens to its next calls: a status code, an `error` to answer with, a broken connection, silence, or bytes
+    to answer with.
 
     root: where pushed scripts are run, each in a folder shaped like a session; None: none is run. limits: by session number, seconds
     after which it is killed, and whether its output is kept. stale: sessions that are given the output before the newest.
@@ -115,6 +116,8 @@ class Server:
             return handler.connection.close()
         if isinstance(fault, int):
             return reply(handler, fault, {"code": fault, "message": f"fault {fault}"})
+        if isinstance(fault, bytes):
+            return reply(handler, 200, fault)
         if isinstance(fault, str) and fault != DROP_AFTER:
             return reply(handler, 200, {"error": fault})
         code, value = getattr(self, method, self.unknown)(body)
@@ -184,7 +187,12 @@ class Server:
         kernel = self.kernels.get(f"{body['userName']}/{body['kernelSlug']}")
         if kernel is None:
             return 404, {"code": 404, "message": "Notebook not found"}
-        return 200, {"metadata": {"currentVersionNumber": len(kernel.requests)}, "blob": {"source": kernel.requests[-1]["text"]}}
+        newest = kernel.requests[-1]
+        taken = {
+            f"{kind}DataSources": [f"{prefix}/{source}" for source in newest.get(f"{kind}DataSources", []) if source not in self.missing]
+            for kind, prefix in (("dataset", "datasets"), ("competition", "c"), ("kernel", "code"), ("model", "models"))
+        }
+        return 200, {"metadata": {"currentVersionNumber": len(kernel.requests), **taken}, "blob": {"source": newest["text"]}}
 
     def GetKernelSessionStatus(self, body):
         kernel = self.kernels[f"{body['userName']}/{body['kernelSlug']}"]
@@ -252,9 +260,9 @@ class Server:
 
 
 def reply(handler, code, value):
-    content = json.dumps(value).encode()
+    content = value if isinstance(value, bytes) else json.dumps(value).encode()
     handler.send_response(code)
-    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Type", "text/html" if isinstance(value, bytes) else "application/json")
     handler.send_header("Content-Length", str(len(content)))
     handler.end_headers()
     handler.wfile.write(content)

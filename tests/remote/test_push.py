@@ -90,11 +90,51 @@ def test_a_push_that_arrived_before_the_connection_broke_is_not_sent_twice(clone
     assert pushed.version == len(server.kernels[REF].requests) == 2
 
 
+def test_a_push_that_arrived_at_the_last_try_did_arrive(clone, kaggle, server):
+    server.faults["SaveKernel"].extend([DROP_BEFORE] * 4 + [DROP_AFTER])
+    pushed, _ = send(clone, kaggle)
+    assert pushed.version == len(server.kernels[REF].requests) == 1
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        {"competition_sources": ["nowhere"]},
+        {"dataset_sources": ["someone/nowhere"]},
+        {"kernel_sources": ["someone/nowhere"]},
+        {"model_sources": ["someone/nowhere/pyTorch/small/1"]},
+    ],
+)
+def test_an_answer_that_is_lost_hides_no_dropped_source(clone, kaggle, server, sources):
+    edit(clone, **sources)
+    server.faults["SaveKernel"].append(DROP_AFTER)
+    assert send(clone, kaggle)[0].version == 1
+    ((source,),) = sources.values()
+    server.missing.add(source)
+    server.faults["SaveKernel"].append(DROP_AFTER)
+    assert f"as version 2 but dropped {next(iter(sources)).removesuffix('_sources')} {source}" in refused(clone, kaggle)
+
+
 def test_a_kaggle_that_never_answers_ends_in_words(clone, kaggle, server):
     server.faults["SaveKernel"].extend([503] * 9)
     assert "503: fault 503, 5 times, and the push did not arrive" in refused(clone, kaggle)
     server.faults["GetKernel"].extend([DROP_BEFORE] * 9)
     assert "No answer from Kaggle" in refused(clone, kaggle)
+
+
+@pytest.mark.parametrize("answer", [b"<html>Sign in to this network</html>", b"{}"])
+def test_what_is_no_answer_is_asked_again_and_ends_in_words(clone, kaggle, server, answer):
+    server.faults["GetKernel"].extend([answer] * 2)
+    assert send(clone, kaggle)[0].version == 1
+    server.faults["GetKernel"].extend([answer] * 9)
+    assert "An answer from Kaggle that can't be read (" in refused(clone, kaggle)
+
+
+def test_a_state_that_the_client_does_not_know_ends_in_words(clone, kaggle, server):
+    pushed, _ = send(clone, kaggle)
+    server.kernels[REF].states = type(server.kernels[REF].states)(["DREAMING"])
+    with pytest.raises(KitError, match=r"can't be read \('DREAMING'\), 5 times"):
+        wait_for(pushed, kaggle, print)
 
 
 def test_a_kaggle_that_is_silent_is_not_waited_for_for_ever(clone, kaggle, server, slept):
