@@ -5,7 +5,6 @@ that is still running is waited for, not started a second time. A copy of the fu
 """
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from kit.remote.push import TAIL, Dropped, Ended, Pushed, newest_version, push, 
 
 PATIENCE = 12 * 3600.0  # seconds to wait for a free session
 LIMIT = 9 * 3600.0  # seconds after which Kaggle ends a session
+LATE = 0.95  # of the limit: the last look at a session that it ends, and the last line of its log, come before
 LIMIT_WORDS = ("time limit", "timed out", "timeout", "exceeded")  # in what Kaggle says of a session that it ended
 STALE_WORDS = "was to be found there"  # in what a session says that was told of a later step than it found
 STILL = 2  # sessions without progress after which a person should look
@@ -32,15 +32,14 @@ VIAS: tuple[Via, ...] = get_args(Via)
 class Story:
     """A chain so far.
 
-    via: how the state travels. running: the session that was pushed and not yet looked at, began: when. before: the newest version when
-    a push was begun, None when none is under way. steps: of the run, after each session. furthest: the session that brought the run
-    there. tail: the end of the last session's log.
+    via: how the state travels. running: the session that was pushed and not yet looked at. before: the newest version when a push was
+    begun, None when none is under way. steps: of the run, after each session. furthest: the session that brought the run there. tail:
+    the end of the last session's log.
     """
 
     ref: str
     via: Via = "self"
     running: dict[str, Any] | None = None
-    began: float = 0.0
     before: int | None = None
     steps: list[int] = field(default_factory=list)
     furthest: dict[str, Any] | None = None
@@ -91,8 +90,7 @@ def chain(
                     begin(story, kernel, kaggle, say, folder, timeout)
                 pushed = Pushed(**(story.running or {}))
                 ended = wait_for(pushed, kaggle, say)
-                late = time.time() - story.began > (timeout or LIMIT)
-                going_on = look(story, pushed, kaggle, folder, ended, late)
+                going_on = look(story, pushed, kaggle, folder, ended, late=ended.seconds > LATE * (timeout or LIMIT))
                 save(story, folder)
                 if not going_on:
                     ended.insist(f"{pushed.ref} version {pushed.version}")
@@ -132,11 +130,13 @@ def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, ti
             pushed = push(kernel, kaggle, say, **how)
             break
         except Dropped as drop:
-            story.via, story.before = next_way(story, changes, drop), None
+            story.before = None  # or a chain that is started again would take this push for its own
+            save(story, folder)
+            story.via = next_way(story, changes, drop)
             save(story, folder)
             say(f"Kaggle dropped {', '.join(drop.sources)}: the state will travel by --via {story.via}")
             wait_for(drop.pushed, kaggle, say)  # it finds less than it was promised and stops at once
-    story.running, story.began, story.before = asdict(pushed), time.time(), None
+    story.running, story.before = asdict(pushed), None
     save(story, folder)
     say(f"{pushed.ref} version {pushed.version}: {pushed.url}")
 
@@ -176,20 +176,21 @@ def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ende
     """How far the session that has ended brought the run, by the run.json that it left; whether the chain goes on after it.
 
     It goes on after a session that ended well, that brought the run further, that was given an older output than it had been promised,
-    or that Kaggle's time limit ended (Kaggle says so, or it is `late`), whose output may be lost. Any other failure counts for nothing.
+    or that Kaggle's time limit ended (Kaggle says so, or it ran until `late`), whose output may be lost. Any other failure counts for
+    nothing, whatever its own log says of limits.
     """
     story.running, story.tail = None, ended.tail()
-    words = f"{ended.reason} {' '.join(ended.log[-TAIL:])}".lower()
-    excused = ended.state == "COMPLETE" or late or any(word in words for word in (*LIMIT_WORDS, STALE_WORDS))
+    limit, stale = any(word in ended.reason.lower() for word in LIMIT_WORDS), STALE_WORDS in " ".join(ended.log[-TAIL:])
+    excused = ended.state == "COMPLETE" or late or limit or stale
     record = session_record(kaggle, pushed.ref) or {}
-    step = int((record.get("sessions") or [{}])[-1].get("steps", 0))
-    if step > story.step:
+    step, done = int((record.get("sessions") or [{}])[-1].get("steps") or 0), record.get("state") == "done"
+    if step > story.step or (done and step == story.step):  # the last session may only hand in
         mirror(kaggle, pushed.ref, folder / "output")
         story.furthest = {"ref": pushed.ref, "version": pushed.version, "step": step}
     elif not excused:
         return False
     story.steps.append(step)
-    story.state = "done" if record.get("state") == "done" else "running"
+    story.state = "done" if done else "running"
     return True
 
 

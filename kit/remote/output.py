@@ -49,11 +49,15 @@ def list_output(kaggle: Kaggle, ref: str) -> tuple[list[OutputFile], str]:
         wanted.page_token = answer.next_page_token
 
 
-def log_lines(text: str) -> list[str]:
-    """Kaggle's log is JSON, a list of {"data": text}, or plain text."""
+def read_log(text: str) -> tuple[list[str], float]:
+    """(lines, seconds of the session when the last one came). Kaggle's log is JSON, a list of {"data": text, "time": seconds}, or plain
+    text, which tells no time."""
+    seconds = 0.0
     with suppress(ValueError, TypeError, KeyError):
-        text = "".join(entry["data"] for entry in json.loads(text))
-    return text.splitlines()
+        entries = json.loads(text)
+        text = "".join(entry["data"] for entry in entries)
+        seconds = max(float(entry.get("time", 0)) for entry in entries)
+    return text.splitlines(), seconds
 
 
 def contents(kaggle: Kaggle, ref: str, pattern: str = ".*") -> Iterator[tuple[str, bytes]]:

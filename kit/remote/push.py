@@ -17,7 +17,7 @@ from kit.files import write_durably
 from kit.remote.bundle import bundle
 from kit.remote.client import PAUSES, Kaggle, Refused, Unreachable
 from kit.remote.credentials import hide
-from kit.remote.output import list_output, log_lines
+from kit.remote.output import list_output, read_log
 
 NOBODY = "YOUR-USERNAME"
 FIELDS = (
@@ -255,11 +255,12 @@ def faults(metadata: dict[str, Any], user: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a session ended: Kaggle's state and reason, and its log."""
+    """How a session ended: Kaggle's state and reason, its log, and how long it ran at least."""
 
     state: str
     reason: str
     log: tuple[str, ...]
+    seconds: float
 
     def insist(self, what: str) -> None:
         """Raises:
@@ -272,12 +273,12 @@ class Ended:
         return hide("\n".join(self.log[-TAIL:]))
 
 
-def log_of(kaggle: Kaggle, ref: str) -> list[str]:
-    """The newest session's log; empty where Kaggle does not show it yet."""
+def log_of(kaggle: Kaggle, ref: str) -> tuple[list[str], float]:
+    """The newest session's log, and when its last line came; empty where Kaggle does not show it yet."""
     try:
-        return log_lines(list_output(kaggle, ref)[1])
+        return read_log(list_output(kaggle, ref)[1])
     except Refused:
-        return []
+        return [], 0.0
 
 
 def wait_for(pushed: Pushed, kaggle: Kaggle, say: Say) -> Ended:
@@ -286,16 +287,18 @@ def wait_for(pushed: Pushed, kaggle: Kaggle, say: Say) -> Ended:
 
     wanted = ApiGetKernelSessionStatusRequest()
     wanted.user_name, wanted.kernel_slug = pushed.ref.split("/")
-    state, said = "", 0
+    state, said, seen = "", 0, []  # seen: when it was at work
     while True:
         answer = kaggle.ask(lambda client: client.kernels.kernels_api_client.get_kernel_session_status(wanted))
         if answer.status.name != state:
             state = answer.status.name
             say(f"{pushed.ref} version {pushed.version}: {state}")
-        lines = log_of(kaggle, pushed.ref)
+        if state == "RUNNING":
+            seen = [*seen[:1], time.time()]
+        lines, seconds = log_of(kaggle, pushed.ref)
         for line in lines[said:]:
             say(hide(line))
         said = max(said, len(lines))
         if state in OVER:
-            return Ended(state, answer.failure_message or "", tuple(lines))
+            return Ended(state, answer.failure_message or "", tuple(lines), max(seconds, seen[-1] - seen[0] if seen else 0.0))
         kaggle.sleep(POLL)

@@ -116,13 +116,16 @@ def test_where_kaggle_drops_the_source_the_next_way_is_taken(tmp_path, server, k
     assert len(server.kernels[f"{REF}-b"].requests) == 1
 
 
-def test_a_dropped_competition_is_no_matter_of_the_state(tmp_path, server, kaggle):
+def test_a_dropped_competition_is_no_matter_of_the_state_and_its_session_is_not_gone_on_with(tmp_path, server, kaggle):
     small = kernel(tmp_path, COUNTS)
     metadata = json.loads((small / "kernel-metadata.json").read_text())
     (small / "kernel-metadata.json").write_text(json.dumps(metadata | {"competition_sources": ["nowhere"]}))
     server.missing.add("nowhere")
     with pytest.raises(KitError, match="dropped competition nowhere"):
         chain(small, kaggle, print, folder=tmp_path / "chain")
+    server.missing.clear()  # its rules are accepted now
+    assert chain(small, kaggle, print, folder=tmp_path / "chain").state == "done"
+    assert len(server.kernels[REF].requests) == 4
 
 
 def test_after_a_session_that_brought_nothing_the_furthest_is_named_by_its_version(tmp_path, server, kaggle):
@@ -189,6 +192,38 @@ def test_a_session_that_fails_stops_the_chain_and_the_next_start_pushes_again(tm
         chain(small, kaggle, print, folder=tmp_path / "chain")
     (small / "main.py").write_text(good)
     assert chain(small, kaggle, print, folder=tmp_path / "chain").state == "done"
+
+
+@pytest.mark.parametrize("words", ["RecursionError: maximum recursion depth exceeded", "Read timed out"])
+def test_what_a_failed_session_says_of_limits_is_no_time_limit(tmp_path, server, kaggle, words):
+    with pytest.raises(KitError, match=f"version 1 ended as ERROR(.|\n)*{words}"):
+        chain(kernel(tmp_path, f"raise SystemExit({words!r})\n"), kaggle, print, folder=tmp_path / "chain")
+
+
+def test_a_chain_that_looks_late_excuses_no_session_that_failed_at_once(tmp_path, server, kaggle):
+    small, asleep = kernel(tmp_path, "raise SystemExit('no photos')\n"), lambda line: time.sleep(1.5 if "https://" in line else 0)
+    with pytest.raises(KitError, match=r"version 1 ended as ERROR"):
+        chain(small, kaggle, asleep, folder=tmp_path / "chain", timeout=1)
+
+
+@pytest.mark.parametrize("head", ["import time\ntime.sleep(2)", """print('[{"time": 0.99, "data": "epoch 300"}]')"""], ids=["looks", "log"])
+def test_a_session_that_ran_until_its_limit_is_followed_by_another(tmp_path, server, kaggle, head):
+    with pytest.raises(KitError, match="2 sessions in a row"):
+        chain(kernel(tmp_path, f"{head}\nraise SystemExit(1)\n"), kaggle, print, folder=tmp_path / "chain", timeout=1)
+
+
+def test_a_session_that_only_hands_in_is_kept_at_home(tmp_path, server, kaggle):
+    """The one before it had ended its time with the last step."""
+    folder, small = tmp_path / "chain", kernel(tmp_path, QUICK.replace("done", "suspended"))
+    chain(small, kaggle, print, folder=folder, max_sessions=1)
+    kernel(tmp_path, QUICK + "open('submission.csv', 'w')\n")
+    assert chain(small, kaggle, print, folder=folder).steps == [7, 7]
+    assert (folder / "output" / "submission.csv").is_file()
+
+
+def test_a_run_that_tells_no_steps_is_lived_with(tmp_path, server, kaggle):
+    story = chain(kernel(tmp_path, QUICK.replace("7", "None")), kaggle, print, folder=tmp_path / "chain")
+    assert (story.state, story.steps) == ("done", [0])
 
 
 def test_a_session_that_failed_after_it_brought_the_run_further_is_followed_by_another(tmp_path, server, kaggle):
