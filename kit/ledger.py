@@ -57,8 +57,8 @@ def read(folder: Path) -> list[Line]:
 
 
 def gap(line: Line) -> float | None:
-    """Validation accuracy minus public score; None where one is missing."""
+    """Public score minus validation accuracy, + for better than validation said; None where one is missing."""
     try:
-        return float(line["validation_accuracy"]) - float(line["public_score"])
+        return float(line["public_score"]) - float(line["validation_accuracy"])
     except ValueError:
         return None

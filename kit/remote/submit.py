@@ -21,6 +21,7 @@ from kit.submission import check
 
 DIGITS = 12  # of the sha256 that a message bears
 POLL = 10.0  # seconds between two looks at a score
+PATIENCE = 180  # looks
 WHEN = "%Y-%m-%d %H:%M:%S"
 Say = Callable[[str], None]
 
@@ -112,7 +113,8 @@ def refuse_twice(entry: Entry, kaggle: Kaggle, folder: Path) -> None:
         raise KitError(f"{entry.csv} was handed in on {before['handed_in']} as {before['ref']}{score}. It would score the same again.")
     if there := find(entry, kaggle):
         keep(entry, folder, there)
-        raise KitError(f"{entry.csv} was handed in on {there.date:%Y-%m-%d} as {there.ref}, Kaggle's list says. It is in the ledger now.")
+        when = f" on {there.date:%Y-%m-%d}" if there.date else ""
+        raise KitError(f"{entry.csv} was handed in{when} as {there.ref}, Kaggle's list says. It is in the ledger now.")
 
 
 def find(entry: Entry, kaggle: Kaggle) -> Any:
@@ -175,11 +177,11 @@ def create(kaggle: Kaggle, entry: Entry, token: str, say: Say) -> str:
             answer = kaggle.once(lambda client: client.competitions.competition_api_client.create_submission(wanted))
         except Unreachable as error:
             say(f"{error}; asking whether the submission arrived")
-            if pause is None:
-                raise KitError(f"{entry.csv} could not be handed in: {error}, {len(PAUSES) + 1} times. Try again later.") from None
-            kaggle.sleep(pause)
+            kaggle.sleep(pause or PAUSES[0])
             if there := find(entry, kaggle):
                 return str(there.ref)
+            if pause is None:
+                raise KitError(f"{entry.csv} could not be handed in: {error}, {len(PAUSES) + 1} times. Try again later.") from None
             continue
         if answer.ref:
             return str(answer.ref)
@@ -191,9 +193,9 @@ def create(kaggle: Kaggle, entry: Entry, token: str, say: Say) -> str:
 
 def wait_for_score(entry: Entry, kaggle: Kaggle, say: Say, folder: Path) -> Any:
     """Raises:
-    KitError: Kaggle could not score it.
+    KitError: Kaggle could not score it, or has not in half an hour.
     """
-    while True:
+    for _ in range(PATIENCE):
         there = find(entry, kaggle)
         state = there.status.name if there else "PENDING"
         if state == "ERROR":
@@ -203,11 +205,12 @@ def wait_for_score(entry: Entry, kaggle: Kaggle, say: Say, folder: Path) -> Any:
             say(f"public score {there.public_score}{described_gap(entry, there)}")
             return there
         kaggle.sleep(POLL)
+    raise KitError(f"{entry.csv} is handed in, without a score after {PATIENCE * POLL / 60:.0f} minutes. `kit ledger` asks for it later.")
 
 
 def described_gap(entry: Entry, there: Any) -> str:
     gap = ledger.gap({"validation_accuracy": str(entry.provenance.get("validation_accuracy")), "public_score": there.public_score or ""})
-    return "" if gap is None else f", validation said {entry.provenance['validation_accuracy']:.4f} ({-gap:+.4f})"
+    return "" if gap is None else f", validation said {entry.provenance['validation_accuracy']:.4f} ({gap:+.4f})"
 
 
 def keep(entry: Entry, folder: Path, there: Any) -> None:

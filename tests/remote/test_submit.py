@@ -87,6 +87,27 @@ def test_an_answer_that_is_lost_costs_no_second_submission(run, kaggle, server, 
     assert server.calls.count("upload") == 3
 
 
+def test_an_answer_that_is_lost_at_the_last_try_is_asked_for(run, kaggle, server, submissions, tmp_path):
+    server.faults["CreateSubmission"].extend([DROP_BEFORE] * 4 + [DROP_AFTER])
+    assert "handed in to ml2023spring-hw13 as 100" in hand_in(run, kaggle, tmp_path)[-2]
+    assert len(server.submissions) == 1
+
+
+def test_what_kaggles_list_never_shows_is_not_waited_for_for_ever(run, kaggle, server, submissions, tmp_path):
+    server.faults["ListSubmissions"].extend([b"{}"] * 999)  # an empty list
+    with pytest.raises(KitError, match=r"is handed in, without a score after 30 minutes\. `kit ledger` asks"):
+        hand_in(run, kaggle, tmp_path)
+    assert read(submissions)[0]["ref"] == "100"
+
+
+def test_a_list_that_tells_no_date_refuses_a_second_time_too(run, kaggle, server, submissions, tmp_path):
+    hand_in(run, kaggle, tmp_path)
+    (submissions / "ledger.csv").unlink()
+    del server.submissions[0]["date"]
+    with pytest.raises(KitError, match="was handed in as 100, Kaggle's list says"):
+        hand_in(run, kaggle, tmp_path)
+
+
 def test_what_can_not_be_handed_in_is_refused_before_anything_is_sent(run, kaggle, server, submissions, tmp_path):
     made = json.loads((run / "provenance.json").read_text())
     (run / "provenance.json").write_text(json.dumps(made | {"problems": ["99,891 parameters are over"]}))
