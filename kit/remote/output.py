@@ -1,7 +1,7 @@
 """What a session left on Kaggle, listed and fetched: whole files or none.
 
-The client's own download takes a server's error page for the file. Here a file gets its name when its length is the announced one, and
-a CSV or a packed student when its sha256 is the one that the run wrote down.
+The client's own download takes a server's error page for the file. Here a file gets its name when it came to its end, and a CSV or a packed
+student when its sha256 is the one that the run wrote down.
 """
 
 import hashlib
@@ -64,10 +64,14 @@ def contents(kaggle: Kaggle, ref: str, pattern: str = ".*") -> Iterator[tuple[st
     """Name and content of each file of a kernel's newest session whose whole name fits `pattern`, its provenance first.
 
     Raises:
-        KitError: no file that fits, or one that could not be fetched or is not what the run wrote.
+        KitError: no file that fits, or one that could not be fetched or is not what the run wrote; a pattern that is none.
     """
+    try:
+        wish = re.compile(pattern)
+    except re.error as error:
+        raise KitError(f"{pattern!r} is no regular expression ({error}). All CSVs are '.*\\.csv', all files '.*'.") from None
     files = {file.name: file for file in list_output(kaggle, ref)[0]}
-    fitting = [file for name, file in files.items() if re.fullmatch(pattern, name) and name != PROVENANCE]
+    fitting = [file for name, file in files.items() if wish.fullmatch(name) and name != PROVENANCE]
     if not fitting:
         raise KitError(f"The newest session of {ref} left no file that fits {pattern!r}. Has it ended? Look at its page.")
     written: dict[str, Any] = {}
@@ -125,10 +129,9 @@ def download(kaggle: Kaggle, file: OutputFile) -> bytes:
     for pause in (*PAUSES, None):
         try:
             answer = requests.get(file.url, timeout=kaggle.seconds)
-            announced = answer.headers.get("Content-Length")
-            if answer.ok and (announced is None or int(announced) == len(answer.content)):
-                return answer.content
-            reason = f"{answer.status_code} {answer.reason}, {len(answer.content):,} of {announced} bytes"
+            if answer.ok:
+                return answer.content  # urllib3 has compared its length, as it was sent, with the announced one
+            reason = f"{answer.status_code} {answer.reason}"
         except requests.exceptions.RequestException as error:
             reason = type(error).__name__
         if pause is not None:

@@ -16,7 +16,8 @@ WANTED = r"submission\.csv|student\.kit|run\.json|report\.html"
 
 
 def pull(kaggle: Kaggle, ref: str, name: str, folder: Path, pattern: str = WANTED, out: Path | None = None) -> list[Path]:
-    """Fetch a kernel's output into `folder`/<date>-`name`, with the kernel's version in its provenance and a line in the ledger.
+    """Fetch a kernel's output into `folder`/<date>-`name`, with the kernel's version in its provenance and a line in the ledger. Without
+    the CSV, nothing is said of where one came from that lies there.
 
     Args:
         pattern: a regular expression that a file's whole name must fit.
@@ -29,6 +30,8 @@ def pull(kaggle: Kaggle, ref: str, name: str, folder: Path, pattern: str = WANTE
     made |= {"kernel": ref, "kernel_version": newest_version(kaggle, ref).number, "pulled": time.strftime("%Y-%m-%d %H:%M:%S")}
     files[PROVENANCE] = (json.dumps(made, indent=2, ensure_ascii=False) + "\n").encode()
     place = out or free_place(folder, f"{time.strftime('%Y-%m-%d')}-{name}", files.get("submission.csv"))
+    if "submission.csv" not in files and (place / "submission.csv").exists():
+        del files[PROVENANCE]
     for file in files:
         if not (place / file).resolve().is_relative_to(place.resolve()):
             raise KitError(f"Kaggle lists a file {file!r}, which would be written outside of {place}. Nothing is kept.")

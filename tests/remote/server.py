@@ -4,6 +4,7 @@ The client has no setting for its endpoint. Told that its environment is LOCALHO
 a proxy that is reached on any port; with the HTTPS proxy set as well, nothing can leave the machine.
 """
 
+import gzip
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from urllib.parse import quote, unquote
 
 USER, KEY = "someone", "0123456789abcdef-the-key"
 DROP_BEFORE, DROP_AFTER = "the connection breaks before", "the connection breaks after"
+CUT, ZIPPED, ZIPPED_CUT = "a file without its end", "a file compressed on its way", "a compressed file without its end"
 
 
 @dataclass
@@ -70,10 +72,13 @@ class Server:
                 server.calls.append(method)
                 fault = server.faults[method].popleft() if server.faults[method] else None
                 content = Path(unquote(self.path.partition("/files")[2])).read_bytes()
-                self.send_response(fault or 200)
+                self.send_response(fault if isinstance(fault, int) else 200)
+                if fault in (ZIPPED, ZIPPED_CUT):
+                    self.send_header("Content-Encoding", "gzip")
+                    content = gzip.compress(content)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(content)
+                self.wfile.write(content[:-9] if fault in (CUT, ZIPPED_CUT) else content)
 
             def do_PUT(self):
                 server.calls.append("upload")

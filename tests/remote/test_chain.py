@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from server import DROP_AFTER, USER, Server, loopback
+from server import CUT, DROP_AFTER, USER, ZIPPED, ZIPPED_CUT, Server, loopback
 
 from kit.compress.pack import unpack
 from kit.errors import KitError
@@ -16,6 +16,7 @@ from kit.files import sha256_of
 from kit.remote.chain import Story, chain, read_story
 from kit.remote.client import connect
 from kit.remote.output import fetch, list_output
+from kit.remote.pull import pull
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 REF = f"{USER}/kit-small"
@@ -267,12 +268,30 @@ def test_output_is_fetched_whole_or_not_at_all(tmp_path, server, kaggle):
     server.faults["download"].extend([503, 500])
     (pulled,) = fetch(kaggle, REF, tmp_path / "pulled", "3.txt")
     assert pulled.read_text() == "3" * 100
+    server.faults["download"].extend([CUT, ZIPPED_CUT] + [ZIPPED] * 3)
+    (pulled,) = fetch(kaggle, REF, tmp_path / "pulled", "4.txt")
+    assert pulled.read_text() == "4" * 100
+    assert list(server.faults["download"]) == [ZIPPED] * 2
+    server.faults["download"].clear()
     server.faults["download"].extend([503] * 9)
     with pytest.raises(KitError, match=r"3\.txt could not be fetched \(503"):
         list(fetch(kaggle, REF, tmp_path / "again", "3.txt"))
     assert not (tmp_path / "again").exists()
     with pytest.raises(KitError, match="no file that fits 'csv'"):
         list(fetch(kaggle, REF, tmp_path / "again", "csv"))
+    with pytest.raises(KitError, match=r"'\*\.csv' is no regular expression \(.*\)\. All CSVs are '\.\*\\.csv', all files"):
+        list(fetch(kaggle, REF, tmp_path / "again", "*.csv"))
+
+
+def test_a_log_that_is_pulled_later_that_day_does_not_change_where_the_csv_came_from(tmp_path, server, kaggle):
+    folder = tmp_path / "submissions"
+    for number in range(2):
+        kernel(tmp_path, f"open('submission.csv', 'w').write('{number}')\nopen('log.txt', 'w').write('{number}')\n")
+        chain(tmp_path / "kernels" / "small", kaggle, print, folder=tmp_path / f"chain-{number}", max_sessions=1)
+        files = pull(kaggle, REF, "small", folder, "log.txt" if number else "submission.csv")
+    assert [file.read_text() for file in files] == ["1"]
+    (made,) = folder.glob("*/provenance.json")
+    assert json.loads(made.read_text())["kernel_version"] == 1
 
 
 @pytest.mark.slow
