@@ -1,7 +1,7 @@
 """`submissions/`: a folder for each submission, its CSV and where it came from, and ledger.csv, a line for each.
 
-A line is known by its CSV's sha256. A later CSV of the same name takes the place of one that was not handed in; the line of one that was
-stays for good.
+A line is known by its CSV's sha256. A later CSV of the same name takes the place of a provisional one; one that is final or was handed in
+stays, with its line, and the later one's folder gets a number.
 """
 
 from pathlib import Path
@@ -21,11 +21,21 @@ Line = dict[str, str]
 
 def file_away(folder: Path, name: str, csv: Path, provenance: dict[str, Any]) -> Path:
     """Keep a submission under `folder`: its CSV, where it came from, and a line in the ledger. Returns its folder."""
-    place = make_folder(folder / name)
+    place = make_folder(free_place(folder, name, sha256_of(csv)))
     write_durably(place / "submission.csv", csv.read_bytes())
     write_json(place / "provenance.json", provenance)
-    enter(folder, provenance | {"submission": name, "csv_sha256": sha256_of(csv)})
+    enter(folder, provenance | {"submission": place.name, "csv_sha256": sha256_of(csv)})
     return place
+
+
+def free_place(folder: Path, name: str, sha256: str) -> Path:
+    """`folder`/`name` for the CSV with that sha256, with a number where another one lies that stays."""
+    gives_way = {line["csv_sha256"] for line in read(folder) if line["state"] == "suspended" and not line["ref"]}
+    for place in [folder / name, *(folder / f"{name}-{number}" for number in range(2, 1000))]:
+        csv = place / "submission.csv"
+        if not csv.exists() or sha256_of(csv) in {sha256, *gives_way}:
+            return place
+    raise KitError(f"{folder} holds a thousand folders {name}-…: move them away.")
 
 
 def enter(folder: Path, values: dict[str, Any]) -> None:

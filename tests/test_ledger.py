@@ -29,6 +29,16 @@ def test_a_filed_submission_has_its_making_and_one_line(csv, tmp_path):
     assert shown(folder, "submission", "state") == [("record-1", "done"), ("boss-2", "done")]
 
 
+@pytest.mark.parametrize(("state", "ref"), [("suspended", "7"), ("done", "7"), ("done", "")])
+def test_a_csv_that_is_final_or_was_handed_in_stays_and_the_next_ones_folder_gets_a_number(csv, tmp_path, state, ref):
+    first = file_away(tmp_path, "record-1", csv(1), {"state": state})
+    enter(tmp_path, {"csv_sha256": read(tmp_path)[0]["csv_sha256"], "ref": ref})
+    second = file_away(tmp_path, "record-1", csv(2), {"state": "done"})
+    assert [(place / "submission.csv").read_bytes() for place in (first, second)] == [csv(1).read_bytes(), csv(2).read_bytes()]
+    assert shown(tmp_path, "submission", "ref") == [("record-1", ref), ("record-1-2", "")]
+    assert file_away(tmp_path, "record-1", csv(2), {"state": "done"}) == second
+
+
 def test_what_was_handed_in_keeps_its_line_when_its_folder_gets_another_csv(csv, tmp_path):
     file_away(tmp_path, "record-1", csv(1), {"validation_accuracy": 0.5})
     (line,) = read(tmp_path)

@@ -29,25 +29,17 @@ def pull(kaggle: Kaggle, ref: str, name: str, folder: Path, pattern: str = WANTE
     made = read_object(files.get(PROVENANCE, b"{}"))
     made |= {"kernel": ref, "kernel_version": newest_version(kaggle, ref).number, "pulled": time.strftime("%Y-%m-%d %H:%M:%S")}
     files[PROVENANCE] = (json.dumps(made, indent=2, ensure_ascii=False) + "\n").encode()
-    place = out or free_place(folder, f"{time.strftime('%Y-%m-%d')}-{name}", files.get("submission.csv"))
-    if "submission.csv" not in files and (place / "submission.csv").exists():
+    csv, place = files.get("submission.csv"), out or folder / f"{time.strftime('%Y-%m-%d')}-{name}"
+    sha256 = hashlib.sha256(csv or b"").hexdigest()
+    if csv is None and (place / "submission.csv").exists():
         del files[PROVENANCE]
+    elif csv is not None and out is None:
+        place = ledger.free_place(folder, place.name, sha256)
     for file in files:
         if not (place / file).resolve().is_relative_to(place.resolve()):
             raise KitError(f"Kaggle lists a file {file!r}, which would be written outside of {place}. Nothing is kept.")
     for file, content in files.items():
         write_durably(make_folder((place / file).parent) / (place / file).name, content)
-    if out is None and "submission.csv" in files and not made.get("partial"):
-        ledger.enter(folder, made | {"submission": place.name, "csv_sha256": hashlib.sha256(files["submission.csv"]).hexdigest()})
+    if out is None and csv is not None and not made.get("partial"):
+        ledger.enter(folder, made | {"submission": place.name, "csv_sha256": sha256})
     return [place / file for file in files]
-
-
-def free_place(folder: Path, name: str, csv: bytes | None) -> Path:
-    """`folder`/`name`, with a number where that already holds another CSV: it may have been handed in."""
-    for place in [folder / name, *(folder / f"{name}-{number}" for number in range(2, 1000))]:
-        try:
-            if csv is None or (place / "submission.csv").read_bytes() == csv:
-                return place
-        except OSError:
-            return place
-    raise KitError(f"{folder} holds a thousand folders {name}-…: move them away.")
