@@ -23,14 +23,15 @@ from kit.compress.recalibrate import recalibrate
 from kit.config.schema import Config, Prune, override
 from kit.console import Log
 from kit.data.cache import Photos, load_photos
-from kit.data.layout import find_dataset
 from kit.data.loader import CachedBatches
 from kit.data.order import Order
 from kit.device import choose_device
 from kit.errors import KitError
+from kit.files import make_folder
 from kit.models.cost import count_macs
 from kit.models.recognise import outputs_of
 from kit.models.students import count_parameters, widths_of
+from kit.stages.known import dataset_for
 from kit.stages.packing import pack_student, packed_size, rounded_by
 from kit.stages.photos import cached_batches
 from kit.stages.prune import RECALIBRATION
@@ -99,8 +100,9 @@ def compress(
     if by not in ("channels", "rank"):
         raise KitError(f"--by {by}: choose channels or rank.")
     limits, found = parse_limits(to), find_weights(source)
+    make_folder(out.parent)
     student, config = understand(found, name, assignments or [])
-    photos = read(data, cache, config, found.classes) if data else None
+    photos = read(source, data, cache, config, found.classes) if data else None
     classes = found.classes or (photos.classes if photos else tuple(map(str, range(outputs_of(found.weights) or 0))))
     before = count_parameters(student)
     yield f"{found.origin}: {config.student.name}, {before:,} parameters"
@@ -125,8 +127,8 @@ def compress(
         yield f"{predict.say(scores)}, not trained again"
 
 
-def read(data: Path, cache: Path, config: Config, classes: tuple[str, ...] | None) -> Photographs:
-    dataset = find_dataset(data, classes, config.data.holdout, config.train.seed)
+def read(source: Path, data: Path, cache: Path, config: Config, classes: tuple[str, ...] | None) -> Photographs:
+    dataset = dataset_for(source, classes, data, config)
     photos = load_photos(dataset.splits[:2], config.data.cache_side, cache, Log(), skip_bad=config.data.skip_bad)
     return Photographs(photos["training"], photos["validation"], dataset.classes)
 

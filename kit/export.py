@@ -14,11 +14,11 @@ from kit.compress.onnx import runner, to_int8, write_onnx
 from kit.config.schema import Config
 from kit.console import Log
 from kit.data.cache import Photos, load_photos
-from kit.data.layout import find_dataset
 from kit.data.order import Order
 from kit.data.squares import as_tensor
 from kit.errors import KitError
-from kit.files import write_durably
+from kit.files import make_folder, write_durably
+from kit.stages.known import dataset_for
 from kit.stages.weights import Found, find_weights, understand
 
 GRAPHS = ("onnx", "onnx-int8")
@@ -41,8 +41,9 @@ def export(
         KitError: there are none, or no such format.
     """
     found = find_weights(source)
+    make_folder(out.parent)
     if form in GRAPHS:
-        yield from export_graph(found, form, out, data, cache, name, assignments or [])
+        yield from export_graph(source, found, form, out, data, cache, name, assignments or [])
     else:
         if form not in WRITERS:
             raise KitError(f"There is no format {form!r}. Choose one of {', '.join((*WRITERS, *GRAPHS))}.")
@@ -51,7 +52,7 @@ def export(
 
 
 def export_graph(
-    found: Found, form: str, out: Path, data: Path | None, cache: Path, name: str | None, assignments: list[str]
+    source: Path, found: Found, form: str, out: Path, data: Path | None, cache: Path, name: str | None, assignments: list[str]
 ) -> Iterator[str]:
     """The folded student as an ONNX graph; in int8 with what that costs and gains on validation."""
     student, config = understand(found, name, assignments)
@@ -62,7 +63,7 @@ def export_graph(
         return
     if data is None:
         raise KitError("--format onnx-int8 needs photos to measure activations with: give --data.")
-    dataset = find_dataset(data, found.classes, config.data.holdout, config.train.seed)
+    dataset = dataset_for(source, found.classes, data, config)
     photos = load_photos(dataset.splits[:2], config.data.cache_side, cache, Log(), skip_bad=config.data.skip_bad)
     order = Order(len(photos["training"]), BATCH, config.train.seed)
     rows = [order.rows(step) for step in range(min(CALIBRATION, order.steps_per_epoch))]

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from conftest import as_folders
 from torch import nn
 
 from kit.compress.foreign import write_foreign
@@ -32,10 +33,11 @@ def test_limits_are_numbers_with_a_unit():
 
 
 def test_fewer_bits_come_before_fewer_channels_and_need_no_photos(tmp_path):
-    said = list(compress(student_file(tmp_path / "w.ckpt"), ["40kB"], tmp_path / "s.kit", None, tmp_path))
-    packed = unpack(tmp_path / "s.kit")
+    out = tmp_path / "new" / "s.kit"
+    said = list(compress(student_file(tmp_path / "w.ckpt"), ["40kB"], out, None, tmp_path))
+    packed = unpack(out)
     assert (packed.config.pack.bits, packed.parameters) == (5, count_parameters(build_student("hw13", (), 6)))
-    assert (tmp_path / "s.kit").stat().st_size <= 40_000
+    assert out.stat().st_size <= 40_000
     assert "at 5 bits, all parameters" in said[-1]
 
 
@@ -54,6 +56,12 @@ def test_bytes_that_four_bits_do_not_reach_are_reached_by_pruning(tmp_path, draw
     assert 19_000 < (tmp_path / "s.kit").stat().st_size <= 20_000
     list(compress(tmp_path / "s.kit", ["15000params"], tmp_path / "t.kit", drawn, tmp_path / "cache"))  # and again, from the packed one
     assert unpack(tmp_path / "t.kit").parameters <= 15_000
+
+
+def test_photos_of_other_classes_do_not_measure_it(tmp_path, drawn):
+    list(compress(student_file(tmp_path / "w.ckpt"), ["4bit"], tmp_path / "s.kit", drawn, tmp_path / "cache", None, SMALL))
+    with pytest.raises(KitError, match=r"s.kit knows other classes than the data has \('0' for '<script>x'\)"):
+        list(compress(tmp_path / "s.kit", ["4bit"], tmp_path / "t.kit", as_folders(drawn, tmp_path / "photos"), tmp_path / "cache"))
 
 
 def test_what_can_not_be_done_is_refused_with_what_to_do(tmp_path):

@@ -51,8 +51,8 @@ def test_a_run_without_checkpoints_gives_its_packed_student(tmp_path):
 
 def test_a_strangers_file_is_brought_into_another_format(tmp_path):
     write_foreign(tmp_path / "w.pkl", "hw7-16bit", {"a.weight": torch.ones(2, 2)})
-    said_by(tmp_path / "w.pkl", "ckpt", tmp_path / "w.ckpt")
-    assert read_foreign(tmp_path / "w.ckpt").weights["a.weight"].tolist() == [[1, 1], [1, 1]]
+    said_by(tmp_path / "w.pkl", "ckpt", tmp_path / "new" / "w.ckpt")
+    assert read_foreign(tmp_path / "new" / "w.ckpt").weights["a.weight"].tolist() == [[1, 1], [1, 1]]
 
 
 def test_an_empty_folder_and_an_unknown_format_are_refused(tmp_path):

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,13 @@ from torch import nn
 from kit import predict
 from kit.augment.views import evaluation_views
 from kit.compress.adjust import adjust_logits
+from kit.compress.pack import pack
+from kit.config.recipes import recipe
 from kit.config.schema import Data, Predict
 from kit.data.cache import Photos
-from kit.models.students import build_student
+from kit.errors import KitError
+from kit.models.students import build_student, widths_of
+from kit.score import predict_split
 
 DATA = Data(image_size=32, crop_pct=0.8, cache_size=40)
 
@@ -60,3 +66,40 @@ def test_a_class_without_a_training_photo_counts_as_one():
     student, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.randn(2, 4)
     found = adjust_logits(student, np.array([8, 1, 0]), 1.0)(x)
     assert torch.allclose(found, student(x) - torch.tensor([0.8, 0.1, 0.1]).log(), atol=1e-6)
+
+
+def knows(classes, place):
+    student = build_student("record", (), len(classes)).eval()
+    pack(place, student, recipe("sample"), widths_of(student), classes, {})
+    return place
+
+
+def sorted_into(names, drawn, place):
+    """The first photos of each class in a folder of its own, as many classes as names."""
+    for split in ("training", "validation"):
+        for label, name in enumerate(names):
+            (place / split / name).mkdir(parents=True)
+            for photo in sorted((drawn / split).glob(f"{label}_*"))[:5]:
+                shutil.copy(photo, place / split / name)
+    shutil.copytree(drawn / "evaluation", place / "evaluation")
+    return place
+
+
+@pytest.mark.parametrize("names", ["xyz", "ab", "abcd", "012"])
+def test_photos_of_other_classes_are_not_scored(names, drawn, tmp_path):
+    file, data = knows(tuple("abc"), tmp_path / "s.kit"), sorted_into(names, drawn, tmp_path / "photos")
+    with pytest.raises(KitError, match=r"s.kit knows other classes than the data has \(.*Give one that was trained on these classes"):
+        list(predict_split(file, data, tmp_path / "s.csv", "validation", tmp_path))
+
+
+def test_a_split_is_scored_in_the_students_order_of_classes_into_a_folder_that_is_made(drawn, tmp_path):
+    file, data = knows(tuple("cab"), tmp_path / "s.kit"), sorted_into("abc", drawn, tmp_path / "photos")
+    *said, last = predict_split(file, data, tmp_path / "new" / "s.csv", "validation", tmp_path)
+    assert [line.split()[0] for line in said[0].splitlines()[2:5]] == ["c", "a", "b"]
+    assert "on 15 validation photos" in said[1]
+    assert last.endswith("new/s.csv: 15 rows")
+
+
+def test_numbers_in_names_are_classes_by_their_place(drawn, tmp_path):
+    said = list(predict_split(knows(tuple("abcdefgh"), tmp_path / "s.kit"), drawn, tmp_path / "s.csv", "training", tmp_path))
+    assert "on 120 training photos" in said[1]
