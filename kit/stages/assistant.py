@@ -64,7 +64,7 @@ def read_teacher(file: Path, config: Config, classes: tuple[str, ...] | None) ->
 def refuse_other_classes(file: Path, theirs: tuple[str, ...], ours: tuple[str, ...] | None) -> None:
     if ours is not None and theirs != ours:
         found = next((f"{a!r} for {b!r}" for a, b in zip(theirs, ours, strict=False) if a != b), f"{len(theirs)} for {len(ours)}")
-        raise KitError(f"The teacher {file} knows other classes than the data has ({found}). Give one that was trained on these classes.")
+        raise KitError(f"{file} knows other classes than the data has ({found}). Give one that was trained on these classes.")
 
 
 def as_checkpoint(file: Path) -> Saved | None:
