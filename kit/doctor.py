@@ -1,16 +1,19 @@
 """`kit doctor`: each thing that a run leans on, what was found, and what to do about it."""
 
+import ast
 import os
 import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from rich.table import Table
+from rich.text import Text
 
 from kit.console import console
 from kit.errors import KitError
@@ -18,6 +21,7 @@ from kit.remote import credentials as secrets
 
 Verdict = Literal["ok", "note", "broken"]
 Finding = tuple[Verdict, str, str]  # verdict, what was found, what to do
+OPTIONAL = {"optuna", "ray", "onnx", "onnxruntime", "tensorboard"}  # asked for where they are wanted
 PAIRS = {"2.10": "0.25", "2.11": "0.26"}  # torch and the torchvision that fits it
 GIGABYTE = 1e9
 SECONDS = 10.0  # that Kaggle may be silent here
@@ -26,12 +30,14 @@ SECONDS = 10.0  # that Kaggle may be silent here
 def examine(data: Path | None, cache: Path) -> bool:
     """Print the table; True when nothing is broken."""
     table = Table("", "what", "found", "what to do", show_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"  # a long path is worth its lines
     works = True
     for name, look in checks(data, cache):
         verdict, found, remedy = look()
         works &= verdict != "broken"
         colour = {"ok": "green", "note": "yellow", "broken": "red"}[verdict]
-        table.add_row(f"[{colour}]{verdict}[/]", name, found, remedy)
+        table.add_row(f"[{colour}]{verdict}[/]", name, Text(found), Text(remedy))  # a path may hold what rich takes for markup
     console.print(table)
     return works
 
@@ -81,13 +87,20 @@ def device() -> Finding:
 
 
 def libraries() -> Finding:
-    missing = []
-    for name in ("timm", "torch-pruning", "albumentations", "pandas", "scikit-learn", "pydantic", "kaggle"):
-        try:
-            version(name)
-        except PackageNotFoundError:
-            missing.append(name)
+    missing = sorted(name for name in imported() if find_spec(name) is None)
     return ("broken", f"missing: {', '.join(missing)}", "pip install -r requirements.txt") if missing else ("ok", "all there", "")
+
+
+def imported() -> set[str]:
+    """The modules of others that the kit's files ask for, whichever way the kit was installed."""
+    found = set()
+    for file in Path(__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module)
+    return {name.partition(".")[0] for name in found} - set(sys.stdlib_module_names) - OPTIONAL - {"kit"}
 
 
 def disk(place: Path) -> Finding:

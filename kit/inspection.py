@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from kit.compress.pack import is_packed, read_checked, split, unpack
@@ -98,8 +99,9 @@ def as_table(layers: list[Layer]) -> Table:
         each = f"{layer.size * 8 / layer.parameters:.2f}" if layer.parameters and layer.size else ""
         shape = "×".join(map(str, layer.shape))
         macs = "?" if layer.macs is None else f"{layer.macs:,}" if layer.macs else ""
-        table.add_row(layer.name, shape, f"{layer.parameters:,}" if layer.parameters else "", macs, layer.stored, f"{layer.size:,}", each)
+        name, parameters = escape(layer.name), f"{layer.parameters:,}" if layer.parameters else ""
+        table.add_row(name, shape, parameters, macs, layer.stored, f"{layer.size:,}", each)
     table.add_section()
-    parameters, size, whole = sum(x.parameters for x in layers), sum(x.size for x in layers), sum(x.macs or 0 for x in layers)
-    table.add_row("in all", "", f"{parameters:,}", f"{whole:,}" if whole else "?", "", f"{size:,}", f"{size * 8 / max(parameters, 1):.2f}")
+    number, size, whole = sum(x.parameters for x in layers), sum(x.size for x in layers), sum(x.macs or 0 for x in layers)
+    table.add_row("in all", "", f"{number:,}", f"{whole:,}" if whole else "?", "", f"{size:,}", f"{size * 8 / max(number, 1):.2f}")
     return table

@@ -10,6 +10,7 @@ import torch
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from kit import doctor
 from kit.cli import main  # noqa: F401  brings the verbs
 from kit.cli.app import app
 from kit.errors import KitError
@@ -97,6 +98,23 @@ def test_doctor_finds_this_machine_fit_and_shows_the_data(drawn, tmp_path):
     result = invoke("doctor", "--data", str(drawn), "--cache", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert "120" in result.output
+
+
+def test_doctor_shows_a_long_path_with_brackets_whole(drawn, tmp_path):
+    place = tmp_path / "my [old] photos [/b]" / ("long" * 20)
+    place.parent.mkdir(parents=True)
+    place.symlink_to(drawn)
+    result = invoke("doctor", "--data", str(place), "--cache", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    shown = "".join(line.split("│")[2] for line in result.output.splitlines() if line.count("│") == 3).replace(" ", "")
+    assert f"/my[old]photos[/b]/{'long' * 20}training" in shown
+
+
+def test_doctor_names_each_library_that_the_kit_imports_and_is_not_there(monkeypatch):
+    assert doctor.libraries()[0] == "ok"
+    assert {"torch", "PIL", "safetensors", "jinja2", "torch_pruning", "kaggle"} <= doctor.imported()
+    monkeypatch.setitem(sys.modules, "safetensors", None)  # as if it were not installed
+    assert doctor.libraries()[:2] == ("broken", "missing: safetensors")
 
 
 def test_doctor_fails_for_a_folder_without_photos(tmp_path):

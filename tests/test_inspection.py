@@ -6,7 +6,7 @@ from kit.compress.foreign import write_foreign
 from kit.compress.pack import pack
 from kit.config.recipes import recipe
 from kit.config.schema import override
-from kit.console import Log
+from kit.console import Log, console
 from kit.errors import KitError
 from kit.inspection import inspect
 from kit.models.recognise import recognise
@@ -63,6 +63,15 @@ def test_a_teacher_is_recognised_and_a_stranger_is_listed_without_macs(tmp_path)
     table, summary = inspect(tmp_path / "odd.pkl", None)
     assert "HW7 pickle, 8 bit, unknown network, 14 parameters" in summary
     assert [row[:4] for row in rows(table)] == [["a", "4×3", "12", "?"], ["", "", "2", "?"], ["in all", "", "14", "?"]]
+
+
+def test_a_strangers_names_are_shown_as_they_are(tmp_path):
+    write_foreign(tmp_path / "w.ckpt", "ckpt", {"[red]a[/red].weight": torch.randn(4, 3), "[/b].weight": torch.randn(2)})
+    table, _ = inspect(tmp_path / "w.ckpt", None)
+    with console.capture() as shown:
+        console.print(table)
+    assert "[red]a[/red]" in shown.get()
+    assert "[/b]" in shown.get()
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
