@@ -75,7 +75,8 @@ def plot(figure: Plot) -> Markup:
     parts += [Markup('<span class="x" style="left:{}%">{:g}</span>').format(across(x), x) for x in columns]
     parts += [Markup('<span class="at" style="left:{}%">{}</span>').format(across(x), label) for x, label in figure.borders if label]
     if figure.level:
-        parts.append(Markup('<span class="on" style="top:{}%">{}</span>').format(down(figure.level[0]), figure.level[1]))
+        place = "on under" if float(down(figure.level[0])) < 10 else "on"  # above the plot the borders have their labels
+        parts.append(Markup('<span class="{}" style="top:{}%">{}</span>').format(place, down(figure.level[0]), figure.level[1]))
     parts += [Markup('<i class="{}" style="left:{}%;top:{}%"></i>').format(style, across(x), down(y)) for x, y, style in figure.dots]
     stretched = '<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">' + "".join(svg) + "</svg>"
     kind = "plot small" if figure.small else "plot"

@@ -1,5 +1,6 @@
 """The page in a real browser: chromium without a window, which says what it was refused."""
 
+import html
 import json
 import re
 import shutil
@@ -14,8 +15,14 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 QUIET = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-extensions", "--enable-logging=stderr", "--window-size=390,900",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
+
+# No window is as narrow as a phone, but a frame is.
+PHONE = """<!doctype html><iframe width="390" height="900" srcdoc="{}"></iframe><script>onload = () => {{
+  const page = document.querySelector("iframe").contentDocument.documentElement
+  document.title = `${{page.scrollWidth}} px in ${{page.clientWidth}}`
+}}</script>"""
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine (Debian: apt-get install chromium)")
 
@@ -32,10 +39,21 @@ def look(page, tmp_path):
     return said, {a["url"] for a in asked if "url" in a and a.get("initiator", "not an origin") != "not an origin"}, done.stdout
 
 
+def page_of(which, runs, tmp_path):
+    both = [read_run(runs.done), read_run(runs.suspended)]
+    return compare(both, tmp_path / "comparison.html") if which == "both" else getattr(runs, which) / "report.html"
+
+
+@pytest.mark.parametrize("which", ["done", "suspended", "both"])
+def test_nothing_is_wider_than_a_phone(runs, tmp_path, which):
+    framed = tmp_path / "phone.html"
+    framed.write_text(PHONE.format(html.escape(page_of(which, runs, tmp_path).read_text())))
+    assert "<title>390 px in 390</title>" in look(framed, tmp_path)[2]
+
+
 @pytest.mark.parametrize("which", ["done", "suspended", "both"])
 def test_the_page_has_no_error_and_asks_no_host(runs, tmp_path, which):
-    both = [read_run(runs.done), read_run(runs.suspended)]
-    page = compare(both, tmp_path / "comparison.html") if which == "both" else getattr(runs, which) / "report.html"
+    page = page_of(which, runs, tmp_path)
     said, urls, shown = look(page, tmp_path)
     assert said == []
     assert urls == set()

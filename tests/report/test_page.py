@@ -13,6 +13,7 @@ from kit.config.recipes import recipe
 from kit.config.schema import Predict, override
 from kit.errors import KitError
 from kit.pipeline import run
+from kit.report.figures import Line, Plot, plot
 from kit.report.page import looks, page
 from kit.report.run import read_run
 from kit.report.write import report, write_page
@@ -179,3 +180,9 @@ def test_a_session_without_the_time_leaves_the_page_out_and_says_so(tmp_path, lo
 def test_a_stage_that_is_half_done_shows_its_best_epoch(runs):
     history = [{"accuracy": 0.2}, {"accuracy": 0.5}, {"accuracy": 0.4}, {"loss": 1.0}]
     assert replace(read_run(runs.suspended), histories={"distil": history}).best_so_far("distil") == 0.5
+
+
+@pytest.mark.parametrize(("level", "place"), [(0.5, "on"), (0.96, "on under")])
+def test_a_level_near_the_top_leaves_the_place_above_the_plot_to_the_stages(level, place):
+    drawn = plot(Plot("", [Line("student", [(1, 0.0), (9, 0.9)])], borders=[(5, "fine-tuning")], level=(level, "teacher")))
+    assert re.search(r'<span class="(.+?)" style="top:.+?%">teacher</span>', drawn)[1] == place
