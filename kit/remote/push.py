@@ -287,7 +287,8 @@ def wait_for(pushed: Pushed, kaggle: Kaggle, say: Say) -> Ended:
 
     wanted = ApiGetKernelSessionStatusRequest()
     wanted.user_name, wanted.kernel_slug = pushed.ref.split("/")
-    state, said, seen = "", 0, []  # seen: when it was at work
+    state, said = "", 0
+    seen: list[float] = []  # first and last, when it was at work
     while True:
         answer = kaggle.ask(lambda client: client.kernels.kernels_api_client.get_kernel_session_status(wanted))
         if answer.status.name != state:
