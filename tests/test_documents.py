@@ -163,7 +163,8 @@ def test_settings_has_every_field_of_a_recipe_with_its_default_and_choices():
     assert [(name, one) for name, one in choices if f"`{one}`" not in rows[name][1]] == []
     for name, rules in COMPETITIONS.items():
         row = page.partition(f"\n| `{name}` | ")[2].partition("\n")[0]
-        assert row and all(f"{number:,}" in row for number in (rules.max_parameters, rules.max_bytes, rules.rows) if number), name
+        assert row, name
+        assert all(f"{number:,}" in row for number in (rules.max_parameters, rules.max_bytes, rules.rows) if number), name
 
 
 def test_settings_has_every_term_with_the_defaults_of_its_own_fields():
