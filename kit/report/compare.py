@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.config.schema import differences
+from kit.errors import KitError
 from kit.files import make_folder, write_durably
 from kit.report.figures import Line, Plot, plot
 from kit.report.render import percent, render, whole_percent
@@ -14,10 +15,16 @@ STYLES = ("c1", "c2", "c4", "c5", "c6", "c3")  # each has a dash of its own, for
 
 
 def compare(runs: list[Run], out: Path) -> Path:
-    """Write the page of several runs."""
+    """Write the page of several runs.
+
+    Raises:
+        KitError: more of them than there are lines to tell apart.
+    """
+    if len(runs) > len(STYLES):
+        raise KitError(f"{len(runs)} runs are too many: a page tells {len(STYLES)} apart. Make several, each with its --out.")
     names = distinct(runs)
     pairs = enumerate(zip(names, runs, strict=True))
-    marked: list[dict[str, Any]] = [{"name": name, "run": run, "style": STYLES[i % len(STYLES)]} for i, (name, run) in pairs]
+    marked: list[dict[str, Any]] = [{"name": name, "run": run, "style": STYLES[i]} for i, (name, run) in pairs]
     values = {
         "title": " · ".join(names),
         "runs": [entry | facts(entry["run"]) for entry in marked],

@@ -2,6 +2,9 @@
 
 import re
 
+import pytest
+
+from kit.errors import KitError
 from kit.report.compare import changes, compare, distinct
 from kit.report.run import read_run
 
@@ -27,3 +30,10 @@ def test_what_differs_between_configs_is_listed_a_value_a_run(runs):
 def test_runs_of_one_name_are_told_apart_by_their_folders(runs):
     assert distinct([read_run(runs.done), read_run(runs.done)]) == [str(runs.done)] * 2
     assert distinct([read_run(runs.done), read_run(runs.suspended)]) == ["done", "suspended"]
+
+
+def test_seven_runs_are_refused_since_two_of_them_would_look_alike(runs, tmp_path):
+    read = [read_run(runs.done)] * 7
+    assert "line c3" in compare(read[:6], tmp_path / "six.html").read_text()
+    with pytest.raises(KitError, match="tells 6 apart"):
+        compare(read, tmp_path / "seven.html")
