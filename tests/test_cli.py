@@ -35,7 +35,10 @@ def test_every_verb_says_what_for_and_shows_an_example_of_itself(verb):
     assert 20 < len(command.help) < 140
     assert "\n" not in command.help.strip()
     assert command.epilog.startswith(f"Example: `kit {verb}")
-    assert "Example: " in invoke(verb, "--help").output
+    shown = [line.rstrip() for line in invoke(verb, "--help").output.splitlines()]
+    assert any(line.startswith(" Example: ") for line in shown)
+    for example in re.findall(r"`(k[^`]+)`", command.epilog):  # to be copied: whole, with nothing after it, 80 columns wide
+        assert [line for line in shown if line.endswith(f" {example}")], example
 
 
 @pytest.mark.parametrize("verb", KIT.commands)

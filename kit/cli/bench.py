@@ -14,7 +14,7 @@ from kit.console import console
 
 @app.command(
     rich_help_panel="Files and checks",
-    epilog="Example: `kit bench feed --data Food-11 --json feed.json`, or `kit bench step --recipe record …`.",
+    epilog="Example: `kit bench feed --data Food-11 --json feed.json`\n\n`kit bench step --recipe record --data Food-11 --json step.json`",
 )
 def bench(
     name: Annotated[str, typer.Argument(metavar="NAME", help="feed, ingest, step, save or predict.")],

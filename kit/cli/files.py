@@ -12,9 +12,7 @@ from kit.console import console
 from kit.errors import KitError
 
 
-@app.command(
-    rich_help_panel="Files and checks", epilog="Example: `kit predict runs/record/student.kit --data Food-11 --out submission.csv`."
-)
+@app.command(rich_help_panel="Files and checks", epilog="Example: `kit predict runs/record/student.kit --data Food-11 --out answers.csv`")
 def predict(
     file: Annotated[Path, typer.Argument(metavar="FILE.kit", help="A packed student.")],
     data: Annotated[Path, typer.Option(help="Folder that holds the data set, at any depth.")],
@@ -32,7 +30,7 @@ def predict(
 
 @app.command(
     rich_help_panel="Files and checks",
-    epilog="Example: `kit inspect runs/record/student.kit`, or a .ckpt, .pt, .bin, .safetensors, or HW7's .pkl.",
+    epilog="Example: `kit inspect runs/record/student.kit`\n\nOr a .ckpt, .pt, .bin, .safetensors, or HW7's .pkl.",
 )
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A packed student, a run's checkpoint, or another program's weights.")],
@@ -53,7 +51,7 @@ def inspect(
 
 @app.command(
     rich_help_panel="Files and checks",
-    epilog="Example: `kit report runs/record`, or several side by side: `kit report runs/boss runs/record`.",
+    epilog="Example: `kit report runs/record`\n\nSeveral side by side: `kit report runs/boss runs/record`",
 )
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, finished or not.")],
@@ -73,7 +71,8 @@ def report(
 
 @app.command(
     rich_help_panel="Files and checks",
-    epilog="Example: `kit compress runs/record --to 40000params --to 6bit --data Food-11 --out small.kit`.",
+    epilog="Example: `kit compress runs/record --to 6bit --out small.kit`\n\n"
+    "`kit compress runs/record --to 40000params --data Food-11 --out s.kit`",
 )
 def compress(
     source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run's folder, a student.kit, or a file of weights.")],
@@ -95,7 +94,7 @@ def compress(
         say(line)
 
 
-@app.command(rich_help_panel="Files and checks", epilog="Example: `kit export runs/record --format hw7-8bit --out 8_bit_model.pkl`.")
+@app.command(rich_help_panel="Files and checks", epilog="Example: `kit export runs/record --format hw7-8bit --out 8_bit_model.pkl`")
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run's folder (its trained weights), a student.kit, or weights.")],
     form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="ckpt, hw7-8bit, hw7-16bit, safetensors, onnx or onnx-int8.")],
@@ -113,7 +112,7 @@ def export(
         say(line)
 
 
-@app.command(rich_help_panel="Files and checks", epilog="Example: `kit check runs/record --data Food-11`.")
+@app.command(rich_help_panel="Files and checks", epilog="Example: `kit check runs/record --data Food-11`")
 def check(
     file: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="A CSV, or a folder that holds submission.csv.")],
     data: Annotated[Path | None, typer.Option(help="Compare ids with this data set's evaluation photos.", show_default=False)] = None,
@@ -139,7 +138,7 @@ def check(
     say(f"{file}: fit for {rules}")
 
 
-@app.command(rich_help_panel="Files and checks", epilog="Example: `kit doctor --data Food-11`.")
+@app.command(rich_help_panel="Files and checks", epilog="Example: `kit doctor --data Food-11`")
 def doctor(
     data: DataOption = None,
     cache: CacheOption = None,
@@ -154,7 +153,7 @@ def doctor(
 
 @app.command(
     rich_help_panel="Files and checks",
-    epilog="Example: `kit students --image-size 96`, or widths for a limit: `kit students record deep --parameters 60000`.",
+    epilog="Example: `kit students --image-size 96`\n\nWidths for a limit: `kit students record deep --parameters 60000`",
 )
 def students(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="Which; default: all. timm/NAME works too.")] = None,

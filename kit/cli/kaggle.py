@@ -14,7 +14,7 @@ from kit.errors import KitError
 KernelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A folder of kernels/.")]
 
 
-@app.command(rich_help_panel="Kaggle", epilog="Example: `kit bundle record`, then `kaggle kernels push -p kernels/record`.")
+@app.command(rich_help_panel="Kaggle", epilog="Example: `kit bundle record`\n\nThen: `kaggle kernels push -p kernels/record`")
 def bundle(
     name: KernelArgument,
     notebook: Annotated[bool, typer.Option("--notebook", help="An .ipynb, to be imported in Kaggle's editor.")] = False,
@@ -36,7 +36,7 @@ def bundle(
 
 @app.command(
     rich_help_panel="Kaggle",
-    epilog="Example: `kit push record --wait`, or a quarter of a study's arms: `kit push study --study hw13 --shard 1/4`.",
+    epilog="Example: `kit push record --wait`\n\nA quarter of a study's arms: `kit push study --study hw13 --shard 1/4`",
 )
 def push(
     name: KernelArgument,
@@ -80,7 +80,7 @@ def share(study: str, arms: list[str], shard: str, seeds: int, user: str) -> tup
     return {"id": f"{user}/{slugify(title)}", "title": title}, {ORDER: part.model_dump_json()}
 
 
-@app.command(rich_help_panel="Kaggle", epilog="Example: `kit chain record`, left alone over night; started again it goes on.")
+@app.command(rich_help_panel="Kaggle", epilog="Example: `kit chain record`\n\nLeft alone over night; started again it goes on.")
 def chain(
     name: KernelArgument,
     max_sessions: Annotated[int | None, typer.Option(help="Stop after as many sessions.", show_default=False)] = None,
@@ -120,7 +120,7 @@ def chain(
     say(f"{story.ref}: {story.state} after {len(story.steps)} sessions, step {story.step:,}")
 
 
-@app.command(rich_help_panel="Kaggle", epilog="Example: `kit pull record`, or only the log: `kit pull record --pattern log.txt`.")
+@app.command(rich_help_panel="Kaggle", epilog="Example: `kit pull record`\n\nOnly the log: `kit pull record --pattern log.txt`")
 def pull(
     name: KernelArgument,
     pattern: Annotated[
@@ -143,7 +143,7 @@ def pull(
 
 
 @app.command(
-    rich_help_panel="Kaggle", epilog="Example: `kit submit runs/record`, or what was pulled: `kit submit submissions/2026-11-21-record`."
+    rich_help_panel="Kaggle", epilog="Example: `kit submit runs/record`\n\nWhat was pulled: `kit submit submissions/2026-11-21-record`"
 )
 def submit(
     place: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="A run's folder, one of submissions/, or a CSV.")],
@@ -165,7 +165,7 @@ def submit(
     hand_in(entry, connect(), say, submissions_folder() or entry.csv.parent, wait=wait)
 
 
-@app.command(rich_help_panel="Kaggle", epilog="Example: `kit ledger`.")
+@app.command(rich_help_panel="Kaggle", epilog="Example: `kit ledger`")
 def ledger(
     fetch: Annotated[bool, typer.Option(help="Ask Kaggle for the scores that are still missing.")] = True,
 ) -> None:

@@ -23,7 +23,7 @@ RecipeArgument = Annotated[
 
 @app.command(
     rich_help_panel="Runs",
-    epilog="Example: `kit run record --data Food-11 --budget 9h --out runs/record`. To go on with a run, give the same command again.",
+    epilog="Example: `kit run record --data Food-11 --budget 9h --out runs/record`\n\nTo go on with a run, give the same command again.",
 )
 def run(
     name: RecipeArgument,
@@ -92,7 +92,7 @@ def run(
 
 @app.command(
     rich_help_panel="Runs",
-    epilog="Example: `kit plan record --data Food-11 --budget 9h --quota 30h`, or with `--epochs auto` for what fits.",
+    epilog="Example: `kit plan record --data Food-11 --budget 9h --quota 30h`\n\nWith --epochs auto: as many epochs as fit.",
 )
 def plan(
     name: RecipeArgument,
@@ -140,7 +140,7 @@ def print_plan(config: Config) -> None:
     )
 
 
-@app.command(rich_help_panel="Runs", epilog="Example: `kit new pets --data ../pets`, then `kit run ./pets.py --data ../pets --tiny`.")
+@app.command(rich_help_panel="Runs", epilog="Example: `kit new pets --data ../pets`\n\nThen: `kit run ./pets.py --data ../pets --tiny`")
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The recipe's name; the file is ./NAME.py.")],
     data: Annotated[Path, typer.Option(help="Folder that holds the data set, at any depth.")],
@@ -152,7 +152,9 @@ def new(
         say(line)
 
 
-@app.command(rich_help_panel="Runs", epilog="Example: `kit sample photos`, then `kit run boss --data photos --tiny --set competition=any`.")
+@app.command(
+    rich_help_panel="Runs", epilog="Example: `kit sample photos`\n\nThen: `kit run boss --data photos --tiny --set competition=any`"
+)
 def sample(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write the photos.")],
     seed: Annotated[int, typer.Option(help="Equal seeds draw equal photos.")] = 0,
@@ -164,7 +166,7 @@ def sample(
     say(f"{folder}: {', '.join(f'{count} {name}' for name, count in SPLITS.items())} photos")
 
 
-@app.command(rich_help_panel="Runs", epilog="Example: `kit study hw13 --data Food-11 --budget 40m`; the same command goes on from there.")
+@app.command(rich_help_panel="Runs", epilog="Example: `kit study hw13 --data Food-11 --budget 40m`\n\nThe same command goes on from there.")
 def study(
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(STUDIES)}.")],
     data: DataOption = None,
