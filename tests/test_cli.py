@@ -83,6 +83,22 @@ def test_the_students_are_compared_and_solved_for_a_limit():
     assert "on the CPU with" in printed.replace("\n", " ")
 
 
+def test_a_dry_run_names_a_limit_of_bytes_too():
+    assert "limit 300,000 bytes" in invoke("run", "hw7", "--dry-run").output
+    both = invoke("run", "boss", "--dry-run", "--set", "limit=60000params+250kB").output
+    assert "limit 60,000 parameters and 250,000 bytes" in both
+
+
+def test_a_part_of_what_is_not_there_is_refused_with_the_form_that_sets_the_whole():
+    for assignment, form in {"prune.keep=0.6": """'prune={"keep": …}'.""", "distill.9.weight=2": "'distill=…'."}.items():
+        assert str(invoke("run", "record", "--dry-run", "--set", assignment).exception).endswith(form)
+
+
+def test_a_share_that_is_none_is_refused_by_the_name_of_its_option():
+    for share in ("5", "0", "-1"):
+        assert "Invalid value for '--subset'" in invoke("run", "record", "--dry-run", "--subset", share).output
+
+
 def test_unknown_names_are_refused_with_the_nearest():
     for words in (["run", "bos", "--dry-run"], ["run", "boss", "--dry-run", "--set", "train.epoch=3"]):
         result = invoke(*words)

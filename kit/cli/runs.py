@@ -33,7 +33,9 @@ def run(
         typer.Option(help="Folder for all that the run leaves; default: runs/RECIPE, with --tiny runs/RECIPE-tiny.", show_default=False),
     ] = None,
     budget: Annotated[str | None, typer.Option(help="This session's time, such as 9h or 30m; default: none.", show_default=False)] = None,
-    subset: Annotated[float, typer.Option(help="Stratified share of every split, for a smoke test on real photos.")] = 1.0,
+    subset: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Stratified share of every split, for a smoke test on real photos.")
+    ] = 1.0,
     teachers: TeacherOption = None,
     begin: Annotated[
         Path | None,
@@ -132,7 +134,8 @@ def print_plan(config: Config) -> None:
     classes = len(rules.classes) if rules.classes else 6
     parameters = count_parameters(build_student(config.student.name, widths_for(config.student, classes), classes))
     print(json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False))
-    limit = f"{rules.max_parameters:,}" if rules.max_parameters else "none"
+    limits = ((rules.max_parameters, "parameters"), (rules.max_bytes, "bytes"))
+    limit = " and ".join(f"{most:,} {what}" for most, what in limits if most) or "none"
     console.print(
         f"digest {config.digest()}, student {config.student.name} with {parameters:,} parameters for {classes} classes, limit {limit}, "
         f"{'pruned' if config.prune else 'not pruned'}",

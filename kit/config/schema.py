@@ -400,7 +400,8 @@ def step_into(place: Any, name: str, path: str) -> str | int:
     if isinstance(place, dict):
         near = difflib.get_close_matches(name, place, n=3) or places_of(name) or sorted(place)
         raise KitError(f"--set {path}: there is no {name!r} here. Nearest: {', '.join(near)}.")
-    raise KitError(f"--set {path}: {name!r} is not inside a section; set the whole of it as JSON instead.")
+    whole, form = path[: path.index(f".{name}")], f'{{"{name}": …}}' if place is None else "…"
+    raise KitError(f"--set {path}: {whole} has no {name!r} here; set the whole of it: --set '{whole}={form}'.")
 
 
 def places_of(field: str) -> list[str]:
