@@ -13,7 +13,10 @@ from typer.testing import CliRunner
 from kit import doctor
 from kit.cli import main  # noqa: F401  brings the verbs
 from kit.cli.app import app
+from kit.cli.files import FORMATS
+from kit.compress.foreign import WRITERS
 from kit.errors import KitError
+from kit.export import GRAPHS
 
 CAPTURED = {"capture_output": True, "text": True, "timeout": 60}
 KIT = get_command(app)
@@ -61,6 +64,27 @@ def test_the_shell_completes_verbs(shell, monkeypatch):
     environment = os.environ | words[shell] | {"_KIT_COMPLETE": f"complete_{shell}"}
     done = subprocess.run([sys.executable, "-c", "from kit.cli.main import app; app(prog_name='kit')"], env=environment, **CAPTURED)
     assert "plan" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "begun", "wanted"),
+    [
+        ("run", "name", "re", ["record"]),
+        ("plan", "name", "./", ["./mine.py"]),
+        ("study", "name", "ci", ["cifar-slim"]),
+        ("export", "form", "onnx", ["onnx", "onnx-int8"]),
+    ],
+)
+def test_the_shell_completes_values(verb, option, begun, wanted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").touch()
+    asked = next(param for param in KIT.commands[verb].params if param.name == option)
+    context = KIT.commands[verb].make_context(verb, [], resilient_parsing=True)
+    assert [item.value for item in asked.shell_complete(context, begun)] == wanted
+
+
+def test_help_names_every_format():
+    assert (*WRITERS, *GRAPHS) == FORMATS
 
 
 def test_an_unknown_verb_or_option_is_answered_with_the_nearest():

@@ -11,6 +11,8 @@ from kit.config.competitions import COMPETITIONS, competition
 from kit.console import console
 from kit.errors import KitError
 
+FORMATS = ("ckpt", "hw7-8bit", "hw7-16bit", "safetensors", "onnx", "onnx-int8")  # kit/export.py's, whose import takes seconds
+
 
 @app.command(rich_help_panel="Files and checks", epilog="Example: `kit predict runs/record/student.kit --data Food-11 --out answers.csv`")
 def predict(
@@ -97,7 +99,15 @@ def compress(
 @app.command(rich_help_panel="Files and checks", epilog="Example: `kit export runs/record --format hw7-8bit --out 8_bit_model.pkl`")
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run's folder (its trained weights), a student.kit, or weights.")],
-    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="ckpt, hw7-8bit, hw7-16bit, safetensors, onnx or onnx-int8.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}.",
+            autocompletion=lambda incomplete: list(FORMATS),
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The file to write.")],
     data: DataOption = None,
     student: Annotated[str | None, typer.Option(help="Its name, where the file does not tell; for onnx.", show_default=False)] = None,

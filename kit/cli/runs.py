@@ -16,8 +16,19 @@ from kit.console import console
 from kit.errors import KitError
 from kit.studies.catalogue import STUDIES, choose, find_study
 
+
+def recipes_here(incomplete: str) -> list[str]:
+    """What a shell completes."""
+    return [*RECIPES, *(f"./{file}" for file in sorted(Path().glob("*.py")))]
+
+
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help=f"One of {', '.join(RECIPES)}; or a file of your own, ./NAME.py (`kit new`).")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help=f"One of {', '.join(RECIPES)}; or a file of your own, ./NAME.py (`kit new`).",
+        autocompletion=recipes_here,
+    ),
 ]
 
 
@@ -171,7 +182,9 @@ def sample(
 
 @app.command(rich_help_panel="Runs", epilog="Example: `kit study hw13 --data Food-11 --budget 40m`\n\nThe same command goes on from there.")
 def study(
-    name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(STUDIES)}.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help=f"One of {', '.join(STUDIES)}.", autocompletion=lambda incomplete: list(STUDIES))
+    ],
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the arms' runs; default: runs/study-NAME.", show_default=False)] = None,
     docs: Annotated[
