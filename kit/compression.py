@@ -5,7 +5,6 @@ pruned student that isn't trained again loses many. A run's `prune` section trai
 teacher.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +19,7 @@ from kit.compress.lowrank import Ranks, factorise, ranks_in, ranks_within
 from kit.compress.pack import unpack
 from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import recalibrate
+from kit.config.competitions import read_limit
 from kit.config.schema import Config, Prune, override
 from kit.console import Log
 from kit.data.cache import Photos, load_photos
@@ -37,8 +37,6 @@ from kit.stages.photos import cached_batches
 from kit.stages.prune import RECALIBRATION
 from kit.stages.weights import find_weights, understand
 
-UNITS = {"params": 1, "MMACs": 1e6, "kB": 1e3, "MB": 1e6, "bit": 1, "B": 1}
-LIMIT = re.compile(rf"(?P<number>[\d_]+(\.\d+)?)\s*(?P<unit>{'|'.join(UNITS)})")
 FEWEST_BITS = 4  # that are tried before channels are removed; fewer cost more than pruning does
 
 
@@ -58,12 +56,12 @@ def parse_limits(words: list[str]) -> Limits:
     Raises:
         KitError: another word.
     """
-    limits, names = Limits(), {"params": "parameters", "MMACs": "macs", "bit": "bits"}
+    limits = Limits()
     for word in words:
-        match = LIMIT.fullmatch(word)
-        if not match:
-            raise KitError(f"--to {word}: write a number with its unit, such as 60000params, 20MMACs, 250kB or 4bit.")
-        limits = replace(limits, **{names.get(match["unit"], "bytes"): int(float(match["number"]) * UNITS[match["unit"]])})
+        limit = read_limit(word)
+        if limit is None:
+            raise KitError(f"--to {word}: write how many, more than none, with the unit: 60000params, 20MMACs, 250kB or 4bit.")
+        limits = replace(limits, **dict([limit]))
     if limits.bits and not 2 <= limits.bits <= 8:
         raise KitError(f"--to {limits.bits}bit: weights are packed in 2 to 8 bits.")
     return limits

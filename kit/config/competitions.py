@@ -7,6 +7,7 @@ needs none: `60000params`, `250kB` and `60000params+250kB` are names of what the
 import difflib
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 
 from kit.errors import KitError
 
@@ -49,7 +50,25 @@ COMPETITIONS = {
 }
 
 
-LIMIT = re.compile(r"(?P<number>[1-9]\d*)(?P<unit>params|kB)")
+UNITS = {
+    "params": ("parameters", 1),
+    "MMACs": ("macs", 10**6),
+    "B": ("bytes", 1),
+    "kB": ("bytes", 1_000),
+    "MB": ("bytes", 10**6),
+    "bit": ("bits", 1),
+}
+LIMIT = re.compile(rf"(?P<number>\d+(_\d+)*(\.\d+)?)(?P<unit>{'|'.join(UNITS)})")
+
+
+def read_limit(word: str) -> tuple[str, int] | None:
+    """`60000params` as ("parameters", 60000), `1.5kB` as ("bytes", 1500); None where it isn't one, or comes to no whole number."""
+    match = LIMIT.fullmatch(word)
+    if not match:
+        return None
+    what, size = UNITS[match["unit"]]
+    most = Decimal(match["number"]) * size
+    return (what, int(most)) if most == int(most) > 0 else None
 
 
 def competition(name: str) -> Competition:
@@ -60,10 +79,10 @@ def competition(name: str) -> Competition:
     """
     if name in COMPETITIONS:
         return COMPETITIONS[name]
-    limits = [LIMIT.fullmatch(part) for part in name.split("+")]
-    if all(limits):
-        most = {limit["unit"]: int(limit["number"]) for limit in limits if limit}
-        return Competition(f"a limit of {name}", max_parameters=most.get("params"), max_bytes=1_000 * most.get("kB", 0) or None)
+    limits = [read_limit(part) for part in name.split("+")]
+    if all(limit and limit[0] in ("parameters", "bytes") for limit in limits):
+        most = dict(limit for limit in limits if limit)
+        return Competition(f"a limit of {name}", max_parameters=most.get("parameters"), max_bytes=most.get("bytes"))
     near = difflib.get_close_matches(name, COMPETITIONS, n=3) or COMPETITIONS
     raise KitError(f"There is no competition {name!r}. Nearest: {', '.join(near)}; or a limit, such as 60000params or 250kB.")
 
