@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from kit.cli.app import app, say, submissions_folder
@@ -162,7 +164,12 @@ def submit(
     if dry_run:
         say(f"{entry.csv} would go to {entry.rules.slug} with the message: {entry.message()}")
         return
-    hand_in(entry, connect(), say, submissions_folder() or entry.csv.parent, wait=wait)
+    hand_in(entry, connect(), say, ledger_folder(), wait=wait)
+
+
+def ledger_folder() -> Path:
+    """Where ledger.csv lies: in the clone's submissions/, elsewhere in the working folder."""
+    return submissions_folder() or Path()
 
 
 @app.command(rich_help_panel="Kaggle", epilog="Example: `kit ledger`")
@@ -174,21 +181,35 @@ def ledger(
     from kit.remote.client import connect
     from kit.remote.submit import fetch_scores
 
-    folder = submissions_folder() or Path()
+    folder = ledger_folder()
     lines = book.read(folder)
     if not lines:
         raise KitError(f"There is no {folder / 'ledger.csv'} yet. A run of a whole data set in a clone's folder writes one.")
     if fetch and any(line["ref"] and not line["public_score"] for line in lines):
         fetch_scores(connect(), folder)
         lines = book.read(folder)
-    table = Table("submission", "made", "parameters", "bytes", "validation", "public", "gap", "private", "handed in", show_edge=False)
+    console.print(as_table(lines))
+
+
+def as_table(lines: list[dict[str, str]]) -> Table:
+    """The ledger in 80 columns: its numbers whole, long names folded, private scores where there are any. gap: public − validation."""
+    from kit.ledger import gap
+
+    private = ["private"] if any(line["private_score"] for line in lines) else []
+    table = Table(box=box.SIMPLE, show_edge=False, padding=0)
+    table.add_column("submission", overflow="fold")
+    for heading in ("made", "parameters", "bytes", "validation", "public", "gap", *private, "handed\nin"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for line in lines:
-        accuracy, gap = line["validation_accuracy"], book.gap(line)
+        accuracy, off = line["validation_accuracy"], gap(line)
         table.add_row(
-            *(line[name] for name in ("submission", "date", "parameters", "bytes")),
+            escape(line["submission"]),
+            line["date"][5:10],
+            *(line[name] for name in ("parameters", "bytes")),
             f"{float(accuracy):.4f}" if accuracy else "",
             line["public_score"],
-            "" if gap is None else f"{gap:+.4f}",
-            *(line[name] for name in ("private_score", "handed_in")),
+            "" if off is None else f"{off:+.4f}",
+            *(line["private_score"] for _ in private),
+            line["handed_in"][5:10],
         )
-    console.print(table)
+    return table

@@ -1,16 +1,18 @@
 """Handing in on a Kaggle on loopback: once, with its making, and the score beside the validation accuracy."""
 
+import io
 import json
-import os
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 from server import DROP_AFTER, DROP_BEFORE, KEY, Server, loopback
 
+from kit.cli.kaggle import as_table
 from kit.errors import KitError
 from kit.files import sha256_of
-from kit.ledger import read
+from kit.ledger import COLUMNS, read
 from kit.remote.client import connect
 from kit.remote.submit import fetch_scores, read_entry, submit
 
@@ -174,9 +176,21 @@ def test_the_private_score_has_its_own_column(run, kaggle, server, submissions, 
 
 def test_the_commands_hand_in_and_show_the_ledger(run, server, tmp_path):
     words = [sys.executable, "-m", "kit"]
-    how = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120, "env": os.environ | {"COLUMNS": "200"}}
+    how = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
     done = subprocess.run([*words, "submit", str(run), "--no-wait"], **how)
     assert "handed in to ml2023spring-hw13 as 100" in done.stdout, done.stderr
-    table = subprocess.run([*words, "ledger"], **{**how, "cwd": run})
+    table = subprocess.run([*words, "ledger"], **how)
     assert "0.5232" in table.stdout, table.stderr
+    assert not (run / "ledger.csv").exists()
     assert KEY not in done.stdout + done.stderr + table.stdout + table.stderr
+
+
+def test_the_ledger_is_read_in_80_columns():
+    one = {"submission": "2026-11-21-a-rather-[long]-name", "date": "2026-11-21 03:00:00", "parameters": "59674", "bytes": "261401"}
+    one |= {"validation_accuracy": "0.52321", "public_score": "0.51938", "handed_in": "2026-11-22 04:00:00"}
+    for private in ("", "0.51111"):
+        page = io.StringIO()
+        Console(file=page, width=80).print(as_table([dict.fromkeys(COLUMNS, "") | one | {"private_score": private}]))
+        rows = [line.split(" ", 1) for line in page.getvalue().splitlines()[3:]]
+        assert rows[0][1].split() == ["11-21", "59674", "261401", "0.5232", "0.51938", "-0.0038", *private.split(), "11-22"]
+        assert "".join(name for name, _ in rows) == one["submission"]
