@@ -75,7 +75,7 @@ def run(
     from kit.pipeline import run as run_pipeline
     from kit.train.budget import Budget, parse_duration
 
-    out = out or Path("runs") / f"{config.recipe}{'-tiny' if tiny else ''}"
+    out = out or Path("runs") / config.recipe
     limit = Budget(parse_duration(budget) if budget else None)
     if data is None:
         if name != "sample":
