@@ -8,10 +8,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
 from kit.config.schema import Config
+from kit.console import console
 from kit.errors import KitError
 from kit.pipeline import run
 from kit.train.budget import EXIT, Budget, say_duration
@@ -29,10 +31,20 @@ class Measured:
 
 def measure(config: Config, data: Path, cache: Path, teachers: Sequence[Path]) -> Measured:
     """One epoch of every stage and the whole finish, in a folder that is thrown away."""
-    budget = Budget(None)
+    budget, shortest = Budget(None), with_epochs(config, teacher=1, distil=1, finetune=1, lowrank=1, qat=1)
+    last = [stage for stage, epochs in epochs_of(shortest).items() if epochs][-1]
+
+    def hush(stage: str, history: list[dict[str, Any]]) -> None:
+        """What is said after the last epoch is of files that will be gone."""
+        console.quiet = bool(history) and stage.startswith(last)
+
     with tempfile.TemporaryDirectory(prefix="kit-plan-") as folder:
-        shortest = with_epochs(config, teacher=1, distil=1, finetune=1, lowrank=1, qat=1)
-        run(shortest, data, Path(folder), cache=cache, budget=budget, teacher_files=teachers)
+        try:
+            run(shortest, data, Path(folder), cache=cache, budget=budget, teacher_files=teachers, watch=hush)
+        finally:
+            console.quiet = False
+    if budget.stop:
+        raise KitError(f"{budget.stop} before everything was measured. The same command begins anew.")
     # the last of several steps of pruning stands for all
     trained = [stage for stage in STAGES if stage != "prune"]
     seconds = {stage: sum((budget.spent[f"{stage} {kind}"] for kind in KINDS), 0.0) for stage in trained}

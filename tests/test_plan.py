@@ -1,9 +1,18 @@
-import pytest
+import os
+import signal
+import time
+from threading import Thread
 
+import pytest
+from typer.testing import CliRunner
+
+from kit.cli import main  # noqa: F401  brings the verbs
+from kit.cli.app import app
 from kit.config.recipes import recipe
 from kit.config.schema import override
+from kit.console import console
 from kit.errors import KitError
-from kit.plan import Measured, fit_epochs, sessions, total, with_epochs
+from kit.plan import Measured, fit_epochs, measure, sessions, total, with_epochs
 
 HOUR = 3600
 BOSS = override(recipe("boss"), ["train.patience=null"])
@@ -28,6 +37,29 @@ def test_the_epochs_that_are_found_fill_the_quota_and_one_more_would_not_fit(quo
     found = fit_epochs(BOSS, measured, 2 * HOUR, quota * HOUR).train.epochs
     more = with_epochs(BOSS, distil=found + 1)
     assert total(with_epochs(BOSS, distil=found), measured, 2 * HOUR) <= quota * HOUR < total(more, measured, 2 * HOUR)
+
+
+def test_a_plan_says_what_it_is_and_names_no_file_that_is_gone_when_it_is_read(drawn, tmp_path):
+    small = [word for field in ("data.image_size=32", "data.cache_size=32", "train.batch_size=16") for word in ("--set", field)]
+    words = ["plan", "sample", "--data", str(drawn), "--cache", str(tmp_path), *small]
+    first, *lines = CliRunner().invoke(app, words).output.splitlines()
+    assert first == "one epoch of everything is measured; nothing of it is kept"
+    assert any(line.startswith("finetune: 1 epochs of") for line in lines)
+    assert not any(name in line for line in lines for name in ("student.kit", "submission.csv", "report.html", "session 1:"))
+    assert lines[-1].startswith("kit run sample --data")
+    assert not console.quiet
+
+
+def stop_when_photos_are_read(cache):
+    while not list(cache.iterdir()):
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_plan_that_is_stopped_gives_no_figures(drawn, tmp_path):
+    Thread(target=stop_when_photos_are_read, args=(tmp_path,), daemon=True).start()
+    with pytest.raises(KitError, match="SIGTERM came before everything was measured"):
+        measure(recipe("sample").tiny(), drawn, tmp_path, ())
 
 
 def test_what_can_not_be_planned_is_refused_in_words():

@@ -124,6 +124,7 @@ def plan(
 
     number = [f"train.epochs={epochs}"] if epochs and epochs != "auto" else []
     config, length, all_hours = override(find_recipe(name), (assignments or []) + number), parse_duration(budget), parse_duration(quota)
+    say("one epoch of everything is measured; nothing of it is kept")
     measured = planning.measure(config, data, cache_folder(cache), teachers or ())
     if epochs == "auto":
         config = planning.fit_epochs(config, measured, length, all_hours)
