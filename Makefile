@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 /usr/bin/python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
 smoke: $(READY)  ## the main job on photos that the kit draws itself
-	rm -rf runs/smoke
+	@! grep -qs '^  "state": "done"' runs/smoke/run.json || rm -rf runs/smoke  # one that was stopped goes on
 	$(VENV)/bin/kit run sample --out runs/smoke --cache runs/smoke/cache
 	$(VENV)/bin/kit check runs/smoke --data runs/smoke/photos
 
