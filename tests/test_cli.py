@@ -70,6 +70,7 @@ def test_the_shell_completes_verbs(shell, monkeypatch):
     ("verb", "option", "begun", "wanted"),
     [
         ("run", "name", "re", ["record"]),
+        ("push", "name", "m", ["mine"]),
         ("plan", "name", "./", ["./mine.py"]),
         ("study", "name", "ci", ["cifar-slim"]),
         ("export", "form", "onnx", ["onnx", "onnx-int8"]),
@@ -78,6 +79,8 @@ def test_the_shell_completes_verbs(shell, monkeypatch):
 def test_the_shell_completes_values(verb, option, begun, wanted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").touch()
+    (tmp_path / "kernels" / "mine").mkdir(parents=True)
+    (tmp_path / "kernels" / "mine" / "main.py").touch()
     asked = next(param for param in KIT.commands[verb].params if param.name == option)
     context = KIT.commands[verb].make_context(verb, [], resilient_parsing=True)
     assert [item.value for item in asked.shell_complete(context, begun)] == wanted

@@ -13,7 +13,13 @@ from kit.config.competitions import COMPETITIONS
 from kit.console import console
 from kit.errors import KitError
 
-KernelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A folder of kernels/.")]
+
+def kernels_here(incomplete: str) -> list[str]:
+    """What a shell completes."""
+    return sorted(head.parent.name for head in Path("kernels").glob("*/main.py"))
+
+
+KernelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A folder of kernels/.", autocompletion=kernels_here)]
 
 
 @app.command(rich_help_panel="Kaggle", epilog="Example: `kit bundle record`\n\nThen: `kaggle kernels push -p kernels/record`")
