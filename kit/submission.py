@@ -27,9 +27,9 @@ def read_csv(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
-        raise KitError(f"There is no submission {path}.") from None
+        raise KitError(f"There is no submission {path}. Give a run's folder, one of submissions/, or a CSV.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise KitError(f"{path} is no CSV: {error}.") from None
+        raise KitError(f"{path} is no CSV in UTF-8 ({error}). Take the run's own submission.csv.") from None
 
 
 def problems(table: pd.DataFrame, rules: Competition, classes: int, ids: list[str] | None = None) -> list[str]:

@@ -9,6 +9,7 @@ from collections import deque
 import pytest
 from server import Server, loopback
 
+from kit.errors import KitError
 from kit.remote.client import connect, no_credentials
 
 
@@ -55,6 +56,23 @@ def server(monkeypatch):
     yield from loopback(monkeypatch, Server())
 
 
+def test_an_earlier_output_that_is_not_there_is_no_new_beginning(drawn, tmp_path):
+    assert "no folder nothere to go on from" in kit(tmp_path, "run", "sample", "--tiny", "--data", str(drawn), "--resume-from", "nothere")
+
+
+def test_photos_that_are_there_are_not_said_to_be_drawn(drawn, tmp_path):
+    assert "already, and nothing was drawn" in kit(tmp_path, "sample", str(drawn), "--seed", "7")
+
+
+def test_options_of_a_study_are_for_its_kernel(tmp_path):
+    for words in (["smoke", "--study", "hw13"], ["study"], ["record", "--arm", "boss"]):
+        assert "kit push study --study NAME" in kit(tmp_path, "push", *words)
+
+
+def test_a_section_given_as_a_word_is_answered_with_its_form(tmp_path):
+    assert "write prune.FIELD=VALUE" in kit(tmp_path, "run", "sample", "--dry-run", "--set", "prune=none")
+
+
 def test_doctor_sees_that_a_token_is_wrong(server):
     """Kaggle's other refusals leave the GPU time unknown, and no more."""
     from kit.doctor import kaggle
@@ -74,5 +92,11 @@ def test_a_token_file_that_holds_none_is_named(monkeypatch, tmp_path):
     assert "There are no Kaggle credentials" in no_credentials()
     (tmp_path / "kaggle.json").write_text("{oops")
     assert f"{tmp_path / 'kaggle.json'} holds no token that can be read" in no_credentials()
+    (tmp_path / "kaggle.json").write_text('"KGAT_saved-with-its-quotes"')
+    with pytest.raises(KitError, match=r"kaggle\.json holds no token that can be read"):
+        connect()
+    (tmp_path / "kaggle.json").write_text('{"key": "0123456789abcdef0123456789abcdef"}')
+    assert f"{tmp_path / 'kaggle.json'} holds a key and no user name" in no_credentials()
+    (tmp_path / "kaggle.json").unlink()
     (tmp_path / "access_token").write_text("KGAT_expired-long-ago")
     assert f"does not take what {tmp_path / 'access_token'} holds. The token is wrong" in no_credentials()

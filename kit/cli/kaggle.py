@@ -63,6 +63,8 @@ def push(
     from kit.remote.client import connect, kernel_folder
     from kit.train.budget import parse_duration
 
+    if (name == "study") != bool(study) or (not study and (arms or shard != "1/1" or seeds != 1)):
+        raise KitError("--study, --arm, --shard and --seeds are the kernel study's, which needs the first: kit push study --study NAME.")
     kernel, kaggle = kernel_folder(name), connect()
     changes, environment = share(study, arms or [], shard, seeds, kaggle.user) if study else ({}, {})
     if dry_run:

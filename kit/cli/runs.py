@@ -83,6 +83,9 @@ def run(
                 f"kit run {name} needs --data DIR, the folder that holds training/ and evaluation/. `kit run sample` needs none."
             )
         data = draw_dataset(out / "photos")
+    for place in attached or ():
+        if not place.is_dir():
+            raise KitError(f"There is no folder {place} to go on from. Give the folder of an earlier output, or leave out --resume-from.")
     record = run_pipeline(
         config,
         data,
@@ -177,6 +180,8 @@ def sample(
     """Draw a small data set in the HW13 layout: six kinds of shapes that colour alone can't tell apart."""
     from kit.data.draw import SPLITS, draw_dataset
 
+    if there := [name for name in SPLITS if (folder / name).exists()]:
+        raise KitError(f"{folder} holds {there[0]}/ already, and nothing was drawn. Choose another folder, or remove it.")
     draw_dataset(folder, seed)
     say(f"{folder}: {', '.join(f'{count} {name}' for name, count in SPLITS.items())} photos")
 

@@ -382,6 +382,8 @@ def in_words(error: ValidationError) -> str:
         name = ".".join(map(str, e["loc"])) or "config"
         near = difflib.get_close_matches(str(e["loc"][-1]), all_fields(), n=3) if e["type"] == "extra_forbidden" else []
         says = f"there is no such field. Nearest: {', '.join(near)}" if near else e["msg"]
+        if e["type"] == "model_type":
+            says = f"a section: write {name}.FIELD=VALUE, or the whole as JSON with double quotes, or null where none is allowed"
         details.append(f"{name}: {says} (got {e['input']!r:.80})")
     return "; ".join(details)
 

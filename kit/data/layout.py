@@ -146,6 +146,8 @@ def locate(root: Path) -> tuple[Path, dict[str, Path] | records.Kind]:
     """The folder that holds a training and an evaluation split, and its split folders or what kind of records it holds."""
     if is_archive(root):
         raise KitError(f"{root} is an archive. Unpack it and give the folder.")
+    if root.is_file():
+        raise KitError(f"{root} is a file. Give --data the folder that holds training/ and evaluation/, or one above it.")
     if not root.is_dir():
         raise KitError(f"There is no folder {root}. Give --data the folder that holds training/ and evaluation/, or one above it.")
     found: list[tuple[Path, dict[str, Path] | records.Kind]] = []

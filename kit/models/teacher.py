@@ -37,7 +37,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise KitError(f"There is no teacher file {file}.") from None
+        raise KitError(f"There is no teacher file {file}. Without --teacher the run trains its own.") from None
     except Exception as error:  # bytes that are no checkpoint fail in the restricted unpickler in any way they like
         raise KitError(
             f"{file} is no checkpoint that can be read safely ({(str(error).splitlines() or ['?'])[0].partition('. ')[0][:120]}). "

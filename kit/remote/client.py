@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.errors import KitError
-from kit.remote.credentials import credentials, hide, token_files
+from kit.remote.credentials import account, credentials, hide, token_files
 
 PAUSES = (2, 5, 15, 45)  # seconds before asking again
 PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -145,13 +145,16 @@ def connect() -> Kaggle:
                 api.authenticate()
         except Unreachable as error:
             raise KitError(f"Your token could not be checked: {error}. Try again later.") from None
-        except SystemExit:
+        except (SystemExit, AttributeError, TypeError):  # the last two: a kaggle.json that is JSON and no object
             raise KitError(no_credentials()) from None
     return Kaggle(api)
 
 
 def no_credentials() -> str:
-    if there := ", ".join(credentials()):
+    there = ", ".join(credentials())
+    if there and not account() and all(source == "KAGGLE_KEY" or source.endswith("kaggle.json") for source in credentials()):
+        return f"{there} holds a key and no user name: set KAGGLE_USERNAME, too (in kaggle.json `username`)."
+    if there:
         return f"Kaggle does not take what {there} holds. {REMEDIES[401]}"
     if empty := ", ".join(str(file) for file in token_files() if file.exists()):
         return f"{empty} holds no token that can be read. Make one on kaggle.com/settings and save it as ~/.kaggle/access_token."

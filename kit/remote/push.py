@@ -115,7 +115,7 @@ def judge(metadata: dict[str, Any], answer: Any) -> Pushed:
     """
     if answer.error:
         wait = " --patience 2h waits for a free one." if FULL in answer.error.lower() else ""
-        raise KitError(hide(f"Kaggle did not take {metadata['id']}: {answer.error}.{wait}"))
+        raise KitError(hide(f"Kaggle did not take {metadata['id']}: {answer.error.rstrip('.')}.{wait}"))
     if not answer.version_number:
         raise KitError(f"Kaggle gave {metadata['id']} no version number. Look at its page before you push again.")
     pushed = Pushed(metadata["id"], answer.version_number, answer.url or page(metadata))

@@ -107,8 +107,9 @@ def test_classifier_frozen_stem_and_what_a_norm_over_channels_sees_stay_whole():
     stem = next(m for m in build_student("boss", (), 5).modules() if isinstance(m, FrozenStem))
     assert stem[0].out_channels == 64
     assert all("stem" not in group.name and group.name != "fc" for group in find_groups(trained_looking("boss"), 64))
-    # the last convolution of a network without a linear layer gives the classes
-    normed = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.Conv2d(8, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1))
+    normed = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.Conv2d(8, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
+    )
     assert [group.name for group in find_groups(normed, 8)] == ["2"]
 
 

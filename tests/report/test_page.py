@@ -177,6 +177,14 @@ def test_a_session_without_the_time_leaves_the_page_out_and_says_so(tmp_path, lo
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_session_that_was_killed_has_a_line_on_the_page_and_no_figures(runs, tmp_path, place):
+    record = json.loads((shutil.copytree(runs.done, tmp_path / "run") / "run.json").read_text())
+    killed = {name: record["sessions"][0][name] for name in ("started", "process", "command", "device")}
+    record["sessions"] = [*record["sessions"][:place], killed, *record["sessions"][place + 1 :]]
+    assert "<td>killed</td>" in page(replace(read_run(tmp_path / "run"), record=record))
+
+
 def test_a_stage_that_is_half_done_shows_its_best_epoch(runs):
     history = [{"accuracy": 0.2}, {"accuracy": 0.5}, {"accuracy": 0.4}, {"loss": 1.0}]
     assert replace(read_run(runs.suspended), histories={"distil": history}).best_so_far("distil") == 0.5
@@ -185,4 +193,4 @@ def test_a_stage_that_is_half_done_shows_its_best_epoch(runs):
 @pytest.mark.parametrize(("level", "place"), [(0.5, "on"), (0.96, "on under")])
 def test_a_level_near_the_top_leaves_the_place_above_the_plot_to_the_stages(level, place):
     drawn = plot(Plot("", [Line("student", [(1, 0.0), (9, 0.9)])], borders=[(5, "fine-tuning")], level=(level, "teacher")))
-    assert re.search(r'<span class="(.+?)" style="top:.+?%">teacher</span>', drawn)[1] == place
+    assert re.search(r'<span class="([a-z ]+)" style="top:[\d.]+%">teacher</span>', drawn)[1] == place
