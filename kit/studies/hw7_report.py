@@ -32,13 +32,14 @@ def hw7_report() -> Study:
         "Published are validation accuracies on Food-11."
     )
     remarks = (
-        "**Teachers.** The strong teacher's student is ahead of the one that learns alone, as published. The weak one's is not: after "
-        "twelve epochs a ResNet-18 from new weights knows hardly more than its student.",
-        "**One size.** Depthwise convolutions are ahead of distilled plain ones by about a point, as published, with a third more "
-        "parameters, as published, too. At equal parameters little of that is left, with a teacher or without. The big network is no "
-        "better than the small ones: a third of the photos and twelve epochs are not enough for it, nor for what it could teach.",
-        "**Pruning.** Both ways are better than random at every size; which of the two is better changes from size to size. A tenth of the "
-        "parameters goes for nothing: the epochs after it bring more than it took.",
+        "**Teachers.** The strong teacher's student is the first of the three and the weak one's the last, and no two are told apart: "
+        "after twelve epochs a ResNet-18 from new weights knows hardly more than its student.",
+        "**One size.** Depthwise convolutions are ahead of distilled plain ones by a point, published are two, with a third more "
+        "parameters, as published; that is not told from chance. At equal parameters less of it is left, with a teacher or without. The "
+        "big network is no better than the small ones: a third of the photos and twelve epochs are not enough for it, nor for what it "
+        "could teach.",
+        "**Pruning.** A tenth of the parameters goes for nothing: the epochs after it bring more than it took. Slimming is better than as "
+        "many at random, and than magnitude where 70 or 50 % are left.",
         "**Groups.** The other way round than published: as many groups as channels are best. At equal parameters that network is the "
         "widest, and learns fastest; the published ones were trained to their end.",
     )
