@@ -24,6 +24,7 @@ SPLITS = {
 }
 UNLABELLED = ("unlabelled", "unlabeled")
 PHOTO = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini")
 FLAT_NAME = re.compile(r"(\d+)_.+")
 
 
@@ -70,13 +71,14 @@ class Dataset:
     evaluation: Split
     held_out: bool = False  # validation was taken from training
     unlabelled: Split | None = None  # more photos of the kind of training's
+    strange: tuple[Path, ...] = ()  # files beside the photos that are none the kit reads
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:
         return self.training, self.validation, self.evaluation
 
     def counts(self) -> str:
-        """One line a split: its size and its photos per class; and which classes have none to learn from."""
+        """One line a split: its size and its photos per class; which classes have none to learn from, and which files are passed over."""
         lines = []
         for split in self.splits:
             per_class = "unlabelled"
@@ -88,6 +90,8 @@ class Dataset:
             lines[1] += " (held out of training)"
         if missing := [name for name, n in zip(self.classes, self.training.per_class(len(self.classes)), strict=True) if not n]:
             lines.append(f"no training photo of {', '.join(missing)}: is the archive unpacked whole?")
+        if self.strange:
+            lines.append(f"passed over, since it is no photo of a kind that is read: {self.strange[0]}, and {len(self.strange) - 1:,} more")
         return "\n".join(lines)
 
 
@@ -116,8 +120,9 @@ def find_dataset(root: Path, classes: tuple[str, ...] | None, holdout: float, se
     else:
         keep, held = stratify(training, holdout, seed, "data.holdout")
         training, validation = training.take(keep), training.take(held, "validation")
-    evaluation = read_evaluation(parts["evaluation"], names)
-    return Dataset(folder, names, training, validation, evaluation, "validation" not in parts, read_unlabelled(folder, parts["training"]))
+    evaluation, more = read_evaluation(parts["evaluation"], names), read_unlabelled(folder, parts["training"])
+    strange = tuple(file for part in parts.values() for file in strangers(part))
+    return Dataset(folder, names, training, validation, evaluation, "validation" not in parts, more, strange)
 
 
 def read_records(folder: Path, kind: records.Kind, classes: tuple[str, ...] | None, holdout: float, seed: int) -> Dataset:
@@ -191,6 +196,12 @@ def photos_in(folder: Path) -> list[Path]:
     if odd := next((p for p in found if os.fsencode(p.name) != p.name.encode(errors="replace")), None):
         raise KitError(f"The name of {str(odd)!a} is no UTF-8. Rename it, and what else came with it.")
     return found
+
+
+def strangers(split: Path) -> list[Path]:
+    """A split's files that are no photos, such as a phone's .heic; not what systems leave in any folder."""
+    files = sorted(path for below in (split, *folders_in(split)) for path in below.iterdir() if path.is_file())
+    return [p for p in files if p.suffix.lower() not in PHOTO and p.name[0] != "." and p.name.lower() not in LEFT_BY_SYSTEMS]
 
 
 def class_folders(folder: Path) -> list[Path]:

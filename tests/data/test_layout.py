@@ -78,6 +78,16 @@ def test_classes_without_a_training_photo_are_named(copy):
     assert "no training photo" not in find(copy).counts()
 
 
+def test_files_that_are_no_photos_are_passed_over_aloud(copy):
+    for name in ("a.heic", ".DS_Store", "Thumbs.db"):
+        (copy / "evaluation" / name).write_bytes(b"")
+    dataset = find(copy)
+    assert len(dataset.evaluation) == 24
+    assert f"no photo of a kind that is read: {copy / 'evaluation' / 'a.heic'}, and 0 more" in dataset.counts()
+    (copy / "evaluation" / "a.heic").unlink()
+    assert "passed over" not in find(copy).counts()
+
+
 def test_without_validation_a_stratified_share_is_held_out(copy):
     shutil.rmtree(copy / "validation")
     dataset = find(copy)
