@@ -14,7 +14,7 @@ from kit import ledger
 from kit.config.competitions import COMPETITIONS, Competition, competition
 from kit.errors import KitError
 from kit.files import sha256_of
-from kit.remote.client import PAUSES, Kaggle, Unreachable
+from kit.remote.client import PAUSES, Kaggle, Refused, Unreachable
 from kit.remote.credentials import hide
 from kit.remote.output import read_object
 from kit.submission import check
@@ -93,10 +93,15 @@ def submit(entry: Entry, kaggle: Kaggle, say: Say, folder: Path, *, wait: bool =
     Raises:
         KitError: it was handed in before, none are left today, or Kaggle refused.
     """
-    refuse_twice(entry, kaggle, folder)
-    left = allowed_today(kaggle, entry.rules)
-    token = upload(kaggle, entry)
-    ref = create(kaggle, entry, token, say)
+    try:
+        refuse_twice(entry, kaggle, folder)
+        left = allowed_today(kaggle, entry.rules)
+        ref = create(kaggle, entry, upload(kaggle, entry), say)
+    except Refused as refusal:
+        if refusal.code != 403:
+            raise
+        rules = f"https://www.kaggle.com/competitions/{entry.rules.slug}/rules"
+        raise KitError(f"Kaggle refuses {entry.csv} (403): join {entry.rules.slug} and accept its rules, {rules}.") from None
     ledger.enter(folder, line(entry) | {"ref": ref, "handed_in": time.strftime(WHEN)})
     say(f"handed in to {entry.rules.slug} as {ref}: {entry.message()}; {left - 1} more today")
     return wait_for_score(entry, kaggle, say, folder) if wait else None

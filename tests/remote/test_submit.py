@@ -142,7 +142,9 @@ def test_a_used_up_day_is_said_before_the_upload(run, kaggle, server, submission
 
 def test_refusals_and_failed_scoring_come_in_kaggles_words(run, kaggle, server, submissions, tmp_path):
     server.faults["GetSubmissionLimits"].append(403)
-    with pytest.raises(KitError, match="accept its rules"):
+    with pytest.raises(
+        KitError, match=r"join ml2023spring-hw13 and accept its rules, https://www.kaggle.com/competitions/ml2023spring-hw13/rules"
+    ):
         hand_in(run, kaggle, tmp_path)
     server.faults["upload"].extend([400])
     with pytest.raises(KitError, match=r"could not be uploaded \(400"):
