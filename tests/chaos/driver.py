@@ -16,7 +16,7 @@ from kit.train.checkpoint import saved_in
 
 # A stage, the line that says that it has begun, and how long after that line it may still be at work.
 STAGES = {
-    "photos": (r"\w+ \w+ on CPU", 3.0),
+    "photos": (r"\S+ \w+ on CPU", 3.0),
     "teacher": (r"teacher: ", 2.0),
     "distil": (r"distil[: ]", 2.0),
     "prune": (r"distil: best", 0.25),
@@ -81,6 +81,7 @@ class Chaos:
         log = (self.place / "out" / "log.txt").read_text()
         assert code == 0, log[-3000:]
         assert results(self.place / "out") == self.wanted, log[-3000:]
+        assert (self.place / "out" / "report.html").is_file(), log[-3000:]
         self.laps += 1
         shutil.rmtree(self.place / "out")
 
