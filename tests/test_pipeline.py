@@ -208,12 +208,11 @@ def test_a_suspended_run_whose_student_is_too_wide_hands_in_a_pruned_copy(place)
 @pytest.mark.slow
 def test_a_suspended_run_whose_layers_will_be_thinner_hands_in_thin_ones(place):
     words = [*TINY, "--set", "train.epochs=2000", "--set", "student.name=hw7", "--set", "limit=hw13-2023", "--set", "lowrank={}"]
-    printed = run(place, "record", *words, "--set", 'distill=[{"loss": "kd"}]', "--budget", "30s")
+    printed = run(place, "record", *words, "--set", 'distill=[{"loss": "kd"}]', "--budget", "20s")
     record = record_of(place)
     assert (record["state"], record["over_the_limit"]) == ("suspended", [])
     assert 50_000 < record["parameters"] <= 60_000
     assert "a copy's layers were made thinner" in printed
-    assert (place / "out" / "report.html").is_file()
 
 
 def process_group(entry):
@@ -377,7 +376,7 @@ def refusal(place, *words, out="out"):
 def test_another_recipe_in_the_same_folder_is_refused_and_nothing_is_lost(place):
     run(place, "simple", *TINY)
     before = results(place, "out")
-    assert "recipe: simple → medium" in refusal(place, "medium", *TINY)
+    assert "recipe: simple-tiny → medium-tiny" in refusal(place, "medium", *TINY)
     assert "train.lr" in refusal(place, "simple", *TINY, "--set", "train.lr=0.5")
     assert results(place, "out") == before
 
