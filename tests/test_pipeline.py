@@ -208,7 +208,7 @@ def test_a_suspended_run_whose_student_is_too_wide_hands_in_a_pruned_copy(place)
 @pytest.mark.slow
 def test_a_suspended_run_whose_layers_will_be_thinner_hands_in_thin_ones(place):
     words = [*TINY, "--set", "train.epochs=2000", "--set", "student.name=hw7", "--set", "limit=hw13-2023", "--set", "lowrank={}"]
-    printed = run(place, "record", *words, "--set", 'distill=[{"loss": "kd"}]', "--budget", "20s")
+    printed = run(place, "record", *words, "--set", 'distill=[{"loss": "kd"}]', "--budget", "30s")
     record = record_of(place)
     assert (record["state"], record["over_the_limit"]) == ("suspended", [])
     assert 50_000 < record["parameters"] <= 60_000
