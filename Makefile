@@ -30,10 +30,11 @@ lint: $(READY)  ## rules, format and types
 
 quick: $(READY)  ## the tests that take less than a dozen seconds each, two at a time, under ten minutes together
 	rm -rf .coverage
-	OMP_NUM_THREADS=1 $(COUNTED) -n 2 -m "not slow and not long"
+	OMP_NUM_THREADS=1 $(COUNTED) -n 2 -m "not slow and not alone and not long"
 
 slow: $(READY)  ## several processes, a planted key, every option at once
-	$(COUNTED) -m slow
+	OMP_NUM_THREADS=1 $(COUNTED) -n 2 --dist worksteal -m slow
+	$(COUNTED) -m alone
 
 coverage: $(READY)  ## the lines of kit/ that quick and, after it, slow left out; less than 90 % is an error
 	$(VENV)/bin/coverage combine --quiet --append

@@ -107,7 +107,7 @@ def test_pruning_in_steps_narrows_the_student_again_and_again_and_is_resumed(pla
     assert results(place, "cut") == results(place, "straight")
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place):
     words = ["record", *TINY, "--set", "train.epochs=2000"]
     start = time.time()
@@ -146,7 +146,7 @@ def test_layers_become_thinner_are_trained_so_and_packed_on_grids(place):
     assert results(place, "cut") == results(place, "straight")
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_session_that_ends_in_training_on_the_grid_hands_in_what_packing_leaves_the_best(place):
     words = ["sample", *TINY, "--set", "prune=null", "--set", "quantize.train_epochs=5000", "--set", "pack.bits=3"]
     printed = run(place, *words, "--budget", "45s")
@@ -156,7 +156,7 @@ def test_a_session_that_ends_in_training_on_the_grid_hands_in_what_packing_leave
     assert record["validation_accuracy"] == max(record["stages"]["quantize"]["candidates"].values())
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_session_that_only_trained_the_teacher_is_suspended_and_no_error(place):
     printed = run(place, "sample", *TINY, "--set", "teacher.train.epochs=5000", "--budget", "25s")
     assert record_of(place)["state"] == "suspended"
@@ -191,7 +191,7 @@ def test_a_signal_to_the_whole_process_group_saves_and_says_suspended(place, ask
     assert when != "distil 2/" or any(saved.stage == "distil" for saved in saved_in(place / "out"))
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_suspended_run_whose_student_is_too_wide_hands_in_a_pruned_copy(place):
     words = [*TINY, "--set", "train.epochs=2000", "--set", "student.name=hw7", "--set", "limit=hw13-2023", "--set", 'prune={"keep": 0.2}']
     hintless = ["--set", 'distill=[{"loss": "kd"}]']
@@ -205,7 +205,7 @@ def test_a_suspended_run_whose_student_is_too_wide_hands_in_a_pruned_copy(place)
     assert count_parameters_in(newest.path) == 256_779 - 11 * 257 + 6 * 257  # the run itself goes on with the wide one
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_suspended_run_whose_layers_will_be_thinner_hands_in_thin_ones(place):
     words = [*TINY, "--set", "train.epochs=2000", "--set", "student.name=hw7", "--set", "limit=hw13-2023", "--set", "lowrank={}"]
     printed = run(place, "record", *words, "--set", 'distill=[{"loss": "kd"}]', "--budget", "30s")
@@ -230,16 +230,15 @@ def count_parameters_in(checkpoint):
 def test_another_number_of_threads_or_workers_changes_nothing(place):
     """The first session's choice is kept: sums are split by threads, and their last bits with them."""
     words = ["simple", *TINY, "--set", "train.save_seconds=0"]
-    run(place, *words, out="straight")
-    process = subprocess.Popen(command(place, *words, out="moved"), cwd=place, stdout=subprocess.PIPE, text=True)
+    two, one = (os.environ | {"OMP_NUM_THREADS": threads} for threads in "21")
+    subprocess.run(command(place, *words, out="straight"), cwd=place, env=two, check=True, capture_output=True)
+    process = subprocess.Popen(command(place, *words, out="moved"), cwd=place, env=two, stdout=subprocess.PIPE, text=True)
     while "distil 1/" not in process.stdout.readline():
         pass
     process.kill()
     process.communicate()
     other = ["--set", "data.workers=1", "--set", "train.save_seconds=7"]
-    subprocess.run(
-        command(place, *words, *other, out="moved"), cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True
-    )
+    subprocess.run(command(place, *words, *other, out="moved"), cwd=place, env=one, check=True, capture_output=True)
     assert results(place, "moved") == results(place, "straight")
     assert record_of(place, "moved")["choices"] == record_of(place, "straight")["choices"]
 
@@ -270,7 +269,7 @@ def test_a_trained_teacher_outlives_the_loss_of_either_of_its_files(place, lost)
     assert results(place, "out") == before
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_two_runs_in_one_folder_do_not_meet_and_a_killed_ones_workers_hold_nothing(place):
     words = ["record", *TINY, "--set", "train.epochs=2000", "--set", "data.feed=decode", "--set", "data.workers=2"]
     first = subprocess.Popen(command(place, *words), cwd=place, stdout=subprocess.PIPE, text=True)

@@ -51,7 +51,7 @@ def place(drawn, tmp_path):
 
 
 def run(place, out, *words, processes=1, expect=0):
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "29517"] if processes > 1 else []
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     command = [*launch, "-m", "kit", "run", *words, "--tiny", "--data", "photos", "--out", out, "--cache", "cache"]
     done = subprocess.run(
         [sys.executable, *command], cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
@@ -83,7 +83,7 @@ def test_two_processes_train_to_the_weights_of_one(place):
     assert (place / "two" / "submission.csv").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_run_goes_on_with_another_number_of_processes(place):
     words = ["simple", "--set", "competition=any", "--set", "train.epochs=2000"]
     assert "provisional" in run(place, "out", *words, "--budget", "20s", processes=2) or (place / "out" / "submission.csv").is_file()

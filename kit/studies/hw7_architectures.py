@@ -34,11 +34,11 @@ def hw7_architectures() -> Study:
     )
     remarks = (
         "**What agrees.** Distillation brings the deep network as much as published, and views that the teacher has never seen cost the "
-        "course's student as much.",
-        "**What doesn't, and why.** Under labels the deep network is hardly ahead of the plain one, and the plain one is ahead of the "
+        "course's student nearly as much.",
+        "**What doesn't, and why.** Under labels the deep network is not told from the plain one, and the plain one is ahead of the "
         "course's distilled student; published, depth brings five points and the plain network is behind. Depth wants more than ten epochs "
         "of a third of the photos: the published logs are hundreds of epochs long, and ResNet-18 from new weights comes last here.",
-        "**The rest of its list.** Soft labels computed once, of the plain view, and the two readings of an L2 loss come close to "
+        "**The rest of its list.** Soft labels computed once, of the plain view, and the two readings of an L2 loss are not told from "
         "distillation as it was: crops change what the teacher would say less than rotations do.",
     )
     reduction = f"{EPOCHS} epochs, {REDUCTION}"

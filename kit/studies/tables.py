@@ -104,9 +104,11 @@ def noise_of(made: Sequence[Row]) -> Noise:
     """What is left of the accuracies when every arm and every seed has its own effect, by least squares.
 
     Arms × seeds is a block design: a seed chooses the same photos, order and views for all arms, and may lift them all by points. Two or
-    three seeds of one arm know little about chance, those of all arms together enough.
+    three seeds of one arm know little about chance, those of all arms together enough. Arms that give the same under every seed are one
+    (JPEGs from one worker or two) and count once: they would pass for chance that strikes twice alike.
     """
-    lines = [(row.arm.name, str(seed), accuracy) for row in made if len(row.by_seed) > 1 for seed, accuracy in row.by_seed.items()]
+    distinct = {tuple(row.by_seed.items()): row for row in made if len(row.by_seed) > 1}.values()
+    lines = [(row.arm.name, str(seed), accuracy) for row in distinct for seed, accuracy in row.by_seed.items()]
     table = pd.DataFrame(lines, columns=["arm", "seed", "accuracy"])
     effects, accuracies = pd.get_dummies(table[["arm", "seed"]]).to_numpy(float), table["accuracy"].to_numpy(float)
     if not len(table):

@@ -65,6 +65,13 @@ def test_chance_is_what_is_left_beside_the_arms_and_the_seeds_own_effects():
         assert (ttest_rel(ours, np.subtract(theirs, worse)).pvalue < 0.05) == told
 
 
+def test_an_arm_that_repeats_another_to_the_bit_tells_nothing_of_chance():
+    ours, theirs = [0.51, 0.60, 0.74, 0.57], [0.50, 0.61, 0.70, 0.55]
+    arms = [("taught", ours), ("slim", theirs), ("teacher", ours)]
+    entries = [entry(arm, seed, value) for arm, values in arms for seed, value in enumerate(values)]
+    assert noise_of(rows(chained(), entries, "reduced")) == noise_of(rows(chained(), entries[:8], "reduced"))
+
+
 def test_an_arm_may_be_held_against_another_than_the_reference_and_against_its_teacher():
     first, taught, slim = chained().arms
     study = replace(chained(), arms=(replace(first, published="0.7"), taught, replace(slim, against="teacher")))
