@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +27,12 @@ UNITS = re.compile(r"\b(px|share|steps?|sessions|seeds|photos|parameters|classes
 
 def invoke(*words):
     return CliRunner().invoke(app, list(words))
+
+
+def test_the_version_is_the_one_that_the_changes_are_headed_with():
+    head = re.search(r"^## (\S+), \d{4}-\d\d-\d\d$", (Path(__file__).parents[1] / "CHANGELOG.md").read_text(), re.M)
+    assert invoke("--version").output.startswith(f"kaggle-submission-kit {head[1]}, commit ")
+    assert version("kaggle-submission-kit") == head[1]
 
 
 def test_help_lists_every_verb_in_a_line():

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from kit.console import console
+from kit.version import VERSION, commit
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,6 +37,19 @@ SetOption = Annotated[
         help="Change a field of the recipe, such as train.epochs=30; may be repeated. `kit run RECIPE --dry-run` prints all.",
     ),
 ]
+
+
+def say_version(asked: bool) -> None:
+    if asked:
+        say(f"kaggle-submission-kit {VERSION}, commit {commit()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=say_version, is_eager=True, help="Which kit this is.")] = False,
+) -> None:
+    pass
 
 
 def say(line: str) -> None:

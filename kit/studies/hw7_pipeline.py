@@ -69,10 +69,10 @@ def hw7_pipeline() -> Study:
         "chance would not take. 16 and 8 bits cost nothing either, and a scale and a shift a channel are no better here than the course's "
         "minimum and maximum a tensor, which take fewer bytes.",
         "**What isn't told apart, and why.** Pruning from the whole student each time is neither better nor worse than one prune after the "
-        "other, where fine-tuning follows. After five prunes at 0.95, one after the other, the course's optimiser is behind its beginning, and not told "
-        "from fine-tuning. It falls less than in the course's log: that began with a student trained to its end, which had more to lose. "
-        "The course's pickles of this student have 522,958 bytes in 16 bits and 268,471 in 8; `student.kit` has fewer, since what it holds "
-        "is entropy-coded.",
+        "other, where fine-tuning follows. After five prunes at 0.95, one after the other, the course's optimiser is behind its beginning, "
+        "and not told from fine-tuning. It falls less than in the course's log: that began with a student trained to its end, which had "
+        "more to lose. The course's pickles of this student have 522,958 bytes in 16 bits and 268,471 in 8; `student.kit` has fewer, since "
+        "what it holds is entropy-coded.",
     )
     reduction = f"{EPOCHS} epochs, {FINETUNE} after each prune, {REDUCTION}"
     return Study("hw7-pipeline", question, arms, "distilled", reduce, reduction, remarks)
