@@ -39,7 +39,7 @@ def hw13() -> Study:
     )
     reduction = "96 px, 10 epochs, photos of Food-101 regrouped into Food-11's classes"
     remarks = (
-        "**What agrees, what doesn't.** boss is ahead of medium by about as much as published. medium is hardly ahead of simple: as "
+        "**What agrees, what doesn't.** boss is ahead of medium by about as much as published. medium is not told from simple: as "
         "published, simple had ten epochs and medium up to seven hundred; here both have ten.",
         "**Loader workers.** Both arms that decode anew get the same batches, and so the same weights, from one worker as from two. On two "
         "cores an epoch takes longer than with the kit's decoded photos, and equally long with either: workers and steps share the cores. "

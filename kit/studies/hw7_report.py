@@ -32,16 +32,16 @@ def hw7_report() -> Study:
         "Published are validation accuracies on Food-11."
     )
     remarks = (
-        "**Teachers.** The strong teacher's student is the first of the three and the weak one's the last, and no two are told apart: "
-        "after twelve epochs a ResNet-18 from new weights knows hardly more than its student.",
+        "**Teachers.** The students stand in the published order, the strong teacher's first and the one without a teacher last, and no "
+        "two are told apart: after twelve epochs a ResNet-18 from new weights knows hardly more than its student.",
         "**One size.** Depthwise convolutions are ahead of distilled plain ones by a point, published are two, with a third more "
         "parameters, as published; that is not told from chance. At equal parameters less of it is left, with a teacher or without. The "
         "big network is no better than the small ones: a third of the photos and twelve epochs are not enough for it, nor for what it "
         "could teach.",
         "**Pruning.** A tenth of the parameters goes for nothing: the epochs after it bring more than it took. Slimming is better than as "
         "many at random, and than magnitude where 70 or 50 % are left.",
-        "**Groups.** The other way round than published: as many groups as channels are best. At equal parameters that network is the "
-        "widest, and learns fastest; the published ones were trained to their end.",
+        "**Groups.** The other way round than published: as many groups as channels are best, and two or four are not told from one. At "
+        "equal parameters that network is the widest, and learns fastest; the published ones were trained to their end.",
     )
     reduction = f"{EPOCHS} epochs, {FINETUNE} after pruning, sizes above 1 M divided by {SMALLER}, {REDUCTION}"
     arms = (*teachers, *at_one_size(), *curves(), *groups())
