@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 
 from kit.config.recipes import sample
 from kit.data.draw import draw_dataset
@@ -104,8 +105,10 @@ def test_without_ray_its_option_is_refused_with_the_remedy(tmp_path, learnable):
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_ray_gives_the_journal_that_one_process_gives(tmp_path, learnable):
     pytest.importorskip("ray", reason="Ray is not installed")
-    said = []
+    said, threads = [], torch.get_num_threads()
     _, spread = run(chained(), tmp_path / "ray", learnable, said, how=over_ray)
+    torch.set_num_threads(1)  # as a task on one core has
     _, alone = run(chained(), tmp_path / "alone", learnable, said)
+    torch.set_num_threads(threads)
     same = lambda entry: {key: entry[key] for key in ("arm", "seed", "digest", "state", "parameters", "bytes")}  # noqa: E731
     assert [same(entry) for entry in spread] == [same(entry) for entry in alone], said
