@@ -64,10 +64,10 @@ def hw7_pipeline() -> Study:
         "on Food-11's validation photos, and the end of the course's own log of slimming, which began at 0.80."
     )
     remarks = (
-        "**What agrees.** With the course's optimiser, which trains nothing after a prune, accuracy falls, as its log does; the more is "
-        "pruned, the more it is behind one that holds the pruned network. With that one a third of the parameters goes for nothing that "
-        "chance would not take. 16 and 8 bits cost nothing either, and a scale and a shift a channel are no better here than the course's "
-        "minimum and maximum a tensor, which take fewer bytes.",
+        "**What agrees.** With the course's optimiser, which trains nothing after a prune, accuracy falls, as its log does, and the "
+        "further behind one that holds the pruned network, the more goes at once. With that one a third of the parameters goes for nothing "
+        "that chance would not take. 16 and 8 bits cost nothing either, and a scale and a shift a channel are no better here than the "
+        "course's minimum and maximum a tensor, which take fewer bytes.",
         "**What isn't told apart, and why.** Pruning from the whole student each time is neither better nor worse than one prune after the "
         "other, where fine-tuning follows. After five prunes at 0.95, one after the other, the course's optimiser is behind its beginning, "
         "and not told from fine-tuning. It falls less than in the course's log: that began with a student trained to its end, which had "
