@@ -91,7 +91,7 @@ class Dataset:
         if missing := [name for name, n in zip(self.classes, self.training.per_class(len(self.classes)), strict=True) if not n]:
             lines.append(f"no training photo of {', '.join(missing)}: is the archive unpacked whole?")
         if self.strange:
-            lines.append(f"passed over, since it is no photo of a kind that is read: {self.strange[0]}, and {len(self.strange) - 1:,} more")
+            lines.append(f"passed over, since they are no photos of a kind that is read: {len(self.strange):,}, such as {self.strange[0]}")
         return "\n".join(lines)
 
 
@@ -200,8 +200,9 @@ def photos_in(folder: Path) -> list[Path]:
 
 def strangers(split: Path) -> list[Path]:
     """A split's files that are no photos, such as a phone's .heic; not what systems leave in any folder."""
-    files = sorted(path for below in (split, *folders_in(split)) for path in below.iterdir() if path.is_file())
-    return [p for p in files if p.suffix.lower() not in PHOTO and p.name[0] != "." and p.name.lower() not in LEFT_BY_SYSTEMS]
+    files = (path for below in (split, *folders_in(split)) for path in below.iterdir())
+    named = (p for p in files if p.suffix.lower() not in PHOTO and p.name[0] != "." and p.name.lower() not in LEFT_BY_SYSTEMS)
+    return sorted(path for path in named if path.is_file())  # asked last: a disk is slow to tell it of thousands of photos
 
 
 def class_folders(folder: Path) -> list[Path]:
