@@ -49,7 +49,9 @@ def alike(one: nn.Module, other: nn.Module) -> bool:
 def fold_in_place(model: nn.Module) -> nn.Module:
     """`model` must be in evaluation mode. A norm that follows no convolution (a pre-activation network's) stays."""
     for parent, first, second in list(conv_norm_pairs(model)):
-        setattr(parent, first, fuse_conv_bn_eval(getattr(parent, first), getattr(parent, second)))
+        fused = fuse_conv_bn_eval(getattr(parent, first), getattr(parent, second))
+        fused.bias.requires_grad_(fused.weight.requires_grad)  # torch's doesn't where the convolution had none
+        setattr(parent, first, fused)
         setattr(parent, second, left_of(getattr(parent, second)))
     for branches in [m for m in model.modules() if isinstance(m, Branches)]:
         branches.merge()

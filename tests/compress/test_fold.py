@@ -28,6 +28,7 @@ def test_a_folded_student_answers_as_before_and_has_no_norm_left(name):
     assert torch.allclose(folded(x), student(x), atol=1e-4, rtol=1e-4)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
     assert widths_of(folded) == widths_of(student)
+    assert all(m.bias.requires_grad == m.weight.requires_grad for m in folded.modules() if isinstance(m, nn.Conv2d))
 
 
 @pytest.mark.parametrize("arch", ["torchvision/resnet18", "timm/resnet18"])
