@@ -25,7 +25,7 @@ def take_over(config: Config, attached: Sequence[Path], out: Path, log: Log) -> 
     """
     there = {folder: begun_with(folder, log) for place in attached for folder in outputs(place)}
     of_recipe = {folder: saved for folder, saved in there.items() if saved and saved["recipe"] == config.recipe}
-    changed = {folder: differences(saved, config.model_dump(mode="json")) for folder, saved in of_recipe.items()}
+    changed = {folder: differences(saved, config.settled().model_dump(mode="json")) for folder, saved in of_recipe.items()}
     ours = [folder for folder, changes in changed.items() if not changes]
     if changed and not ours and not saved_in(out):
         folder, changes = next(iter(changed.items()))

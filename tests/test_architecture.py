@@ -9,7 +9,7 @@ from pathlib import Path
 import kit
 
 FLOORS = [
-    {"errors", "events", "rng", "files", "console", "config", "device", "version", "world"},
+    {"errors", "events", "rng", "files", "console", "config", "device", "fuse", "version", "world"},
     {"data", "augment", "models"},
     {"distill", "compress"},
     {"train"},

@@ -73,7 +73,7 @@ def test_a_folder_that_holds_another_run_is_not_overwritten(tmp_path, log):
 
 def test_what_changes_no_weight_is_let_through(tmp_path, log):
     leave_output(tmp_path / "input" / "kit-record", recipe("record"), 7, log)
-    assert take(tmp_path, log, override(recipe("record"), ["data.workers=3", "teacher.expected_accuracy=0.9"]))
+    assert take(tmp_path, log, override(recipe("record"), ["data.workers=3", "data.feed=stream", "teacher.expected_accuracy=0.9"]))
 
 
 def test_other_recipes_and_strangers_files_are_passed_over(tmp_path, log):

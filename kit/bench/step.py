@@ -3,6 +3,7 @@
 A step's time does not depend on what the weights are, so teacher and student are new ones.
 """
 
+import copy
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
@@ -19,17 +20,19 @@ from kit.data.order import Order
 from kit.device import Device
 from kit.distill.objective import Objective
 from kit.distill.panel import Panel
+from kit.errors import KitError
+from kit.fuse import fused
 from kit.models.students import build_student
 from kit.models.teacher import build_teacher
 from kit.models.widths import widths_for
 from kit.stages.photos import cached_batches
 from kit.stages.student import prepare
 from kit.stages.teacher import ready
-from kit.train.gradients import Backward, Learn, Loss, Recorded
+from kit.train.gradients import WARM, Backward, Learn, Loss, Recorded
 from kit.train.loop import Batches, begin, take_step
 from kit.world import World
 
-FROZEN, LIVE, LAUNCHED = "step, one frozen batch", "step, live feed", "step, kernel by kernel"
+FROZEN, LIVE, COMPILED, LAUNCHED = "step, one frozen batch", "step, live feed", "step, compiled", "step, kernel by kernel"
 STEPS = 1 << 30  # of the plan that the learning rate is read from
 
 
@@ -52,11 +55,15 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
     def ce(images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         return F.cross_entropy(student(images).float(), labels), {}
 
+    fast = copy.copy(objective)  # of the same networks and adapters
+    fast.weigh = fused(fast.compute)
+
     def learner(loss: Loss, prepare: Callable[[float], Hashable]) -> tuple[Backward, Learn]:
         plain = Backward(loss, state.optimizer, state.scaler, device)
         return plain, Recorded(plain, prepare, print, pays=True) if where.type == "cuda" else plain
 
     (plain, whole), (_, alone) = learner(objective, objective.prepare), learner(ce, lambda progress: None)
+    _, short = learner(fast, fast.prepare)
     ways = [
         Way(LIVE, "teacher, student and optimiser on a new batch each", always(lambda: step(whole, feed))),
         Way(FROZEN, "the same on one batch that is there", always(lambda: step(whole))),
@@ -67,13 +74,21 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
     ]
     if where.type == "cuda":
         ways.append(Way(LAUNCHED, "one frozen batch, no CUDA graph", always(lambda: step(plain))))
-    if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
-    step(plain, feed)  # the adapters' gradients are there from now on
+    for _ in range(WARM + 2):  # recorded from the last but one on; the adapters' gradients are there from the first
+        step(whole, feed)
+    taken = peak(where)
+    try:
+        for _ in range(WARM + 2):
+            step(short)
+    except KitError as error:  # no compiler here
+        print(error)
+    else:
+        ways.append(Way(COMPILED, "one frozen batch, train.compile", always(lambda: step(short))))
     rows = milliseconds(measure(ways, rounds, where, seconds))
     what = f"A step of {config.recipe}: {train.batch_size} photos at {config.data.image_size} px"
     share = {} if where.type == "cuda" else shares(rows)  # a GPU's feed works while the step does
-    facts = share | peak(where) | floors(config, device, panel.first, student, images, rows)
+    facts = share | taken | floors(config, device, panel.first, student, images, rows)
     return Outcome("step", what, "ms", FROZEN, rows, facts)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from kit.config import ramps
-from kit.config.fields import Count, Positive, Section, Share, Weight
+from kit.config.fields import Count, Positive, Section, Share, Weight, Wish
 from kit.config.terms import Term
 from kit.errors import KitError
 
@@ -94,6 +94,7 @@ class Train(Section):
     patience: int | None = Field(None, ge=1)  # epochs without a better validation accuracy before the plan ends
     seed: int = 20220013
     save_seconds: Weight = 60  # between checkpoints
+    compile: Wish = None  # losses and gradients by torch.compile; other last bits, and some time at each start
     graph: bool | None = None  # on a GPU: a step's gradients recorded as a CUDA graph; None: where that is faster
 
     @model_validator(mode="after")
@@ -268,6 +269,12 @@ class Config(Section):
         for p in ramps.PLACES:
             if all(ramps.is_off(term.ramp, p) for term in self.distill):
                 raise ValueError(f"the ramps of all terms of distill are zero at p = {p:g}, and nothing is learnt there: change one")
+        plans = {"train.epochs": self.train.epochs, "quantize.train_epochs": self.quantize.train_epochs}
+        plans |= {"prune.finetune_epochs": self.prune.finetune_epochs} if self.prune else {}
+        plans |= {"lowrank.train_epochs": self.lowrank.train_epochs} if self.lowrank else {}
+        for name, epochs in plans.items():
+            if epochs and not any(ramps.factor(term.ramp, epoch / epochs) for epoch in range(epochs) for term in self.distill):
+                raise ValueError(f"the ramps of all terms of distill are zero in each of {name}={epochs}: change one, or give more epochs")
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from kit.config.terms import CE, OfMaps, OfStages, Term
 from kit.distill.align import LOGITS, Seen, look, shapes
 from kit.distill.panel import Panel
 from kit.distill.terms import OF_LOGITS, OF_MAPS, names_of, taps
+from kit.fuse import fused
 
 # (images, what asks the teacher) → what it says of them, which may be known without asking
 Recall = Callable[[Tensor, Callable[[Tensor], Seen]], Seen]
@@ -20,7 +21,7 @@ class Objective:
     """What a student is trained on: `objective(images, labels, progress) -> (total, {term: value})`.
 
     The teacher is evaluated, frozen, and sees the student's view; it is not asked where no term wants it. Losses are in float32, under
-    autocast too. `adapters` is all that is trained along.
+    autocast too. `adapters` is all that is trained along. fuse: compile it.
 
     Raises:
         KitError: a term names a module that a network does not have, or that gives no map.
@@ -34,6 +35,7 @@ class Objective:
         image_size: int,
         gamma_penalty: float = 0.0,
         recall: Recall | None = None,
+        fuse: bool = False,
     ):
         self.student, self.terms, self.gamma_penalty, self.recall = student, terms, gamma_penalty, recall
         self.teacher = teacher if isinstance(teacher, Panel) else Panel([teacher])
@@ -51,20 +53,25 @@ class Objective:
         modules = iter(self.adapters)
         losses = [loss_of_maps(t, next(modules)) if isinstance(t, (OfMaps, OfStages)) else loss_of_logits(t) for t in terms]
         self.parts = list(zip(names_of(terms), losses, strict=True))
+        self.weigh = fused(self.compute) if fuse else self.compute
 
     def __call__(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """images: normalised [N, 3, H, W]. progress: share of the plan's epochs that is over, for the ramps.
 
         A term whose ramp stays at zero is not computed, and logged as 0: before it starts it has nothing to be judged by.
         """
-        computed = self.prepare(progress)
-        asked = any(on and not isinstance(term, CE) for on, term in zip(computed, self.terms, strict=True))
+        self.prepare(progress)
+        return self.weigh(images, labels)
+
+    def compute(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same where the terms have been prepared; nothing in it changes from one epoch to the next but tensors."""
+        asked = any(on and not isinstance(term, CE) for on, term in zip(self.computed, self.terms, strict=True))
         theirs = self.ask(images) if asked else {}
         ours = {name: value.float() for name, value in look(self.student, self.ours, images).items()}
         values: dict[str, Tensor] = {}
         total = images.new_zeros(())
         with torch.autocast(images.device.type, enabled=False):
-            for on, weight, (name, loss) in zip(computed, self.weights, self.parts, strict=True):
+            for on, weight, (name, loss) in zip(self.computed, self.weights, self.parts, strict=True):
                 values[name] = loss(ours, theirs, labels) if on else images.new_zeros(())
                 total = total + weight * values[name]
             if self.gamma_penalty:
@@ -81,7 +88,7 @@ class Objective:
 
     def ask(self, images: Tensor) -> Seen:
         """What the teacher says of a view: logits, and the maps that the terms want."""
-        return self.recall(images, self.look) if self.recall else self.look(images)
+        return torch.compiler.disable(self.recall)(images, self.look) if self.recall else self.look(images)
 
     @torch.no_grad()
     def look(self, images: Tensor) -> Seen:

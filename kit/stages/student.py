@@ -18,6 +18,7 @@ from kit.config.terms import SimKD
 from kit.distill.align import classifier, take_classifier
 from kit.distill.objective import Objective
 from kit.errors import KitError
+from kit.fuse import is_fused
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
 from kit.models.widths import widths_for
 from kit.rng import derive
@@ -184,10 +185,10 @@ def learn(
         session.world.lead(lambda: rehearse(session, material, stage, student, looking))
         torch.manual_seed(derive(plan.seed, f"{stage} adapters"))
         with recalled(session, material, stage, plan, looking) as recall:
-            objective = Objective(student, looking, config.distill, config.data.image_size, gamma_penalty, recall)
-            wrap = recall.drawn if recall else lambda batches: batches
-            prepare = None if recall else objective.prepare  # what is recalled comes from the host at every step
-            state = train(session, material, stage, student, objective, plan, config.data.augment, objective.adapters, wrap, prepare)
+            fuse, wrap = is_fused(plan, session.world), recall.drawn if recall else lambda batches: batches
+            objective = Objective(student, looking, config.distill, config.data.image_size, gamma_penalty, recall, fuse)
+            parts = objective.adapters, wrap, objective.prepare, recall is not None  # what is recalled comes from the host
+            state = train(session, material, stage, student, objective, plan, config.data.augment, *parts)
         done = {"widths": widths} | state.state()
         checkpoints.finish(state.step, done)
     best = done["best"]

@@ -20,6 +20,7 @@ from kit.distill import losses
 from kit.distill.panel import Panel, mean_of_probabilities
 from kit.errors import KitError
 from kit.files import sha256_of, write_durably
+from kit.fuse import fused, is_fused
 from kit.models.cost import count_macs
 from kit.models.library import is_library
 from kit.models.students import FrozenStem, build_student, count_parameters
@@ -185,11 +186,13 @@ def train_teacher(session: Session, material: Material) -> Path:
         f"no teacher file: training {config.arch} " + (f"from {origin.name}" if origin else "from scratch (no pretrained weights on disk)")
     )
 
+    look = fused(teacher.forward) if is_fused(config.train, session.world) else teacher
+
     def loss(images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        return losses.ce(teacher(images), labels), {}
+        return losses.ce(look(images), labels), {}
 
     plan = config.train.model_copy(update={"final_fit": True, "patience": None}) if session.config.train.final_fit else config.train
-    state = train(session, material, "teacher", teacher, loss, plan, config.augment, prepare=lambda progress: None)
+    state = train(session, material, "teacher", teacher, loss, plan, config.augment)
     weights = state.best["weights"]
     session.world.lead(lambda: write_durably(file, to_bytes(weights)))
     checkpoints.finish(state.step, {"weights": weights, "sha256": sha256_of(file), "history": state.history})

@@ -23,10 +23,11 @@ def train(
     augment: Augment,
     adapters: nn.Module | None = None,
     wrap: Callable[[Batches], Batches] = lambda batches: batches,
-    prepare: Callable[[float], Hashable] | None = None,
+    prepare: Callable[[float], Hashable] = lambda progress: None,
+    asks_host: bool = False,
 ) -> Training:
-    """A stage's plan, carried through or on. wrap: put around the batches, for a loss that must know which step's they are. prepare: as
-    `fit` takes it."""
+    """A stage's plan, carried through or on. wrap: put around the batches, for a loss that must know which step's they are. prepare,
+    asks_host: as `fit` takes them."""
     config = session.config
     order = make_order(session, material, plan)
     views = make_views(session, material, order, augment)
@@ -35,6 +36,8 @@ def train(
         f"{stage}: {plan.epochs} epochs of {order.steps_per_epoch} steps of {order.batch_size} photos; each epoch leaves {left_out} out"
     )
     session.log(f"{stage}: {views.says}")
+    if plan.compile and not session.world.alone:
+        session.log(f"{stage}: steps are not compiled, since several processes share a batch")
     return fit(
         network,
         loss,
@@ -51,6 +54,7 @@ def train(
         world=session.world,
         unmixed=views,
         prepare=prepare,
+        asks_host=asks_host,
     )
 
 

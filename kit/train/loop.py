@@ -22,6 +22,7 @@ from kit.console import Log, progress
 from kit.device import Device
 from kit.errors import KitError
 from kit.files import StorageError
+from kit.fuse import is_fused
 from kit.rng import derive
 from kit.train.average import batches_to_measure, remeasure
 from kit.train.budget import Budget
@@ -36,8 +37,10 @@ from kit.world import World
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 Evaluate = Callable[[nn.Module], dict[str, float]]
 
-EXPLODED = 10  # times what a loss was at the first step, when the network knew nothing yet
+EXPLODED = 10  # times what a loss was at the first step
+GUESSING = math.log(10)  # and no less than this: a trained network's first loss is next to nothing, and ten times that is no matter
 SMALLER = 0.3  # of the learning rate after a run has diverged
+RATES = {"finetune": "prune.finetune_lr", "lowrank": "lowrank.train_lr", "qat": "quantize.train_lr"}  # of stages that have one of their own
 
 
 @dataclass
@@ -110,7 +113,8 @@ def fit(
     adapters: nn.Module | None = None,
     world: World | None = None,
     unmixed: Batches | None = None,
-    prepare: Callable[[float], Hashable] | None = None,
+    prepare: Callable[[float], Hashable] = lambda progress: None,
+    asks_host: bool = False,
 ) -> Training:
     """Train until the plan is done, going on from the newest checkpoint.
 
@@ -120,7 +124,8 @@ def fit(
         adapters: train along but are not part of the network.
         world: the processes that share each batch.
         unmixed: the same batches without mixup, which batch norm is measured on; None: as they are.
-        prepare: as `Recorded` takes it, of a loss whose kernels are the same at every step; None: they aren't.
+        prepare: as `Recorded` takes it.
+        asks_host: the loss waits for something that is not on the device.
         on_epoch: is given the history, a dictionary an epoch, and where the last epoch's seconds went; after each epoch and at the
             beginning.
     Returns:
@@ -147,21 +152,23 @@ def fit(
 
     plain = Backward(loss, state.optimizer, state.scaler, device)
     learn: Learn = plain
-    if prepare and train.graph is not False and device.device.type == "cuda" and world.alone:
+    if not asks_host and train.graph is not False and device.device.type == "cuda" and world.alone:
         learn = Recorded(plain, prepare, lambda message: log(f"{stage}: {message}"), train.graph)
 
     step, evaluation, saving, waiting = (f"{stage} {kind}" for kind in KINDS)
-    begun_at, saved_at, pace, seen = state.step, budget.clock(), Pace(budget, stage), 0
+    begun_at, saved_at, pace, seen, met = state.step, budget.clock(), Pace(budget, stage), 0, set[Hashable]()
     with progress(stage, steps, shown=world.first, done=state.step) as moved, shared_norms(learners, world):
         while state.step < steps and not out_of_patience(state, train, steps_per_epoch):
-            ends_epoch = (state.step + 1) % steps_per_epoch == 0
-            if not budget.fits(step, saving, "hand in", *([evaluation] if ends_epoch else [])):
+            ends_epoch, terms = (state.step + 1) % steps_per_epoch == 0, prepare(share_done(state, steps_per_epoch, train))
+            work = "compile" if is_fused(train, world) and terms not in met else step  # a step after it does not take as long
+            if not budget.fits(work, saving, "hand in", *([evaluation] if ends_epoch else [])):
                 if state.step > begun_at:
                     sound(state, steps_per_epoch, stage, device, log, world)
                     save(state, checkpoints, budget)
-                budget.insist(f"step {state.step + 1:,} of {steps:,} of {stage}", step, saving, "hand in", evaluation)
-            with budget.timed(step):
+                budget.insist(f"step {state.step + 1:,} of {steps:,} of {stage}", work, saving, "hand in", evaluation)
+            with budget.timed(work):
                 seen += world.size * take_step(state, learn, batches, steps, steps_per_epoch, train, world)
+            met.add(terms)
             moved(state.step)
             due = not world.all(budget.clock() - saved_at < train.save_seconds)
             if ends_epoch or due:
@@ -222,7 +229,7 @@ def take_step(state: Training, learn: Learn, batches: Batches, steps: int, steps
 
     def gradients() -> dict[str, Tensor]:
         torch.manual_seed(derive(train.seed, "global", state.step))  # for dropout and whatever else draws from the global generator
-        values = learn(images, labels, state.step // steps_per_epoch / train.epochs)
+        values = learn(images, labels, share_done(state, steps_per_epoch, train))
         world.average(p.grad for p in trained if p.grad is not None)
         return values
 
@@ -241,6 +248,11 @@ def take_step(state: Training, learn: Learn, batches: Batches, steps: int, steps
     state.first = state.first or values
     state.sums = {name: state.sums.get(name, 0) + value for name, value in values.items()}
     return len(images)
+
+
+def share_done(state: Training, steps_per_epoch: int, train: Train) -> float:
+    """Of the plan's epochs, those that are over: what ramps look at."""
+    return state.step // steps_per_epoch / train.epochs
 
 
 def finish_epoch(state: Training, evaluate: Evaluate, steps_per_epoch: int, train: Train) -> None:
@@ -298,9 +310,11 @@ def sound(state: Training, steps_per_epoch: int, stage: str, device: Device, log
     if trouble is None:
         return True
     if state.good is None:
+        plan = "teacher.train" if stage == "teacher" else "train"
+        rate = RATES.get(stage.rstrip("0123456789"), f"{plan}.lr")
         raise KitError(
             f"{stage}: {trouble} at step {state.step:,}, again after the learning rate was cut to {state.rate:g} of the plan's. The "
-            "checkpoint before is kept. Begin again in another --out with a smaller --set train.lr=… or with --set train.clip_norm=1."
+            f"checkpoint before is kept. Begin again in another --out with a smaller --set {rate}=… or with --set {plan}.clip_norm=1."
         )
     at = state.step
     state.load(state.good, device.device)
@@ -324,7 +338,7 @@ def find_trouble(state: Training, steps_per_epoch: int) -> str | None:
     for name, value in losses.items():
         if name == "loss" and len(losses) > 1:
             continue  # the terms' weights may grow with the plan
-        if value > EXPLODED * (first := float(state.first[name])) > 0:
+        if value > max(GUESSING, EXPLODED * (first := float(state.first[name]))) and first > 0:
             return f"the loss {name!r} has exploded from {first:.4g} at the first step to {value:.4g}"
     return None
 

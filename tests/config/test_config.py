@@ -72,6 +72,7 @@ def test_a_wrong_assignment_is_refused_with_its_name_and_the_remedy(assignment, 
         (["predict.crops=3"], "1 or 5"),
         (["student.parameters=0"], "greater than or equal to 1"),
         (["data.unlabelled=true", 'distill=[{"loss": "ce"}]'], "no term that needs none"),
+        (['distill=[{"loss": "kd", "ramp": "warmup"}]', 'prune={"finetune_epochs": 1}'], "zero in each of prune.finetune_epochs=1"),
     ],
 )
 def test_values_that_make_no_sense_alone_or_together_are_refused(assignments, words):

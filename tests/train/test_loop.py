@@ -19,7 +19,7 @@ from kit.errors import KitError, Suspended
 from kit.files import StorageError
 from kit.train.budget import Budget
 from kit.train.checkpoint import Checkpoints, to_bytes
-from kit.train.loop import SMALLER, fit
+from kit.train.loop import SMALLER, begin, find_trouble, fit
 from kit.train.optim import make_optimizer, rate_at
 from kit.train.sam import uphill
 
@@ -173,6 +173,13 @@ def test_a_run_that_diverges_twice_stops_and_keeps_a_sound_checkpoint(tmp_path):
         train(tmp_path, plan)
     saved = Checkpoints(tmp_path, "distil", {}, {}, Log()).load()
     assert all(torch.isfinite(tensor).all() for tensor in saved["network"].values())
+
+
+@pytest.mark.parametrize(("mean", "trouble"), [(0.3, None), (3.0, "the loss 'ce' has exploded from 0.002 at the first step to 3")])
+def test_a_trained_networks_loss_may_grow_tenfold_and_still_be_next_to_nothing(mean, trouble):
+    state = begin(network(), nn.Module(), Train(epochs=2), cpu(""))
+    state.step, state.first, state.sums = PER_EPOCH, {"ce": torch.tensor(0.002)}, {"ce": torch.tensor(mean * PER_EPOCH)}
+    assert find_trouble(state, PER_EPOCH) == trouble
 
 
 def test_a_full_disk_in_between_is_lived_with_and_the_last_checkpoint_is_not(tmp_path, capsys):
