@@ -59,7 +59,7 @@ def push(
 ) -> None:
     """Bundle a kernel and start its session on Kaggle; success is a version number and no dropped source."""
     from kit.remote import push as pushing
-    from kit.remote.bundle import bundle as write_bundle
+    from kit.remote.bundle import compose, read_head, write_script
     from kit.remote.client import connect, kernel_folder
     from kit.train.budget import parse_duration
 
@@ -69,7 +69,9 @@ def push(
     changes, environment = share(study, arms or [], shard, seeds, kaggle.user) if study else ({}, {})
     if dry_run:
         metadata = pushing.changed(pushing.read_metadata(kernel, kaggle.user), changes)
-        print(pushing.describe(metadata, write_bundle(kernel, environment=environment).read_text(encoding="utf-8")))
+        text = compose(kernel, read_head(kernel), environment=environment)
+        write_script(kernel, text)
+        print(pushing.describe(metadata, text))
         return
     limit, patient = round(parse_duration(timeout)) if timeout else None, parse_duration(patience)
     pushed = pushing.push(kernel, kaggle, say, timeout=limit, patience=patient, changes=changes, environment=environment)

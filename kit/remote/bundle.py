@@ -37,7 +37,11 @@ def bundle(kernel: Path, least_step: int = 0, environment: Mapping[str, str] | N
     Raises:
         KitError: there is no such head, it holds a credential, or it makes a script that is no Python or over 1 MB.
     """
-    text = compose(kernel, read_head(kernel), least_step, environment)
+    return write_script(kernel, compose(kernel, read_head(kernel), least_step, environment))
+
+
+def write_script(kernel: Path, text: str) -> Path:
+    """`<kernel>/build/main.py` with that text, for the plain client and for the eye; another command may replace it at any moment."""
     built = make_folder(kernel / "build") / "main.py"
     write_durably(built, text.encode())
     return built

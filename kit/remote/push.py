@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from kit.errors import KitError
 from kit.files import write_durably
-from kit.remote.bundle import bundle
+from kit.remote.bundle import compose, read_head, write_script
 from kit.remote.client import PAUSES, Kaggle, Refused, Unreachable
 from kit.remote.credentials import hide
 from kit.remote.output import list_output, read_log
@@ -76,7 +76,8 @@ def push(
         KitError: what is wrong with the metadata, or what Kaggle refused, in its words.
     """
     metadata = changed(read_metadata(kernel, kaggle.user), changes or {})
-    text = bundle(kernel, least_step, environment).read_text(encoding="utf-8")
+    text = compose(kernel, read_head(kernel), least_step, environment)
+    write_script(kernel, text)
     wanted = request(metadata, text, timeout)
     newest = newest_version(kaggle, metadata["id"])
     before, deadline = newest.number if before is None else before, time.monotonic() + patience

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +70,26 @@ def test_a_push_sends_the_bundle_and_every_field_of_the_metadata(clone, kaggle, 
     assert sent["text"] == (clone / "kernels" / "smoke" / "build" / "main.py").read_text()
     assert (sent["newTitle"], sent["kernelType"], sent["isPrivate"], sent["enableInternet"]) == ("kit smoke", "script", True, False)
     assert sent["sessionTimeoutSeconds"] == 3600
+
+
+def test_a_push_sends_its_own_script_whoever_else_writes_one_there(clone, kaggle, server):
+    """Two shares of a study are pushed from one folder."""
+    built, other, over = clone / "kernels" / "smoke" / "build" / "main.py", clone / "other.py", threading.Event()
+
+    def replace_it():
+        while not over.is_set():
+            other.write_text("print('another share')\n")
+            with suppress(OSError):  # there is no folder yet
+                os.replace(other, built)
+
+    thread = threading.Thread(target=replace_it)
+    thread.start()
+    try:
+        send(clone, kaggle, environment={"KIT_STUDY": "this share"})
+    finally:
+        over.set()
+        thread.join()
+    assert "this share" in server.kernels[REF].requests[0]["text"]
 
 
 def test_a_second_push_is_the_next_version(clone, kaggle):
