@@ -88,8 +88,7 @@ def share(study: str, arms: list[str], shard: str, seeds: int, user: str) -> tup
 
     part = Share(study=study, arms=tuple(arms), shard=shard, seeds=seeds)
     part.chosen()
-    title = f"kit study {part.called()}"
-    return {"id": f"{user}/{slugify(title)}", "title": title}, {ORDER: part.model_dump_json()}
+    return {"id": f"{user}/{slugify(part.title())}", "title": part.title()}, {ORDER: part.model_dump_json()}
 
 
 @app.command(rich_help_panel="Kaggle", epilog="Example: `kit chain record`\n\nLeft alone over night; started again it goes on.")

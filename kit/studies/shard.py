@@ -4,6 +4,7 @@ Arms are dealt out in turn, each with all that it needs, so what several shares 
 its own; its lines are appended to the study's, and tables know no difference.
 """
 
+import hashlib
 import re
 import shutil
 from pathlib import Path
@@ -46,10 +47,14 @@ class Share(Section):
             raise KitError(f"--shard {self.shard} is no share of {len(self.arms or study.arms)} arms: write k/n, such as 2/4.")
         return choose(study, names)
 
-    def called(self) -> str:
-        """A name of its own for every share, as short as a title must be."""
-        which = " ".join(self.arms) + (f" {self.shard.replace('/', ' of ')}" if self.shard != "1/1" else "")
-        return f"{self.study} {which}".strip()[: LONGEST - len("kit study ")].strip()
+    def title(self) -> str:
+        """Its kernel's, of its own for every share and as short as Kaggle wants it. Arms are cut, and names that differ in a sign alone
+        make one slug: a share that is told by more than its shard ends in a digest."""
+        ends = [self.shard.replace("/", " of ")] if self.shard != "1/1" else []
+        if self.arms or self.seeds != 1:
+            ends.append(hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:6])
+        end = " ".join(["", *ends])
+        return " ".join(["kit study", self.study, *self.arms])[: LONGEST - len(end)].rstrip() + end
 
 
 def carry_out(order: str | None, inputs: Path, working: Path, budget: Budget, say: Say) -> bool:

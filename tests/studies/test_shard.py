@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from slugify import slugify
 
 from kit.data.draw import draw_dataset
 from kit.errors import KitError
@@ -33,10 +34,15 @@ def test_a_shard_that_is_none_is_refused(shard):
 
 
 def test_kernels_of_different_shares_have_names_of_their_own_that_kaggle_takes():
-    titles = {f"kit study {Share(study='cifar-slim', shard=f'{k}/4').called()}" for k in range(1, 5)}
-    titles.add(f"kit study {Share(study='hw7-architectures', arms=('richer-views', 'l2-weights', 'fixed-labels')).called()}")
-    assert len(titles) == 5
-    assert max(map(len, titles)) <= 50
+    long = ("richer-views", "l2-weights", "fixed-labels", "0.1 epochs", "0+1 epochs")
+    shares = [Share(study="cifar-slim", shard=f"{k}/4") for k in range(1, 5)] + [Share(study="cifar-slim", shard="2/4", seeds=3)]
+    shares += [Share(study="hw7-architectures", arms=long[:n], shard=f"{k}/2") for n in (3, 4) for k in (1, 2)]
+    shares += [Share(study="hw7", arms=(arm,)) for arm in long[3:]]
+    titles = [share.title() for share in shares]
+    assert len({slugify(title) for title in titles}) == len(shares)
+    assert max(map(len, titles)) == 50
+    assert [title for title in titles if title != " ".join(title.split())] == []
+    assert titles[1] == "kit study cifar-slim 2 of 4"
 
 
 def test_the_kernel_is_one_that_may_be_pushed():
