@@ -1,7 +1,7 @@
 """The verbs that talk to Kaggle."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -20,6 +20,10 @@ def kernels_here(incomplete: str) -> list[str]:
 
 
 KernelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A folder of kernels/.", autocompletion=kernels_here)]
+StudyOption = Annotated[str | None, typer.Option(help="For the kernel study: which one.", show_default=False)]
+ArmOption = Annotated[list[str] | None, typer.Option("--arm", help="Only this arm of it; may be repeated.", show_default=False)]
+ShardOption = Annotated[str, typer.Option(help="Only every n-th of its arms, from the k-th on: k/n.")]
+SeedsOption = Annotated[int, typer.Option(min=1, help="How many, of a study's arms.")]
 
 
 @app.command(rich_help_panel="Kaggle", epilog="Example: `kit bundle record`\n\nThen: `kaggle kernels push -p kernels/record`")
@@ -52,10 +56,10 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the request; send nothing.")] = False,
     timeout: Annotated[str | None, typer.Option(help="Kaggle ends the session after this, such as 9h.", show_default=False)] = None,
     patience: Annotated[str, typer.Option(help="How long to wait for a free session when two are running, such as 2h.")] = "0s",
-    study: Annotated[str | None, typer.Option(help="For the kernel study: which one.", show_default=False)] = None,
-    arms: Annotated[list[str] | None, typer.Option("--arm", help="Only this arm of it; may be repeated.", show_default=False)] = None,
-    shard: Annotated[str, typer.Option(help="Only every n-th of its arms, from the k-th on: k/n.")] = "1/1",
-    seeds: Annotated[int, typer.Option(min=1, help="How many, of a study's arms.")] = 1,
+    study: StudyOption = None,
+    arms: ArmOption = None,
+    shard: ShardOption = "1/1",
+    seeds: SeedsOption = 1,
 ) -> None:
     """Bundle a kernel and start its session on Kaggle; success is a version number and no dropped source."""
     from kit.remote import push as pushing
@@ -63,10 +67,9 @@ def push(
     from kit.remote.client import connect, kernel_folder
     from kit.train.budget import parse_duration
 
-    if (name == "study") != bool(study) or (not study and (arms or shard != "1/1" or seeds != 1)):
-        raise KitError("--study, --arm, --shard and --seeds are the kernel study's, which needs the first: kit push study --study NAME.")
+    part = share("push", name, study, arms or [], shard, seeds)
     kernel, kaggle = kernel_folder(name), connect()
-    changes, environment = share(study, arms or [], shard, seeds, kaggle.user) if study else ({}, {})
+    changes, environment = as_kernel(*part, kernel, kaggle) if part else ({}, {})
     if dry_run:
         metadata = pushing.changed(pushing.read_metadata(kernel, kaggle.user), changes)
         text = compose(kernel, read_head(kernel), environment=environment)
@@ -80,15 +83,37 @@ def push(
         pushing.wait_for(pushed, kaggle, say).insist(f"{pushed.ref} version {pushed.version}")
 
 
-def share(study: str, arms: list[str], shard: str, seeds: int, user: str) -> tuple[dict[str, str], dict[str, str]]:
-    """(what the kernel is called, so that shares are at work beside each other; the variable that tells its session what to run)."""
-    from slugify import slugify
-
-    from kit.studies.shard import ORDER, Share
+def share(verb: str, name: str, study: str | None, arms: list[str], shard: str, seeds: int) -> tuple[str, str] | None:
+    """(its kernel's title, the order for its session) of the share of a study that a verb's options tell of; None for another kernel."""
+    if (name == "study") != bool(study) or (not study and (arms or shard != "1/1" or seeds != 1)):
+        raise KitError(f"--study, --arm, --shard and --seeds are the kernel study's, which needs the first: kit {verb} study --study NAME.")
+    if not study:
+        return None
+    from kit.studies.shard import Share
 
     part = Share(study=study, arms=tuple(arms), shard=shard, seeds=seeds)
     part.chosen()
-    return {"id": f"{user}/{slugify(part.title())}", "title": part.title()}, {ORDER: part.model_dump_json()}
+    return part.title(), part.model_dump_json()
+
+
+def ref_of(title: str, kernel: Path, user: str) -> str:
+    """owner/slug of a share's kernel: of its own, so that shares are at work beside each other."""
+    from slugify import slugify
+
+    from kit.remote.push import read_metadata
+
+    return f"{read_metadata(kernel, user)['id'].partition('/')[0]}/{slugify(title)}"
+
+
+def as_kernel(title: str, order: str, kernel: Path, kaggle: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """(what a share's kernel has otherwise than the metadata say: its name and, from the second push on, its own output, with which its
+    session goes on; the variable that tells the session what to run)."""
+    from kit.remote.push import newest_version
+    from kit.studies.shard import ORDER
+
+    ref = ref_of(title, kernel, kaggle.user)
+    before = {"kernel_sources": [ref]} if newest_version(kaggle, ref).number else {}
+    return {"id": ref, "title": title} | before, {ORDER: order}
 
 
 @app.command(rich_help_panel="Kaggle", epilog="Example: `kit chain record`\n\nLeft alone over night; started again it goes on.")
@@ -116,6 +141,11 @@ def chain(
     from kit.remote.client import connect, kernel_folder
     from kit.train.budget import parse_duration
 
+    if name == "study":
+        raise KitError(
+            "kit chain goes by the steps of one run, and a share of a study has many. When its session has ended, push it again with the "
+            "same words: kit push study --study NAME --shard k/n. It goes on from its own output."
+        )
     if via not in (None, *VIAS):
         raise KitError(f"--via {via}: choose one of {', '.join(VIAS)}.")
     story = run_chain(
@@ -138,8 +168,16 @@ def pull(
         str | None, typer.Option(help="A file's name, or a regular expression for whole names; default: the CSV, its student and report.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to fetch into; default: submissions/DATE-NAME, with a ledger's line.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Folder to fetch into; default: submissions/DATE-NAME, with a ledger's line, or runs/KERNEL for a study's journal.",
+            show_default=False,
+        ),
     ] = None,
+    study: StudyOption = None,
+    arms: ArmOption = None,
+    shard: ShardOption = "1/1",
+    seeds: SeedsOption = 1,
 ) -> None:
     """Fetch what a kernel's newest session left on Kaggle, compared with what its run wrote down, and file it."""
     from kit.remote.client import connect, kernel_folder
@@ -147,8 +185,13 @@ def pull(
     from kit.remote.pull import pull as fetch
     from kit.remote.push import read_metadata
 
+    part = share("pull", name, study, arms or [], shard, seeds)
     kernel, kaggle = kernel_folder(name), connect()
-    ref = read_metadata(kernel, kaggle.user)["id"]
+    if part:
+        ref = ref_of(part[0], kernel, kaggle.user)
+        pattern, out = pattern or rf"{study}\.jsonl", out or Path("runs") / ref.partition("/")[2]
+    else:
+        ref = read_metadata(kernel, kaggle.user)["id"]
     for file in fetch(kaggle, ref, name, Path("submissions"), pattern or WANTED, out):
         say(f"{file}: {file.stat().st_size:,} bytes")
 

@@ -1,7 +1,8 @@
 """A share of a study's arms for a machine that shares nothing with the others, as a Kaggle session is.
 
 Arms are dealt out in turn, each with all that it needs, so what several shares need is trained in each of them. A share leaves a journal of
-its own; its lines are appended to the study's, and tables know no difference.
+its own; its lines are appended to the study's, and tables know no difference. Beside it lies the share itself, by which the next session
+knows its own output among those of others.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from kit.config.fields import Count, Section
 from kit.data.cache import cache_folder
 from kit.errors import KitError
+from kit.files import make_folder, write_durably
 from kit.studies.catalogue import choose, find_study
 from kit.studies.runner import Place, Say, in_turn, run_study
 from kit.studies.spread import over_ray
@@ -22,6 +24,7 @@ from kit.studies.study import Study
 from kit.train.budget import Budget
 
 ORDER = "KIT_STUDY"  # the variable that holds a share as JSON
+LEFT = "share.json"  # a share, in its output
 LONGEST = 50  # characters of a kernel's title
 
 
@@ -59,7 +62,7 @@ class Share(Section):
 
 def carry_out(order: str | None, inputs: Path, working: Path, budget: Budget, say: Say) -> bool:
     """A session's share: photos from `inputs`, runs and the journal in `working`; whether it is done. Where the inputs hold an earlier
-    output of it, what that finished is not run again, and what it had begun goes on.
+    output of the same share, what that finished is not run again, and what it had begun goes on; those of others are left alone.
 
     Raises:
         KitError: there is no order, or none that can be carried out.
@@ -68,14 +71,19 @@ def carry_out(order: str | None, inputs: Path, working: Path, budget: Budget, sa
         share = Share.model_validate_json(order or "")
     except ValidationError:
         raise KitError(f"{ORDER} says nothing that can be run. Push this kernel with: kit push study --study NAME.") from None
-    study, journal = share.chosen(), working / f"{share.study}.jsonl"
-    for before in sorted(inputs.rglob(journal.name))[:1] if not journal.exists() else ():
-        say(f"going on with {before.parent}")
-        shutil.copytree(before.parent, working, dirs_exist_ok=True)
+    study, own = share.chosen(), share.model_dump_json().encode()
+    if not (working / LEFT).exists():
+        for file in sorted(inputs.rglob(LEFT)):
+            if file.read_bytes() == own:
+                say(f"going on with {file.parent}")
+                shutil.copytree(file.parent, working, dirs_exist_ok=True)
+                break
+            say(f"{file.parent} is another share's and left alone")
+        write_durably(make_folder(working) / LEFT, own)
     first = study.arms[0].config.train.seed
     return run_study(
         study,
-        Place(journal, working / "arms"),
+        Place(working / f"{share.study}.jsonl", working / "arms"),
         inputs,
         cache=cache_folder(None),
         budget=budget,

@@ -244,8 +244,8 @@ def test_a_session_that_failed_is_an_error_with_the_end_of_its_log(clone, kaggle
         wait_for(pushed, kaggle, print).insist("it")
 
 
-def command(clone, *words):
-    return subprocess.run([sys.executable, "-m", "kit", "push", *words], cwd=clone, capture_output=True, text=True, timeout=120)
+def command(clone, *words, verb="push"):
+    return subprocess.run([sys.executable, "-m", "kit", verb, *words], cwd=clone, capture_output=True, text=True, timeout=120)
 
 
 def test_the_command_prints_the_version_and_no_secret(clone, server):
@@ -273,6 +273,27 @@ def test_a_share_of_a_study_is_a_kernel_of_its_own_that_knows_what_to_run(clone,
     assert 'os.environ.setdefault(\'KIT_STUDY\', \'{"study":"hw13"' in built
     refused = command(clone, "study", "--study", "hw31", "--dry-run")
     assert "There is no study 'hw31'. Nearest: hw13" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_share_that_is_pushed_again_has_its_own_output_attached_and_its_journal_is_pulled(clone, server):
+    share, ref = ("study", "--study", "hw13", "--shard", "1/4"), f"{USER}/kit-study-hw13-1-of-4"
+    for _ in range(2):
+        done = command(clone, *share)
+        assert done.returncode == 0, done.stderr
+    first, second = server.kernels[ref].requests
+    assert (first.get("kernelDataSources"), second["kernelDataSources"]) == (None, [ref])
+    server.kernels[ref].outputs.append(clone / "left")
+    (clone / "left").mkdir()
+    (clone / "left" / "hw13.jsonl").write_text("{}\n")
+    done = command(clone, *share, verb="pull")
+    assert (clone / "runs" / "kit-study-hw13-1-of-4" / "hw13.jsonl").read_text() == "{}\n", done.stderr
+    assert "kit pull study --study NAME" in command(clone, "study", verb="pull").stderr
+
+
+def test_a_chain_of_a_study_is_answered_with_the_push_that_goes_on(clone, server):
+    assert "push it again with the same words: kit push study" in command(clone, "study", verb="chain").stderr
+    assert server.calls == []
 
 
 def test_without_credentials_it_says_where_they_go(clone, server, monkeypatch, tmp_path):

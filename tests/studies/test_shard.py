@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,8 +62,12 @@ def test_a_session_carries_its_share_out_and_the_next_one_has_nothing_left(tmp_p
     assert "resnet8x4, seed 20220013: 0." in session(script, tmp_path, "working")
     assert [line["arm"] for line in read(tmp_path / "working" / "cifar-slim.jsonl", "cifar-slim", print)] == ["resnet8x4"]
     (tmp_path / "working").rename(tmp_path / "input" / "before")
+    other = tmp_path / "input" / "another"
+    shutil.copytree(tmp_path / "input" / "before", other)  # the first by its name
+    (other / "share.json").write_text(Share(study="cifar-slim", arms=("resnet20",), setting="tiny").model_dump_json())
     said = session(script, tmp_path, "working")
-    assert "going on with" in said
+    assert f"{other} is another share's and left alone" in said
+    assert f"going on with {tmp_path / 'input' / 'before'}" in said
     assert "resnet8x4, seed" not in said
 
 
