@@ -4,6 +4,7 @@ A line is known by its CSV's sha256. A later CSV of the same name takes the plac
 stays, with its line, and the later one's folder gets a number.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,17 @@ def file_away(folder: Path, name: str, csv: Path, provenance: dict[str, Any]) ->
 def free_place(folder: Path, name: str, sha256: str) -> Path:
     """`folder`/`name` for the CSV with that sha256, with a number where another one lies that stays."""
     gives_way = {line["csv_sha256"] for line in read(folder) if line["state"] == "suspended" and not line["ref"]}
-    for place in [folder / name, *(folder / f"{name}-{number}" for number in range(2, 1000))]:
-        csv = place / "submission.csv"
-        if not csv.exists() or sha256_of(csv) in {sha256, *gives_way}:
-            return place
+    fits = lambda csv: not csv.exists() or sha256_of(csv) in {sha256, *gives_way}  # noqa: E731
+    return next(place for place in numbered(folder, name) if fits(place / "submission.csv"))
+
+
+def numbered(folder: Path, name: str) -> Iterator[Path]:
+    """`folder`/`name`, and then the same with a number.
+
+    Raises:
+        KitError: a thousand were not enough.
+    """
+    yield from (folder / name, *(folder / f"{name}-{number}" for number in range(2, 1000)))
     raise KitError(f"{folder} holds a thousand folders {name}-…: move them away.")
 
 

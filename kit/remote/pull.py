@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from kit import ledger
 from kit.errors import KitError
@@ -16,8 +17,8 @@ WANTED = r"submission\.csv|student\.kit|run\.json|report\.html"
 
 
 def pull(kaggle: Kaggle, ref: str, name: str, folder: Path, pattern: str = WANTED, out: Path | None = None) -> list[Path]:
-    """Fetch a kernel's output into `folder`/<date>-`name`, with the kernel's version in its provenance and a line in the ledger. Without
-    the CSV, nothing is said of where one came from that lies there.
+    """Fetch a kernel's output into `folder`/<date>-`name`, with the kernel's version in its provenance and a line in the ledger. Where the
+    CSV of another session lies there that stays, the folder's name gets a number.
 
     Args:
         pattern: a regular expression that a file's whole name must fit.
@@ -31,10 +32,12 @@ def pull(kaggle: Kaggle, ref: str, name: str, folder: Path, pattern: str = WANTE
     files[PROVENANCE] = (json.dumps(made, indent=2, ensure_ascii=False) + "\n").encode()
     csv, place = files.get("submission.csv"), out or folder / f"{time.strftime('%Y-%m-%d')}-{name}"
     sha256 = hashlib.sha256(csv or b"").hexdigest()
-    if csv is None and (place / "submission.csv").exists():
-        del files[PROVENANCE]
-    elif csv is not None and out is None:
+    if out is None and csv is not None:
         place = ledger.free_place(folder, place.name, sha256)
+    elif out is None:
+        place = next(place for place in ledger.numbered(folder, place.name) if not holds_another(place, made))
+    elif csv is None and holds_another(place, made):
+        del files[PROVENANCE]  # what lies there tells where that CSV came from
     for file in files:
         if not (place / file).resolve().is_relative_to(place.resolve()):
             raise KitError(f"Kaggle lists a file {file!r}, which would be written outside of {place}. Nothing is kept.")
@@ -43,3 +46,10 @@ def pull(kaggle: Kaggle, ref: str, name: str, folder: Path, pattern: str = WANTE
     if out is None and csv is not None and not made.get("partial"):
         ledger.enter(folder, made | {"submission": place.name, "csv_sha256": sha256})
     return [place / file for file in files]
+
+
+def holds_another(place: Path, made: dict[str, Any]) -> bool:
+    """Whether a folder has the CSV of another session than the one that `made` tells of."""
+    file = place / PROVENANCE
+    before = read_object(file.read_bytes()) if file.is_file() else {}
+    return (place / "submission.csv").exists() and any(before.get(name) != made[name] for name in ("kernel", "kernel_version"))

@@ -283,15 +283,19 @@ def test_output_is_fetched_whole_or_not_at_all(tmp_path, server, kaggle):
         list(fetch(kaggle, REF, tmp_path / "again", "*.csv"))
 
 
-def test_a_log_that_is_pulled_later_that_day_does_not_change_where_the_csv_came_from(tmp_path, server, kaggle):
+def test_what_a_later_session_left_is_not_mixed_with_the_csv_of_an_earlier_one(tmp_path, server, kaggle):
     folder = tmp_path / "submissions"
-    for number in range(2):
+    for number, wanted in enumerate(["submission.csv", "log.txt", "log.txt"]):
         kernel(tmp_path, f"open('submission.csv', 'w').write('{number}')\nopen('log.txt', 'w').write('{number}')\n")
-        chain(tmp_path / "kernels" / "small", kaggle, print, folder=tmp_path / f"chain-{number}", max_sessions=1)
-        files = pull(kaggle, REF, "small", folder, "log.txt" if number else "submission.csv")
-    assert [file.read_text() for file in files] == ["1"]
-    (made,) = folder.glob("*/provenance.json")
-    assert json.loads(made.read_text())["kernel_version"] == 1
+        if number < 2:
+            chain(tmp_path / "kernels" / "small", kaggle, print, folder=tmp_path / f"chain-{number}", max_sessions=1)
+        pull(kaggle, REF, "small", folder, wanted)
+    first, second = sorted(folder.glob("*-small*"))
+    assert {file.name: file.read_text() for file in first.iterdir() if file.suffix != ".json"} == {"submission.csv": "0"}
+    assert (second / "log.txt").read_text() == "1"
+    assert [json.loads((place / "provenance.json").read_text())["kernel_version"] for place in (first, second)] == [1, 2]
+    pull(kaggle, REF, "small", folder, "log.txt", out=first)  # a folder that was named is taken
+    assert json.loads((first / "provenance.json").read_text())["kernel_version"] == 1
 
 
 @pytest.mark.slow
