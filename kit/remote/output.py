@@ -72,7 +72,7 @@ def contents(kaggle: Kaggle, ref: str, pattern: str = ".*") -> Iterator[tuple[st
         raise KitError(f"{pattern!r} is no regular expression ({error}). All CSVs are '.*\\.csv', all files '.*'.") from None
     files = {file.name: file for file in list_output(kaggle, ref)[0]}
     fitting = [file for name, file in files.items() if wish.fullmatch(name) and name != PROVENANCE]
-    if not fitting:
+    if not fitting and not (PROVENANCE in files and wish.fullmatch(PROVENANCE)):
         raise KitError(f"The newest session of {ref} left no file that fits {pattern!r}. Has it ended? Look at its page.")
     written: dict[str, Any] = {}
     if PROVENANCE in files:

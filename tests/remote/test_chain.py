@@ -298,6 +298,13 @@ def test_what_a_later_session_left_is_not_mixed_with_the_csv_of_an_earlier_one(t
     assert json.loads((first / "provenance.json").read_text())["kernel_version"] == 1
 
 
+def test_the_provenance_alone_can_be_pulled(tmp_path, server, kaggle):
+    small = kernel(tmp_path, "open('provenance.json', 'w').write('{}')\n")
+    chain(small, kaggle, print, folder=tmp_path / "chain", max_sessions=1)
+    (file,) = pull(kaggle, REF, "small", tmp_path / "submissions", r"provenance\.json")
+    assert json.loads(file.read_text())["kernel"] == REF
+
+
 @pytest.mark.slow
 def test_the_command_runs_a_chain_and_pulls_what_it_left(tmp_path, server):
     kernel(tmp_path)
