@@ -191,9 +191,19 @@ def pull(
         ref = ref_of(part[0], kernel, kaggle.user)
         pattern, out = pattern or rf"{study}\.jsonl", out or Path("runs") / ref.partition("/")[2]
     else:
-        ref = read_metadata(kernel, kaggle.user)["id"]
+        ref = furthest(Path("runs") / f"chain-{name}" / "chain.json", read_metadata(kernel, kaggle.user)["id"])
     for file in fetch(kaggle, ref, name, Path("submissions"), pattern or WANTED, out):
         say(f"{file}: {file.stat().st_size:,} bytes")
+
+
+def furthest(file: Path, ref: str) -> str:
+    """The kernel that brought a chain of `ref` furthest, of a pair that takes turns maybe the other one; `ref` where there is no chain."""
+    from kit.remote.chain import read_story
+
+    there = (read_story(file, ref).furthest or {}).get("ref", ref)
+    if there != ref:
+        say(f"{file}: the run is furthest in {there}, whose output is pulled. Move that file away to pull {ref}'s.")
+    return there
 
 
 @app.command(

@@ -306,6 +306,16 @@ def test_the_provenance_alone_can_be_pulled(tmp_path, server, kaggle):
 
 
 @pytest.mark.slow
+def test_of_a_pair_that_takes_turns_the_one_that_is_furthest_is_pulled(tmp_path, server, kaggle):
+    small = kernel(tmp_path, COUNTS + "open('submission.csv', 'w').write(str(step + 3))\n")
+    chain(small, kaggle, print, folder=tmp_path / "runs" / "chain-small", via="pair", until=6)
+    done = subprocess.run([sys.executable, "-m", "kit", "pull", "small"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert f"the run is furthest in {REF}-b, whose output is pulled" in done.stdout.replace("\n", ""), done.stderr
+    (place,) = (tmp_path / "submissions").glob("*-small")
+    assert (place / "submission.csv").read_text() == "6"
+
+
+@pytest.mark.slow
 def test_the_command_runs_a_chain_and_pulls_what_it_left(tmp_path, server):
     kernel(tmp_path)
     (tmp_path / "kernels" / "small" / "main.py").write_text("open('submission.csv', 'w').write('Id,Category\\n')\n")
