@@ -22,7 +22,7 @@ from kit.submission import check
 DIGITS = 12  # of the sha256 that a message bears
 POLL = 10.0  # seconds between two looks at a score
 PATIENCE = 180  # looks
-WHEN = "%Y-%m-%d %H:%M:%S"
+WHEN = "%Y-%m-%d %H:%M:%S"  # in UTC, as Kaggle's list has it
 Say = Callable[[str], None]
 
 
@@ -102,7 +102,7 @@ def submit(entry: Entry, kaggle: Kaggle, say: Say, folder: Path, *, wait: bool =
             raise
         rules = f"https://www.kaggle.com/competitions/{entry.rules.slug}/rules"
         raise KitError(f"Kaggle refuses {entry.csv} (403): join {entry.rules.slug} and accept its rules, {rules}.") from None
-    ledger.enter(folder, line(entry) | {"ref": ref, "handed_in": time.strftime(WHEN)})
+    ledger.enter(folder, line(entry) | {"ref": ref, "handed_in": time.strftime(WHEN, time.gmtime())})
     say(f"handed in to {entry.rules.slug} as {ref}: {entry.message()}; {left - 1} more today")
     return wait_for_score(entry, kaggle, say, folder) if wait else None
 

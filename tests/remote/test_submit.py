@@ -4,6 +4,8 @@ import io
 import json
 import subprocess
 import sys
+import time
+from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
@@ -14,7 +16,7 @@ from kit.errors import KitError
 from kit.files import sha256_of
 from kit.ledger import COLUMNS, read
 from kit.remote.client import connect
-from kit.remote.submit import fetch_scores, read_entry, submit
+from kit.remote.submit import WHEN, fetch_scores, read_entry, submit
 
 MADE = {"recipe": "record", "state": "done", "competition": "hw13-2023", "commit": "abc1234", "parameters": 59451, "bytes": 61665}
 
@@ -78,6 +80,16 @@ def test_the_same_file_is_not_sent_twice_whether_the_ledger_or_kaggle_knows_it(r
         hand_in(run / "submission.csv", kaggle, tmp_path)
     assert len(server.submissions) == 1
     assert read(submissions)[0]["public_score"] == "0.50000"
+
+
+def test_the_ledger_says_in_utc_when_a_csv_was_handed_in_as_kaggle_does(run, kaggle, server, submissions, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Nowhere-9")
+        time.tzset()
+        hand_in(run, kaggle, tmp_path, wait=False)
+    time.tzset()
+    when = datetime.strptime(read(submissions)[0]["handed_in"], WHEN).replace(tzinfo=UTC)
+    assert abs((datetime.now(UTC) - when).total_seconds()) < 600
 
 
 @pytest.mark.parametrize(("fault", "sent"), [(503, 1), (DROP_BEFORE, 1), (DROP_AFTER, 1)])
