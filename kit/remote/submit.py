@@ -94,9 +94,9 @@ def submit(entry: Entry, kaggle: Kaggle, say: Say, folder: Path, *, wait: bool =
         KitError: it was handed in before, none are left today, or Kaggle refused.
     """
     try:
-        refuse_twice(entry, kaggle, folder)
+        failed = refuse_twice(entry, kaggle, folder)
         left = allowed_today(kaggle, entry.rules)
-        ref = create(kaggle, entry, upload(kaggle, entry), say)
+        ref = create(kaggle, entry, upload(kaggle, entry), say, failed)
     except Refused as refusal:
         if refusal.code != 403:
             raise
@@ -104,7 +104,7 @@ def submit(entry: Entry, kaggle: Kaggle, say: Say, folder: Path, *, wait: bool =
         raise KitError(f"Kaggle refuses {entry.csv} (403): join {entry.rules.slug} and accept its rules, {rules}.") from None
     ledger.enter(folder, line(entry) | {"ref": ref, "handed_in": time.strftime(WHEN, time.gmtime())})
     say(f"handed in to {entry.rules.slug} as {ref}: {entry.message()}; {left - 1} more today")
-    return wait_for_score(entry, kaggle, say, folder) if wait else None
+    return wait_for_score(entry, kaggle, say, folder, failed) if wait else None
 
 
 def line(entry: Entry) -> dict[str, Any]:
@@ -112,19 +112,38 @@ def line(entry: Entry) -> dict[str, Any]:
     return {"submission": entry.csv.parent.name} | entry.provenance | {"competition": entry.competition, "csv_sha256": entry.sha256}
 
 
-def refuse_twice(entry: Entry, kaggle: Kaggle, folder: Path) -> None:
-    if before := next((one for one in ledger.read(folder) if one["csv_sha256"] == entry.sha256 and one["ref"]), None):
-        score = f", public score {before['public_score']}" if before["public_score"] else "; `kit ledger` fetches its score"
-        raise KitError(f"{entry.csv} was handed in on {before['handed_in']} as {before['ref']}{score}. It would score the same again.")
-    if there := find(entry, kaggle):
+def refuse_twice(entry: Entry, kaggle: Kaggle, folder: Path) -> set[int]:
+    """The numbers of those of this CSV's submissions that Kaggle could not score: they are no reason against another.
+
+    Raises:
+        KitError: there is one that was scored, or still may be.
+    """
+    before = next((one for one in ledger.read(folder) if one["csv_sha256"] == entry.sha256 and one["ref"]), None)
+    if before and before["public_score"]:
+        raise KitError(
+            f"{entry.csv} was handed in on {before['handed_in']} as {before['ref']}, public score {before['public_score']}. It would score "
+            "the same again."
+        )
+    found = alike(entry, kaggle)
+    failed = {one.ref for one in found if one.status.name == "ERROR"}
+    if there := next((one for one in found if one.ref not in failed), None):
         keep(entry, folder, there)
         when = f" on {there.date:%Y-%m-%d}" if there.date else ""
         raise KitError(f"{entry.csv} was handed in{when} as {there.ref}, Kaggle's list says. It is in the ledger now.")
+    if before and before["ref"] not in map(str, failed):
+        raise KitError(f"{entry.csv} was handed in on {before['handed_in']} as {before['ref']}; `kit ledger` fetches its score.")
+    return failed
 
 
-def find(entry: Entry, kaggle: Kaggle) -> Any:
-    """This CSV's submission in Kaggle's list; None where it isn't there."""
-    return next((one for one in submissions(kaggle, entry.rules) if entry.mark in (one.description or "")), None)
+def alike(entry: Entry, kaggle: Kaggle) -> list[Any]:
+    """This CSV's submissions in Kaggle's list, newest first."""
+    there = [one for one in submissions(kaggle, entry.rules) if entry.mark in (one.description or "")]
+    return sorted(there, key=lambda one: one.ref, reverse=True)
+
+
+def find(entry: Entry, kaggle: Kaggle, failed: set[int]) -> Any:
+    """The newest of them, those that failed before apart; None where it isn't there."""
+    return next((one for one in alike(entry, kaggle) if one.ref not in failed), None)
 
 
 def submissions(kaggle: Kaggle, rules: Competition) -> list[Any]:
@@ -171,8 +190,8 @@ def upload(kaggle: Kaggle, entry: Entry) -> str:
     return answer.token
 
 
-def create(kaggle: Kaggle, entry: Entry, token: str, say: Say) -> str:
-    """The submission's number. Sent again only when Kaggle's list does not have it."""
+def create(kaggle: Kaggle, entry: Entry, token: str, say: Say, failed: set[int]) -> str:
+    """The submission's number. Sent again only when Kaggle's list does not have it. failed: earlier ones of the same CSV."""
     from kagglesdk.competitions.types.competition_api_service import ApiCreateSubmissionRequest
 
     wanted = ApiCreateSubmissionRequest()
@@ -183,25 +202,25 @@ def create(kaggle: Kaggle, entry: Entry, token: str, say: Say) -> str:
         except Unreachable as error:
             say(f"{error}; asking whether the submission arrived")
             kaggle.sleep(pause or PAUSES[0])
-            if there := find(entry, kaggle):
+            if there := find(entry, kaggle, failed):
                 return str(there.ref)
             if pause is None:
                 raise KitError(f"{entry.csv} could not be handed in: {error}, {len(PAUSES) + 1} times. Try again later.") from None
             continue
         if answer.ref:
             return str(answer.ref)
-        if there := find(entry, kaggle):
+        if there := find(entry, kaggle, failed):
             return str(there.ref)
         raise KitError(hide(f"Kaggle did not take {entry.csv}: {answer.message or 'it says nothing more'}."))
     raise AssertionError("the last pause is None")
 
 
-def wait_for_score(entry: Entry, kaggle: Kaggle, say: Say, folder: Path) -> Any:
+def wait_for_score(entry: Entry, kaggle: Kaggle, say: Say, folder: Path, failed: set[int]) -> Any:
     """Raises:
     KitError: Kaggle could not score it, or has not in half an hour.
     """
     for _ in range(PATIENCE):
-        there = find(entry, kaggle)
+        there = find(entry, kaggle, failed)
         state = there.status.name if there else "PENDING"
         if state == "ERROR":
             raise KitError(hide(f"Kaggle could not score {entry.csv} ({there.ref}): {there.error_description or 'no reason given'}."))

@@ -254,7 +254,7 @@ class Server:
         first = int(body.get("pageToken") or 0)
         shown = self.submissions[first : first + 1]
         answer = [{name: value for name, value in one.items() if name != "content"} for one in shown]
-        for one in shown:
+        for one in (one for one in shown if one["status"] == "PENDING"):
             scored = {"status": "COMPLETE", "publicScore": self.score} if self.score else {"status": "ERROR", "errorDescription": "bad ids"}
             one.update(scored)
         more = {"nextPageToken": str(first + 1)} if first + 1 < len(self.submissions) else {}

@@ -166,6 +166,31 @@ def test_refusals_and_failed_scoring_come_in_kaggles_words(run, kaggle, server, 
         hand_in(run, kaggle, tmp_path)
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_csv_that_kaggle_could_not_score_may_be_handed_in_again(run, kaggle, server, submissions, tmp_path, lost):
+    server.score = None
+    with pytest.raises(KitError, match=r"could not score .*100\): bad ids"):
+        hand_in(run, kaggle, tmp_path)
+    if lost:
+        (submissions / "ledger.csv").unlink()
+    server.score = "0.61000"
+    server.faults["CreateSubmission"].append(DROP_AFTER)  # the one that failed is not the one that is asked for
+    assert hand_in(run, kaggle, tmp_path)[-1].startswith("public score 0.61000")
+    (line,) = read(submissions)
+    assert (line["ref"], line["public_score"], len(server.submissions)) == ("101", "0.61000", 2)
+    with pytest.raises(KitError, match=r"as 101, public score 0\.61000"):
+        hand_in(run, kaggle, tmp_path)
+
+
+def test_a_csv_whose_score_is_not_there_yet_is_not_sent_twice(run, kaggle, server, submissions, tmp_path):
+    hand_in(run, kaggle, tmp_path, wait=False)
+    with pytest.raises(KitError, match="was handed in on 2026-11-21 as 100, Kaggle's list says"):
+        hand_in(run, kaggle, tmp_path)
+    server.submissions.clear()
+    with pytest.raises(KitError, match="as 100; `kit ledger` fetches its score"):
+        hand_in(run, kaggle, tmp_path)
+
+
 def test_scores_that_were_not_waited_for_are_fetched_later(run, kaggle, server, submissions, tmp_path):
     assert len(hand_in(run, kaggle, tmp_path, wait=False)) == 1
     for _ in range(2):
