@@ -133,12 +133,12 @@ def check(
 ) -> None:
     """Whether Kaggle would take a submission: ids, padding, order, rows, classes, collapsed predictions."""
     from kit.data.layout import find_dataset
-    from kit.remote.submit import read_provenance
+    from kit.remote.submit import provenance_of
     from kit.submission import check as check_csv
     from kit.submission import ids_for
 
     file = file / "submission.csv" if file.is_dir() else file
-    rules = rules or read_provenance(file.parent / "provenance.json").get("competition", "hw13-2023")
+    rules = rules or provenance_of(file).get("competition", "hw13-2023")
     ids = classes = None
     if data is not None:
         dataset = find_dataset(data, competition(rules).classes, 0.2, 0)

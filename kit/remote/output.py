@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kit.config.schema import in_words
 from kit.errors import KitError
 from kit.files import make_folder, write_durably
 from kit.remote.client import PAUSES, Kaggle
@@ -20,6 +23,22 @@ from kit.remote.client import PAUSES, Kaggle
 PAGE = 100  # files that are listed at once
 PROVENANCE = "provenance.json"
 WRITTEN_DOWN = {"submission.csv": "csv_sha256", "student.kit": "student_sha256"}  # file: the provenance's field
+
+
+class Provenance(BaseModel):
+    """What is read of a provenance.json; a file may lack any of it."""
+
+    model_config = ConfigDict(strict=True)
+    recipe: str = ""
+    state: str | None = None
+    commit: str | None = None
+    competition: str = ""
+    parameters: int | None = None
+    bytes: int | None = None
+    validation_accuracy: float | None = None
+    problems: list[str] = []
+    csv_sha256: str | None = None
+    student_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +96,7 @@ def contents(kaggle: Kaggle, ref: str, pattern: str = ".*") -> Iterator[tuple[st
     written: dict[str, Any] = {}
     if PROVENANCE in files:
         content = download(kaggle, files[PROVENANCE])
-        written = read_object(content)
+        written = read_provenance(content, f"{PROVENANCE} of {ref}", "Run the session again")
         yield PROVENANCE, content
     for file in fitting:
         content = download(kaggle, file)
@@ -96,6 +115,18 @@ def read_object(content: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def read_provenance(content: bytes, what: str, remedy: str) -> dict[str, Any]:
+    """Raises:
+    KitError: a field is not of the type that a run writes.
+    """
+    made = read_object(content)
+    try:
+        Provenance.model_validate(made)
+    except ValidationError as error:
+        raise KitError(f"{what} is not as a run writes it: {in_words(error)}. {remedy}.") from None
+    return made
 
 
 def fetch(kaggle: Kaggle, ref: str, folder: Path, pattern: str = ".*") -> Iterator[Path]:

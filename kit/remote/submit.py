@@ -16,7 +16,7 @@ from kit.errors import KitError
 from kit.files import sha256_of
 from kit.remote.client import PAUSES, Kaggle, Refused, Unreachable
 from kit.remote.credentials import hide
-from kit.remote.output import read_object
+from kit.remote.output import PROVENANCE, read_provenance
 from kit.submission import check
 
 DIGITS = 12  # of the sha256 that a message bears
@@ -62,7 +62,7 @@ def read_entry(place: Path, name: str | None, say: Say) -> Entry:
     csv = place / "submission.csv" if place.is_dir() else place
     if not csv.is_file():
         raise KitError(f"There is no {csv}. Give a run's folder, one of submissions/, or a CSV.")
-    sha256, made = sha256_of(csv), read_provenance(csv.parent / "provenance.json")
+    sha256, made = sha256_of(csv), provenance_of(csv)
     if made and made.get("csv_sha256") != sha256:
         say(f"note: {csv} is not the file that provenance.json beside it tells of; it is handed in without a history")
         made = {}
@@ -78,8 +78,14 @@ def read_entry(place: Path, name: str | None, say: Say) -> Entry:
     return Entry(csv, rules, name, made, sha256)
 
 
-def read_provenance(file: Path) -> dict[str, Any]:
-    made = read_object(file.read_bytes()) if file.is_file() else {}
+def provenance_of(csv: Path) -> dict[str, Any]:
+    """Where a CSV came from, as the file beside it tells; empty where there is none.
+
+    Raises:
+        KitError: a field is not of the type that a run writes.
+    """
+    file = csv.parent / PROVENANCE
+    made = read_provenance(file.read_bytes(), str(file), "Move it away, and the CSV has no history") if file.is_file() else {}
     return made if "recipe" in made else {}
 
 

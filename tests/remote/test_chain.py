@@ -298,6 +298,13 @@ def test_what_a_later_session_left_is_not_mixed_with_the_csv_of_an_earlier_one(t
     assert json.loads((first / "provenance.json").read_text())["kernel_version"] == 1
 
 
+def test_a_provenance_with_other_types_is_not_pulled(tmp_path, server, kaggle):
+    small = kernel(tmp_path, """open('provenance.json', 'w').write('{"csv_sha256": 7}')\nopen('submission.csv', 'w')\n""")
+    chain(small, kaggle, print, folder=tmp_path / "chain", max_sessions=1)
+    with pytest.raises(KitError, match=rf"provenance\.json of {REF} is not as a run writes it: csv_sha256: .* \(got 7\)"):
+        pull(kaggle, REF, "small", tmp_path / "submissions")
+
+
 def test_the_provenance_alone_can_be_pulled(tmp_path, server, kaggle):
     small = kernel(tmp_path, "open('provenance.json', 'w').write('{}')\n")
     chain(small, kaggle, print, folder=tmp_path / "chain", max_sessions=1)

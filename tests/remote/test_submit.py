@@ -138,6 +138,17 @@ def test_what_can_not_be_handed_in_is_refused_before_anything_is_sent(run, kaggl
     assert server.calls == []
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("parameters", "many"), ("validation_accuracy", "0.5"), ("problems", None), ("competition", 5), ("csv_sha256", 7), ("recipe", None)],
+)
+def test_a_provenance_with_other_types_is_named_with_its_field(run, field, value):
+    file = run / "provenance.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    with pytest.raises(KitError, match=rf"{file} is not as a run writes it: {field}: .* \(got {value!r}\)\. Move it away"):
+        read_entry(run, None, print)
+
+
 def test_a_csv_that_was_edited_goes_without_a_history(run, kaggle, server, submissions, tmp_path):
     write(run / "submission.csv", 1)
     said = hand_in(run, kaggle, tmp_path)
