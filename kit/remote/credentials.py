@@ -5,22 +5,25 @@ Nobody else's can be known, and a pattern for them would be a guess.
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from kit.errors import KitError
 
 VARIABLES = ("KAGGLE_KEY", "KAGGLE_API_TOKEN")
-FILES = ("kaggle.json", "access_token", "access_token.txt")
+FILES = ("kaggle.json", "access_token", "access_token.txt", "credentials.json")  # the last by `kaggle auth login`
+SECRET = ("key", "access_token", "refresh_token")  # in those that are JSON
 SHORTEST = 8  # characters; a shorter value would be found in ordinary text
 
 
-def credentials() -> dict[str, str]:
-    """Each secret by the variable or the file that holds it; empty where there is none."""
-    found = {name: os.environ.get(name, "") for name in VARIABLES}
-    found |= {str(file): read_secret(file) for file in token_files()}
-    token = Path(found["KAGGLE_API_TOKEN"])  # the client takes a file's name there, too
-    found[str(token)] = read_secret(token)
-    return {source: secret for source, secret in found.items() if len(secret) >= SHORTEST}
+def credentials() -> dict[str, tuple[str, ...]]:
+    """The secrets by the variable or the file that holds them; empty where there are none."""
+    found: dict[str, tuple[str, ...]] = {name: (os.environ.get(name, ""),) for name in VARIABLES}
+    found |= {str(file): read_secrets(file) for file in token_files()}
+    token = Path(os.environ.get("KAGGLE_API_TOKEN", ""))  # the client takes a file's name there, too
+    found[str(token)] = read_secrets(token)
+    long = {source: tuple(secret for secret in secrets if len(secret) >= SHORTEST) for source, secrets in found.items()}
+    return {source: secrets for source, secrets in long.items() if secrets}
 
 
 def token_files() -> list[Path]:
@@ -29,19 +32,20 @@ def token_files() -> list[Path]:
     return [Path(folder).expanduser() / name for folder in folders for name in FILES]
 
 
-def read_secret(file: Path) -> str:
-    """A token file's text, or the key of a kaggle.json; empty where there is none."""
+def read_secrets(file: Path) -> tuple[str, ...]:
+    """A token file's text, or the key or tokens of a JSON file; empty where there are none."""
     try:
         text = file.read_text(encoding="utf-8").strip()
-        return str(json.loads(text)["key"]) if file.suffix == ".json" else text
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return tuple(str(value) for name, value in json.loads(text).items() if name in SECRET) if file.suffix == ".json" else (text,)
+    except (OSError, ValueError, AttributeError):
+        return ()
 
 
 def hide(text: str) -> str:
     """The text with each secret replaced by the name of its place: Kaggle's words and logs are not ours to trust."""
-    for source, secret in credentials().items():
-        text = text.replace(secret, f"<{Path(source).name}>")
+    for source, secrets in credentials().items():
+        for secret in secrets:
+            text = text.replace(secret, f"<{Path(source).name}>")
     return text
 
 
@@ -49,9 +53,9 @@ def refuse_credentials(files: dict[str, bytes]) -> None:
     """Raises:
     KitError: a file, by its name and content, holds one of the secrets.
     """
-    for source, secret in credentials().items():
+    for source, secrets in credentials().items():
         for name, content in files.items():
-            if secret.encode() in content:
+            if any(secret.encode() in content for secret in secrets):
                 raise KitError(
                     f"{name} holds the value of {source}. What is bundled is sent to Kaggle and may be made public: take it out. "
                     "The kit needs no credential inside a kernel."
@@ -63,7 +67,7 @@ def account() -> str:
     if name := os.environ.get("KAGGLE_USERNAME"):
         return name
     folder = Path(os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle").expanduser()
-    try:
-        return str(json.loads((folder / "kaggle.json").read_text(encoding="utf-8"))["username"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    for file in (folder / "kaggle.json", Path("~/.kaggle/credentials.json").expanduser()):  # as the client asks them
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return str(json.loads(file.read_text(encoding="utf-8"))["username"])
+    return ""

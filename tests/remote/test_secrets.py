@@ -1,15 +1,20 @@
 """A key is planted, Kaggle's answers and logs are made to repeat it, and it is looked for in all that the commands say, start and leave."""
 
+import json
 import os
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from server import KEY, Server, loopback
 
-from kit.remote.credentials import account, credentials, hide
+from kit import doctor
+from kit.errors import KitError
+from kit.remote.client import connect
+from kit.remote.credentials import account, credentials, hide, refuse_credentials
 
 METADATA = Path(__file__).parents[2] / "kernels" / "smoke" / "kernel-metadata.json"
 
@@ -90,6 +95,22 @@ def test_secrets_are_known_from_every_place_that_the_client_reads(tmp_path, monk
     assert hide("the-token-itself") == "<KAGGLE_API_TOKEN>"
     assert "the-token-itself" not in str(list(credentials()))
     assert os.environ["KAGGLE_API_TOKEN"] == "the-token-itself"
+
+
+def test_what_the_clients_own_login_left_is_known_too(tmp_path, monkeypatch, server):
+    for name in ("KAGGLE_KEY", "KAGGLE_USERNAME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".kaggle").mkdir()
+    file, later = tmp_path / ".kaggle" / "credentials.json", (datetime.now(UTC) + timedelta(hours=9)).isoformat()
+    tokens = {"access_token": "the-access-token", "refresh_token": "the-refresh-token"}
+    file.write_text(json.dumps(tokens | {"username": "someone", "access_token_expiration": later, "scopes": ["resources.admin:*"]}))
+    assert connect().user == account() == "someone"
+    assert doctor.credentials() == ("ok", str(file), "")
+    assert hide("the-access-token, the-refresh-token") == "<credentials.json>, <credentials.json>"
+    for secret in tokens.values():
+        with pytest.raises(KitError, match=rf"main\.py holds the value of {file}"):
+            refuse_credentials({"main.py": f"token = {secret!r}".encode()})
 
 
 def test_without_an_answer_the_doctor_says_so_and_goes_on(monkeypatch, tmp_path):
