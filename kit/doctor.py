@@ -34,12 +34,22 @@ def examine(data: Path | None, cache: Path) -> bool:
         column.overflow = "fold"  # a long path is worth its lines
     works = True
     for name, look in checks(data, cache):
-        verdict, found, remedy = look()
+        verdict, found, remedy = outcome(look)
         works &= verdict != "broken"
         colour = {"ok": "green", "note": "yellow", "broken": "red"}[verdict]
         table.add_row(f"[{colour}]{verdict}[/]", name, Text(found), Text(remedy))  # a path may hold what rich takes for markup
     console.print(table)
     return works
+
+
+def outcome(look: Callable[[], Finding]) -> Finding:
+    """What a check finds. One that breaks is a finding, too: the others are still asked."""
+    try:
+        return look()
+    except ImportError as error:
+        return "broken", str(error), "pip install -r requirements.txt"
+    except Exception as error:
+        return "broken", f"{type(error).__name__}: {error}", "compare the installed versions with requirements.txt"
 
 
 def checks(data: Path | None, cache: Path) -> Iterator[tuple[str, Callable[[], Finding]]]:

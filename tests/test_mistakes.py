@@ -1,15 +1,20 @@
 """What a tired person does at midnight, tried with the real command: each answer is one paragraph that says what to do."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections import deque
+from pathlib import Path
 
 import pytest
 from server import Server, loopback
 
 from kit.errors import KitError
+from kit.remote.bundle import carried_files
 from kit.remote.client import connect, no_credentials
 
 
@@ -82,6 +87,40 @@ def test_doctor_sees_that_a_token_is_wrong(server):
     verdict, _, remedy = kaggle()
     assert (verdict, "make a new one on kaggle.com/settings" in remedy) == ("note", True)
     assert kaggle()[0] == "ok"
+
+
+@pytest.mark.slow
+def test_without_kaggles_client_and_torch_pruning_it_says_what_to_install(server, tmp_path):
+    """Python without its own site-packages, and with links to all in it but these two."""
+    clone, packages = Path(__file__).parents[1], tmp_path / "packages"
+    packages.mkdir()
+    for place in Path(sysconfig.get_path("purelib")).iterdir():
+        if not place.name.startswith(("kaggle", "torch_pruning")):
+            (packages / place.name).symlink_to(place)
+    shutil.copytree(clone / "kernels", tmp_path / "kernels")
+    around = os.environ | {"PYTHONPATH": f"{clone}{os.pathsep}{packages}", "COLUMNS": "200"}
+
+    def run(*words):
+        done = subprocess.run([sys.executable, "-S", "-m", "kit", *words], cwd=tmp_path, env=around, capture_output=True, text=True)
+        assert done.returncode == 1, done.stdout
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    said = run("doctor")
+    assert re.search(r"broken │ libraries .*missing: kaggle, kagglesdk, torch_pruning", said)
+    assert re.search(r"broken │ Kaggle client and GPU time .*kaggle.*pip install -r requirements\.txt", said)
+    assert re.search(r"broken │ bundles .*torch-pruning is not installed", said)
+    assert "torch-pruning is not installed, and a bundle carries it: pip install torch-pruning." in run("bundle", "smoke")
+    assert "Kaggle's client can't be imported (No module named 'kaggle'): pip install kaggle six." in run("push", "smoke")
+
+
+def test_torch_pruning_without_a_list_of_its_files_is_not_left_out_of_a_bundle(tmp_path, monkeypatch):
+    bare = tmp_path / "torch_pruning-1.6.0.dist-info"
+    bare.mkdir()
+    (bare / "METADATA").write_text("Metadata-Version: 2.1\nName: torch-pruning\nVersion: 1.6.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KitError, match=r"torch-pruning has no list of its files \(RECORD\).*--force-reinstall"):
+        carried_files()
 
 
 def test_a_token_file_that_holds_none_is_named(monkeypatch, tmp_path):

@@ -103,9 +103,19 @@ def kit_files() -> dict[str, bytes]:
 
 
 def carried_files() -> dict[str, bytes]:
-    """torch-pruning as it is installed: its modules, its licence, and the head of its METADATA, which tells run.json the version."""
+    """torch-pruning as it is installed: its modules, its licence, and the head of its METADATA, which tells run.json the version.
+
+    Raises:
+        KitError: it isn't installed, or its installer has left no list of its files.
+    """
+    try:
+        installed = importlib.metadata.files(CARRIED)
+    except importlib.metadata.PackageNotFoundError:
+        raise KitError(f"{CARRIED} is not installed, and a bundle carries it: pip install {CARRIED}.") from None
+    if not installed:
+        raise KitError(f"{CARRIED} has no list of its files (RECORD), so it can't be bundled: pip install --force-reinstall {CARRIED}.")
     files = {}
-    for path in importlib.metadata.files(CARRIED) or []:
+    for path in installed:
         if path.suffix == ".py" or "licenses" in path.parts or path.name.startswith("LICEN"):
             files[path.as_posix()] = path.read_binary()
         elif path.name == "METADATA":

@@ -134,10 +134,13 @@ def connect() -> Kaggle:
     """The client with this user's credentials.
 
     Raises:
-        KitError: there are none, Kaggle does not know them, or it can't be reached to ask.
+        KitError: there are none, Kaggle does not know them, or it can't be reached to ask; or the client isn't installed.
     """
     with contextlib.redirect_stdout(io.StringIO()):  # the client explains itself at length at import
-        from kaggle.api.kaggle_api_extended import KaggleApi
+        try:
+            from kaggle.api.kaggle_api_extended import KaggleApi
+        except ImportError as error:
+            raise KitError(f"Kaggle's client can't be imported ({error}): pip install kaggle six.") from None  # it does not ask for six
 
         api = KaggleApi()
         try:
