@@ -35,7 +35,7 @@ def bundle(
     from kit.remote import bundle as bundling
     from kit.remote.client import kernel_folder
     from kit.remote.credentials import account
-    from kit.remote.push import NOBODY, write_owner
+    from kit.remote.metadata import NOBODY, write_owner
 
     kernel = kernel_folder(name)
     built = bundling.notebook(kernel) if notebook else bundling.bundle(kernel)
@@ -65,13 +65,14 @@ def push(
     from kit.remote import push as pushing
     from kit.remote.bundle import compose, read_head, write_script
     from kit.remote.client import connect, kernel_folder
+    from kit.remote.metadata import read_metadata
     from kit.train.budget import parse_duration
 
     part = share("push", name, study, arms or [], shard, seeds)
     kernel, kaggle = kernel_folder(name), connect()
     changes, environment = as_kernel(*part, kernel, kaggle) if part else ({}, {})
     if dry_run:
-        metadata = pushing.changed(pushing.read_metadata(kernel, kaggle.user), changes)
+        metadata = pushing.changed(read_metadata(kernel, kaggle.user), changes)
         text = compose(kernel, read_head(kernel), environment=environment)
         write_script(kernel, text)
         print(pushing.describe(metadata, text))
@@ -100,7 +101,7 @@ def ref_of(title: str, kernel: Path, user: str) -> str:
     """owner/slug of a share's kernel: of its own, so that shares are at work beside each other."""
     from slugify import slugify
 
-    from kit.remote.push import read_metadata
+    from kit.remote.metadata import read_metadata
 
     return f"{read_metadata(kernel, user)['id'].partition('/')[0]}/{slugify(title)}"
 
@@ -181,9 +182,9 @@ def pull(
 ) -> None:
     """Fetch what a kernel's newest session left on Kaggle, compared with what its run wrote down, and file it."""
     from kit.remote.client import connect, kernel_folder
+    from kit.remote.metadata import read_metadata
     from kit.remote.pull import WANTED
     from kit.remote.pull import pull as fetch
-    from kit.remote.push import read_metadata
 
     part = share("pull", name, study, arms or [], shard, seeds)
     kernel, kaggle = kernel_folder(name), connect()

@@ -92,6 +92,8 @@ def read_head(kernel: Path) -> str:
         raise KitError(
             f"There is no {kernel / 'main.py'} to bundle. Kernels in {kernel.parent}: {there}. Run it in a clone's folder."
         ) from None
+    except UnicodeDecodeError as error:
+        raise KitError(f"{kernel / 'main.py'} can't be bundled, it is not in UTF-8 ({error}): save it so.") from None
 
 
 def kit_files() -> dict[str, bytes]:

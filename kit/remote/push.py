@@ -13,17 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kit.errors import KitError
-from kit.files import write_durably
 from kit.remote.bundle import compose, read_head, write_script
 from kit.remote.client import PAUSES, Kaggle, Refused, Unreachable
 from kit.remote.credentials import hide
+from kit.remote.metadata import read_metadata
 from kit.remote.output import list_output, read_log
 
-NOBODY = "YOUR-USERNAME"
-FIELDS = (
-    "id", "title", "code_file", "language", "kernel_type", "is_private", "enable_gpu", "enable_tpu", "enable_internet", "machine_shape",
-    "dataset_sources", "competition_sources", "kernel_sources", "model_sources", "keywords", "docker_image", "docker_image_pinning_type",
-)  # fmt: skip
 KINDS = ("dataset", "competition", "kernel", "model")  # of sources
 FULL = "maximum batch"  # in what Kaggle says when two sessions of this account are running already
 FULL_PAUSE = 60.0  # seconds
@@ -203,55 +198,6 @@ def describe(metadata: dict[str, Any], text: str) -> str:
     """What a push would send, with the text's size and digest in its place."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     return json.dumps(metadata | {"text": f"{len(text.encode()):,} bytes, sha256 {digest}"}, indent=2)
-
-
-def read_metadata(kernel: Path, user: str) -> dict[str, Any]:
-    """kernel-metadata.json, checked, with the account's name where the file still says YOUR-USERNAME.
-
-    Raises:
-        KitError: with all that is wrong with it.
-    """
-    file = kernel / "kernel-metadata.json"
-    try:
-        metadata = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise KitError(f"{file} can't be read ({error}).") from None
-    if not isinstance(metadata, dict) or (wrong := faults(metadata, user)):
-        raise KitError(f"{file} is not to be pushed: {'; '.join(wrong) if isinstance(metadata, dict) else 'it is no JSON object'}.")
-    mine = lambda ref: ref.replace(f"{NOBODY}/", f"{user}/", 1)  # noqa: E731
-    return metadata | {"id": mine(metadata["id"]), "kernel_sources": [mine(source) for source in metadata["kernel_sources"]]}
-
-
-def write_owner(kernel: Path, user: str) -> bool:
-    """Put the account's name for YOUR-USERNAME in kernel-metadata.json, for the plain `kaggle` command; whether there was one to put."""
-    file = kernel / "kernel-metadata.json"
-    text = file.read_text(encoding="utf-8")
-    if not user or f"{NOBODY}/" not in text:
-        return False
-    write_durably(file, text.replace(f"{NOBODY}/", f"{user}/").encode())
-    return True
-
-
-def faults(metadata: dict[str, Any], user: str) -> list[str]:
-    """What would go astray, in words; empty when it may be pushed."""
-    from slugify import slugify  # what the client makes slugs with
-
-    if missing := [name for name in FIELDS if name not in metadata]:
-        return [f"{', '.join(missing)} must be said, the client's defaults are not those that are documented"]
-    found = [f"{name} is unknown and would be ignored" for name in metadata.keys() - set(FIELDS)]
-    owner, _, slug = str(metadata["id"]).partition("/")
-    title = str(metadata["title"])
-    if not slug or "/" in slug:
-        found.append(f"id is {metadata['id']!r}, owner/slug is wanted")
-    elif slug != slugify(title):
-        found.append(f"the slug {slug!r} is not what Kaggle makes of the title {title!r}: {slugify(title)!r}")
-    if len(title) < 5:
-        found.append(f"the title {title!r} has fewer than 5 characters")
-    if owner == NOBODY and not user:
-        found.append(f"id says {NOBODY}, and the token does not tell the account's name: write it there")
-    elif owner != NOBODY and user and owner.lower() != user.lower():
-        found.append(f"id names {owner!r}, the credentials are those of {user!r}")
-    return found
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,13 @@ def test_a_head_that_kaggle_could_not_run_is_refused(head, reason, tmp_path):
         bundle(kernel_with(head, tmp_path))
 
 
+def test_a_head_that_is_not_in_utf8_is_named(tmp_path):
+    kernel = kernel_with(HEAD, tmp_path)
+    (kernel / "main.py").write_bytes("name = 'Käse'\n".encode("latin-1"))
+    with pytest.raises(KitError, match=r"main\.py can't be bundled, it is not in UTF-8 \(.*\): save it so"):
+        bundle(kernel)
+
+
 def test_a_kernel_that_is_not_there_is_answered_with_those_that_are(tmp_path):
     kernel_with(HEAD, tmp_path)
     with pytest.raises(KitError, match=r"Kernels in .*: test\."):

@@ -15,7 +15,8 @@ from server import DROP_AFTER, DROP_BEFORE, KEY, USER, Server, Silence, loopback
 
 from kit.errors import KitError
 from kit.remote.client import connect
-from kit.remote.push import Pushed, push, read_metadata, wait_for, write_owner
+from kit.remote.metadata import read_metadata, write_owner
+from kit.remote.push import Pushed, push, wait_for
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 REF = f"{USER}/kit-smoke"
@@ -205,16 +206,35 @@ def test_a_full_account_is_waited_for_with_the_reason(clone, kaggle, server, sle
     ("fields", "words"),
     [
         ({"title": "another title"}, "the slug 'kit-smoke' is not what Kaggle makes of the title 'another title': 'another-title'"),
-        ({"title": "kit", "id": "YOUR-USERNAME/kit"}, "fewer than 5 characters"),
-        ({"id": "kit-smoke"}, "owner/slug is wanted"),
+        ({"title": "kit", "id": "YOUR-USERNAME/kit"}, "title is 'kit', wanted is at least 5 characters"),
+        ({"title": "k" * 60}, "wanted is at most 50 characters"),
+        ({"id": "kit-smoke"}, "id is 'kit-smoke', wanted is owner/slug"),
+        ({"id": None}, "id is None, wanted is text"),
         ({"id": "other/kit-smoke"}, "id names 'other', the credentials are those of 'someone'"),
         ({"enable_gpus": True}, "enable_gpus is unknown and would be ignored"),
+        ({"enable_gpu": "yes"}, "enable_gpu is 'yes', wanted is true or false"),
+        ({"language": "pyton"}, "language is 'pyton', wanted is 'python'"),
+        ({"kernel_type": "notebook"}, "kernel_type is 'notebook', wanted is 'script'"),
+        ({"code_file": "other.py"}, "code_file is 'other.py', wanted is 'build/main.py'"),
+        ({"docker_image_pinning_type": "newest"}, "wanted is 'original' or 'latest'"),
+        ({"kernel_sources": "someone/kit-small"}, "kernel_sources is 'someone/kit-small', wanted is a list in [ ]"),
+        ({"kernel_sources": ["code/someone/kit-small"]}, "kernel_sources.0 is 'code/someone/kit-small', wanted is owner/slug"),
+        ({"competition_sources": ["c/hw13"]}, "competition_sources.0 is 'c/hw13', wanted is slug"),
+        ({"model_sources": ["someone/net"]}, "wanted is owner/model/framework/variation/version"),
+        ({"dataset_sources": None, "keywords": [1]}, "dataset_sources is None, wanted is a list in [ ]; keywords.0 is 1, wanted is text"),
     ],
 )
 def test_metadata_that_would_go_astray_is_refused_before_anything_is_sent(clone, kaggle, server, fields, words):
     edit(clone, **fields)
     assert words in refused(clone, kaggle)
     assert server.calls == []
+
+
+def test_the_accounts_name_stands_for_your_username_in_all_sources(clone, kaggle, server):
+    edit(clone, dataset_sources=["YOUR-USERNAME/teacher"], model_sources=["YOUR-USERNAME/net/pyTorch/small/1"])
+    send(clone, kaggle)
+    sent = server.kernels[REF].requests[0]
+    assert (sent["datasetDataSources"], sent["modelDataSources"]) == ([f"{USER}/teacher"], [f"{USER}/net/pyTorch/small/1"])
 
 
 def test_a_field_that_is_left_to_the_client_is_refused(clone):

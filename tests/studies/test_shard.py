@@ -13,7 +13,7 @@ from slugify import slugify
 from kit.data.draw import draw_dataset
 from kit.errors import KitError
 from kit.remote.bundle import bundle
-from kit.remote.push import faults
+from kit.remote.metadata import faults
 from kit.studies.catalogue import find_study
 from kit.studies.journal import read
 from kit.studies.shard import ORDER, Share
