@@ -51,7 +51,8 @@ def magnitude(student: nn.Module, groups: list[Group], seed: int, batches: Batch
 
 
 def taylor(student: nn.Module, groups: list[Group], seed: int, batches: Batches | None) -> Scores:
-    """One pass over a few training batches in evaluation mode, so that no statistics move; the loss is cross entropy."""
+    """One pass over a few training batches in evaluation mode, so that no statistics move; the loss is cross entropy, the mean over what
+    is labelled."""
     if batches is None:
         raise KitError("prune.criterion=taylor needs photos for its gradients: give --data, or choose magnitude or slimming.")
     like, frozen = next(student.parameters()), [p for p in student.parameters() if not p.requires_grad]
@@ -60,7 +61,9 @@ def taylor(student: nn.Module, groups: list[Group], seed: int, batches: Batches 
     for step in range(TAYLOR_BATCHES):
         images, labels = batches(step)
         student.zero_grad()
-        F.cross_entropy(student(images.to(like.device)), labels.to(like.device)).backward()
+        answers, labels = student(images.to(like.device)), labels.to(like.device)
+        total = F.cross_entropy(answers, labels, ignore_index=-1, reduction="sum")
+        (total / (labels >= 0).sum().clamp(min=1)).backward()  # its own mean is no number where nothing is labelled
         for group in groups:
             giving = [place for place in group.places if place.side == 0]
             changes = {place: change(student.get_submodule(place.module)) for place in giving}

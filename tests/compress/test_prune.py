@@ -113,6 +113,23 @@ def test_taylor_leaves_weights_statistics_and_what_is_frozen_as_they_were():
     assert [p.requires_grad for p in student.parameters()] == [p.requires_grad for p in build_student("boss", (), 11).parameters()]
 
 
+def test_taylor_passes_over_photos_without_a_label():
+    student = trained_looking("hw13")
+    groups = find_groups(student, 64)
+
+    def score(batches):
+        return CRITERIA["taylor"](student, groups, 0, batches)
+
+    def half(step):
+        images, labels = batch(step)
+        return images, labels.where(torch.arange(8) < 4, -1)
+
+    without = score(lambda step: tuple(part[:4] for part in batch(step)))
+    assert all(torch.allclose(total, without[name], rtol=1e-3, atol=1e-5) for name, total in score(half).items())
+    nothing = score(lambda step: (batch(step)[0], torch.full((8,), -1)))
+    assert all(torch.equal(total, torch.zeros_like(total)) for total in nothing.values())
+
+
 def test_random_pruning_is_drawn_from_its_seed_alone():
     student, groups = trained_looking("record"), find_groups(trained_looking("record"), 64)
     one, same, other = (CRITERIA["random"](student, groups, seed, None) for seed in (1, 1, 2))
