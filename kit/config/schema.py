@@ -253,6 +253,14 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def a_trained_teacher_fits_the_runs_photos(self) -> Self:
+        if self.teacher.train.final_fit and not self.train.final_fit:
+            raise ValueError(
+                "teacher.train.final_fit adds no photos by itself: set train.final_fit=true, which the teacher follows, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def fixed_labels_stand_alone(self) -> Self:
         if not any(term.loss == "kd-fixed" for term in self.distill):
             return self
