@@ -5,6 +5,7 @@
 | linear, dense 1×1 | ins → r → outs | truncated SVD |
 | dense k×k | 1×1 ins → r₁, k×k r₁ → r₂, 1×1 r₂ → outs | Tucker-2 by HOSVD (Kim et al. 2016, section 3.1) |
 | depthwise | itself | its matrices are as thin already |
+| one that never trains | itself | a frozen stem, SimKD's classifier: its thinner ones would learn |
 
 At full rank the answers are the same. A layer is only replaced where that saves parameters; pointwise convolutions of tiny students are
 nearly of full rank, so there is little to be had there without training again.
@@ -106,7 +107,8 @@ def ranks_by(folded: nn.Module, rank_of: Callable[[Tensor], int]) -> Ranks:
     """rank_of: of a weight [n, …] as a matrix of n rows."""
     ranks: Ranks = {}
     for name, layer in folded.named_modules():
-        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
+        dense = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+        if dense and layer.weight.requires_grad:
             weight = layer.weight.detach()
             both = weight.ndim == 4 and math.prod(weight.shape[2:]) > 1
             its_ranks = (rank_of(weight.transpose(0, 1)), rank_of(weight)) if both else (rank_of(weight),)

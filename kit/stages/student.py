@@ -57,8 +57,13 @@ def prepare(student: nn.Module, teacher: nn.Module, config: Config) -> None:
                 "--teacher, or another student with --set student.name=…"
             )
         stem.copy_from(teacher)
-    if any(isinstance(term, SimKD) for term in config.distill):
+    if keeps_classifier(config):
         take_classifier(student, teacher)
+
+
+def keeps_classifier(config: Config) -> bool:
+    """Whether the student's classifier is its teacher's, and never trains."""
+    return any(isinstance(term, SimKD) for term in config.distill)
 
 
 def distil(session: Session, material: Material, teachers: Sequence[nn.Module], begin: Path | None = None) -> nn.Module:
@@ -116,11 +121,14 @@ def finetune(session: Session, material: Material, student: nn.Module, teachers:
 
 
 def factorised(student: nn.Module, config: Config) -> nn.Module:
-    """A folded copy whose layers have the ranks that `config.lowrank` and the limit ask for; without that section its defaults.
+    """A folded copy whose layers have the ranks that `config.lowrank` and the limit ask for; without that section its defaults. What never
+    trains stays whole.
 
     Raises:
         KitError: even at rank one it has more parameters.
     """
+    if keeps_classifier(config):
+        classifier(student).requires_grad_(False)  # of one that was read from a checkpoint it is not known
     how, limit, folded = config.lowrank or LowRank(), competition(config.limit or config.competition).max_parameters, fold(student)
     if not how.parameters:
         thin = factorise(folded, ranks_up_to(folded, how.rank) if how.rank else ranks_of_energy(folded, how.energy))

@@ -52,6 +52,14 @@ def test_a_rank_is_every_matrixs_where_that_saves():
     assert ranks_up_to(network(), 5) == {"0": (3, 5)}  # 8 · 5 + 5 · 12 are more than 8 · 12
 
 
+def test_what_never_trains_stays_whole():
+    student = build_student("boss", (), 11).eval()
+    student.fc.requires_grad_(False)  # as SimKD leaves it
+    for ranks in (ranks_up_to(fold(student), 2), ranks_of_energy(fold(student), 0.1), ranks_within(student, 60_000)):
+        assert ranks
+        assert not {"stem.0", "fc"} & ranks.keys()
+
+
 def test_a_limit_is_met_from_below_and_the_packed_file_brings_the_ranks(tmp_path):
     torch.manual_seed(1)
     student = build_student("hw7", (), 11).eval()

@@ -17,3 +17,11 @@ def test_layers_become_as_thin_as_the_recipe_says(how):
     ranks = [rank for each in ranks_in(thin).values() for rank in each]
     assert count_parameters(thin) <= how.get("parameters", count_parameters(student) - 1)
     assert max(ranks) == 6 if "rank" in how else len(set(ranks)) > 1
+
+
+def test_a_kept_classifier_stays_whole_wherever_the_student_comes_from():
+    kept = '[{"loss":"simkd","student":"blocks.5","teacher":"layer4"}]'
+    config = override(recipe("record"), ['lowrank={"rank":6}', f"distill={kept}"])
+    ranks = ranks_in(factorised(build_student(config.student.name, (), 11), config))
+    assert ranks
+    assert "fc" not in ranks
