@@ -16,7 +16,7 @@ from pathlib import Path
 from kit.errors import KitError, Suspended
 from kit.world import World
 
-IMPORTED = time.time()
+IMPORTED, TICKS = time.time(), time.monotonic()
 STARTED = "KIT_SESSION_STARTED"  # seconds since 1970, set by whatever began the session: a bundle's first line, a job's script
 OLDEST = 24 * 3600  # seconds; a process that claims to be older runs under a clock that is not ours
 EXIT = 2  # seconds to leave in order
@@ -42,15 +42,21 @@ def say_duration(seconds: float) -> str:
     return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s" if seconds >= 60 else f"{seconds:.0f} s"
 
 
+def steady() -> float:
+    """Seconds since 1970 as the system's clock had them at this import, counted on by one that nobody sets: a correction in the ninth hour
+    neither ends a session nor gives it time that it does not have."""
+    return IMPORTED + time.monotonic() - TICKS
+
+
 def session_start() -> float:
-    """When this session began, as `time.time()` counts: the earliest of KIT_SESSION_STARTED, the process's start and this import.
+    """When this session began, as `steady` counts: the earliest of KIT_SESSION_STARTED, the process's start and this import.
 
     Imports alone take seconds. Linux tells when a process began; elsewhere this module's import is the earliest that is known.
     """
     claims = [IMPORTED]
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        claims.append(time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")))
+        claims.append(steady() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")))
     except (OSError, ValueError, IndexError, AttributeError):
         pass
     try:
@@ -63,7 +69,7 @@ def session_start() -> float:
 class Budget:
     """seconds: of the whole session, None for no limit. clock: of the seconds since 1970. `stop` is set by SIGTERM or SIGINT."""
 
-    def __init__(self, seconds: float | None, started: float | None = None, clock: Callable[[], float] = time.time):
+    def __init__(self, seconds: float | None, started: float | None = None, clock: Callable[[], float] = steady):
         self.seconds, self.clock, self.world = seconds, clock, World()
         self.started = session_start() if started is None else started
         self.stop: str | None = None

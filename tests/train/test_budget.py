@@ -36,6 +36,15 @@ def test_a_session_may_have_begun_before_its_process(monkeypatch):
         Budget(60)
 
 
+@pytest.mark.parametrize("off", [-7200, 7200])
+def test_a_clock_that_is_set_in_mid_session_changes_nothing(monkeypatch, off):
+    budget, wrong = Budget(60), time.time() + off
+    before = budget.elapsed()
+    monkeypatch.setattr(time, "time", lambda: wrong)
+    assert before <= budget.elapsed() < before + 1
+    assert Budget(60).started == pytest.approx(budget.started, abs=0.1)
+
+
 def test_work_is_begun_only_while_it_and_what_follows_fit():
     budget = Budget(100, started=0, clock=lambda: 60)
     assert budget.fits("step")
