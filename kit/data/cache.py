@@ -14,7 +14,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,19 +112,18 @@ def judge(found: Sequence[tuple[Split, dict[int, str]]], skip_bad: bool, log: Lo
 
 
 def without(photos: Photos, rows: dict[int, str]) -> Photos:
+    """Names and labels of the squares that are there: those were written without these rows, so the map is as long."""
     keep = np.setdiff1d(np.arange(len(photos)), list(rows))
-    names = tuple(photos.names[i] for i in keep)
-    labels = photos.labels[keep]
-    return Photos(photos.pixels[keep], photos.sizes[keep], labels, names, {}, photos.digest)
+    return replace(photos, names=tuple(photos.names[i] for i in keep), labels=photos.labels[keep], bad={})
 
 
 def load_split(split: Split, side: int, folder: Path, log: Log, workers: int, tick: Tick) -> Photos:
     side = fit_side(split, side)
     digest = content_digest(split, side, tick)
     place = folder / f"{split.name}-{side}px-{digest[:16]}"
-    if find_damage(place):
+    if find_damage(place, split):
         with locked(folder, wait=lambda: log(f"another run decodes photos into {folder}: waiting for it")):
-            if damage := find_damage(place):  # still: the other one's were others
+            if damage := find_damage(place, split):  # still: the other one's were others
                 if place.exists():
                     log(f"the cache {place} is damaged ({damage}) and is built again")
                     shutil.rmtree(place) if place.is_dir() else place.unlink()
@@ -158,14 +157,15 @@ def content_digest(split: Split, side: int, tick: Tick) -> str:
     return whole.hexdigest()
 
 
-def find_damage(place: Path) -> str | None:
-    """Why a cache can't be used, None where it can; for one that isn't there, too."""
+def find_damage(place: Path, split: Split) -> str | None:
+    """Why a split's cache can't be used, None where it can; for one that isn't there, too."""
     try:
         index = read_index(place)
         if sha256_of(place / "pixels.npy") != index["sha256"]:
             return "its pixels are not what was written"
         pixels = np.load(place / "pixels.npy", mmap_mode="r", allow_pickle=False)
-        if pixels.shape != (len(index["sizes"]), index["side"], index["side"], 3) or pixels.dtype != np.uint8:
+        rows = len(split) - (len(index["bad"]) if split.name != "evaluation" else 0)
+        if pixels.shape != (rows, index["side"], index["side"], 3) or pixels.dtype != np.uint8 or len(index["sizes"]) != rows:
             return "its pixels are not those of its index"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return str(error)
@@ -211,25 +211,35 @@ def decode_into(file: Path, split: Split, side: int, workers: int, tick: Tick) -
     error here and not a signal there."""
     sizes: list[tuple[int, int]] = []
     bad: dict[int, str] = {}
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (len(split), side, side, 3)})
-    digest = hashlib.sha256(header.getvalue())
+    digest = hashlib.sha256(header := header_of(len(split), side))
     try:
         with open(file, "wb") as out:
-            out.write(header.getvalue())
-            for square in decode(split, side, workers, tick):
+            out.write(header)
+            for row, square in enumerate(decode(split, side, workers, tick)):
                 if isinstance(square, str):
-                    bad[len(sizes)] = square
+                    bad[row] = square
+                    if split.name != "evaluation":
+                        continue  # leaving it out of a whole map would copy all others into memory
                     square = np.zeros((side, side, 3), np.uint8), side, side
                 content = np.ascontiguousarray(square[0]).data
                 out.write(content)
                 digest.update(content)
                 sizes.append((square[1], square[2]))
+            if fewer := len(sizes) < len(split):
+                out.seek(0)
+                out.write(header_of(len(sizes), side))
             out.flush()
             os.fsync(out.fileno())
+        return sizes, bad, sha256_of(file) if fewer else digest.hexdigest()
     except OSError as error:
         raise StorageError.of(file, error) from None
-    return sizes, bad, digest.hexdigest()
+
+
+def header_of(count: int, side: int) -> bytes:
+    """numpy's, which leaves room for a count of any length: it is as long for all of them."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (count, side, side, 3)})
+    return header.getvalue()
 
 
 def decode(split: Split, side: int, workers: int, tick: Tick) -> Iterator[tuple[np.ndarray, int, int] | str]:
