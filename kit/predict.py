@@ -37,9 +37,10 @@ def logits(
     like = next(model.parameters())
     pixels, sizes = as_tensor(photos.pixels), torch.from_numpy(photos.sizes)
     out, batch = [], BATCH[like.device.type]
-    for i in range(0, min(len(photos), limit or len(photos)), batch):
+    end = min(len(photos), limit or len(photos))
+    for i in range(0, end, batch):
         tick()
-        rows = slice(i, i + batch)
+        rows = slice(i, min(i + batch, end))
         part = pixels[rows].to(like.device)
         places = [CENTRE, *(CORNERS if views.crops == 5 else ())]
         seen = (evaluation_views(part, sizes[rows], data, place).to(like.dtype) for place in places)

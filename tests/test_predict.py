@@ -55,6 +55,14 @@ def test_five_crops_and_flips_are_averaged():
     assert torch.allclose(predict.logits(model, material, DATA), answers[0], atol=1e-6)
 
 
+@pytest.mark.parametrize(("limit", "looked_at"), [(None, 150), (70, 70), (64, 64), (1, 1), (900, 150)])
+def test_a_limit_is_the_number_of_photos_that_are_looked_at(limit, looked_at):
+    model, material = build_student("hw13", (4, 4, 4, 4), 3).eval(), photos(150)  # on a CPU in batches of 64
+    found, whole = predict.logits(model, material, DATA, limit=limit), predict.logits(model, material, DATA)
+    assert len(found) == looked_at
+    assert torch.allclose(found, whole[:looked_at], atol=1e-5)
+
+
 def test_adjusted_logits_take_the_log_of_the_priors():
     student, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.randn(2, 4)
     adjusted = adjust_logits(student, np.array([60, 30, 10]), 1.5)

@@ -45,7 +45,8 @@ def rounded_by(student: nn.Module, config: Config, feed: Callable[[], Feed]) -> 
         return student
     batches, order, device = feed()
     steps = range(min(math.ceil(wanted / order.batch_size), order.steps_per_epoch))
-    images = (part for step in steps for part in batches(step)[0].split(AT_ONCE))
+    wholes = (batches(step)[0][: wanted - step * order.batch_size] for step in steps)  # of the last one as many as are still wanted
+    images = (part for whole in wholes for part in whole.split(AT_ONCE))
     return round_by_photos(student, config.pack, images, device)
 
 
