@@ -1,6 +1,7 @@
 """Losses of logits, pure and named as in the papers. Logits are [N, K]; each returns a scalar, the mean over N.
 
-In several processes the terms that compare photos (DIST's γ, MLKD's batch and classes) see each process's share of the batch.
+In several processes the terms that compare photos (DIST's γ, MLKD's batch and classes) see each process's share of the batch, and cross
+entropy's mean is over what is labelled there: dividing by the whole batch's count would be a message more at every step.
 """
 
 from collections.abc import Sequence
