@@ -163,7 +163,7 @@ def fit(
             work = "compile" if is_fused(train, world) and terms not in met else step  # a step after it does not take as long
             if not budget.fits(work, saving, "hand in", *([evaluation] if ends_epoch else [])):
                 if state.step > begun_at:
-                    sound(state, steps_per_epoch, stage, device, log, world)
+                    sound(state, steps_per_epoch, stage, device, log)
                     save(state, checkpoints, budget)
                 budget.insist(f"step {state.step + 1:,} of {steps:,} of {stage}", work, saving, "hand in", evaluation)
             with budget.timed(work):
@@ -173,7 +173,7 @@ def fit(
             due = not world.all(budget.clock() - saved_at < train.save_seconds)
             if ends_epoch or due:
                 with budget.timed(waiting):
-                    fine = sound(state, steps_per_epoch, stage, device, log, world)
+                    fine = sound(state, steps_per_epoch, stage, device, log)
                 due = due or not fine
             if ends_epoch and fine:
                 with budget.timed(evaluation):
@@ -230,7 +230,8 @@ def take_step(state: Training, learn: Learn, batches: Batches, steps: int, steps
     def gradients() -> dict[str, Tensor]:
         torch.manual_seed(derive(train.seed, "global", state.step))  # for dropout and whatever else draws from the global generator
         values = learn(images, labels, share_done(state, steps_per_epoch, train))
-        world.average(p.grad for p in trained if p.grad is not None)
+        # one message; the losses with it, so that no sum of theirs is rounded by when a checkpoint is due
+        world.average([*(p.grad for p in trained if p.grad is not None), *values.values()])
         return values
 
     values = gradients()
@@ -297,7 +298,7 @@ def save(state: Training, checkpoints: Checkpoints, budget: Budget) -> None:
         checkpoints.save(state.step, state.state())
 
 
-def sound(state: Training, steps_per_epoch: int, stage: str, device: Device, log: Log, world: World) -> bool:
+def sound(state: Training, steps_per_epoch: int, stage: str, device: Device, log: Log) -> bool:
     """Whether the run is where it should be. If not, it is back at the end of the epoch before the last one, with a smaller step, once.
 
     Where it goes back to depends on the step alone, whenever it is asked: a run that diverges takes the same steps after a kill.
@@ -305,7 +306,6 @@ def sound(state: Training, steps_per_epoch: int, stage: str, device: Device, log
     Raises:
         KitError: the second time.
     """
-    world.average([*state.sums.values(), *state.first.values()])  # from here on all processes judge by the same numbers
     trouble = find_trouble(state, steps_per_epoch)
     if trouble is None:
         return True

@@ -18,10 +18,11 @@ from kit.device import cpu
 from kit.errors import KitError, Suspended
 from kit.files import StorageError
 from kit.train.budget import Budget
-from kit.train.checkpoint import Checkpoints, to_bytes
+from kit.train.checkpoint import Checkpoints, saved_in, to_bytes
 from kit.train.loop import SMALLER, begin, find_trouble, fit
 from kit.train.optim import make_optimizer, rate_at
 from kit.train.sam import uphill
+from kit.world import World
 
 PER_EPOCH = 5
 
@@ -59,13 +60,15 @@ def accuracy(model):
     return {"accuracy": (model(x).argmax(1) == y).float().mean().item()}
 
 
-def train(out, plan, *, stop_at=None, kill_at=None, per_epoch=PER_EPOCH):
-    """One session; returns the state at the plan's end. stop_at, kill_at: the step that a signal or a kill meets.
+def train(out, plan, *, stop_at=None, kill_at=None, per_epoch=PER_EPOCH, world=None):
+    """One session; returns the state at the plan's end. stop_at, kill_at: the step that a signal or a kill meets. world: what shares each
+    batch.
 
     Under SGD the network is a line without batch norm, which a large rate makes diverge.
     """
-    clock, model = Hours(), network(line=plan.optimizer == "sgd")
-    budget = Budget(None, clock=clock)
+    clock, model, world = Hours(), network(line=plan.optimizer == "sgd"), world or World()
+    budget, share = Budget(None, clock=clock), world.share(32)
+    budget.world = world
 
     def draw(step):
         clock.now += 1
@@ -73,7 +76,8 @@ def train(out, plan, *, stop_at=None, kill_at=None, per_epoch=PER_EPOCH):
             raise Killed
         if step == stop_at:
             budget.stop = "SIGTERM came"
-        return batches(step)
+        x, y = batches(step)
+        return x[share], y[share]
 
     def loss(x, y, progress):
         if plan.optimizer == "sgd":
@@ -88,11 +92,12 @@ def train(out, plan, *, stop_at=None, kill_at=None, per_epoch=PER_EPOCH):
         accuracy,
         steps_per_epoch=per_epoch,
         train=plan,
-        checkpoints=Checkpoints(out, "distil", {}, {}, Log()),
+        checkpoints=Checkpoints(out, "distil", {}, {}, Log(), world),
         budget=budget,
         device=cpu(""),
         log=Log(),
         on_epoch=lambda history, seconds: (out / "history").write_text(repr(history)),
+        world=world,
     )
 
 
@@ -137,6 +142,26 @@ def test_any_kills_and_stops_with_any_saving_interval_change_no_bit(ends, interv
                     state = train(Path(folder), plan, **{how: step})
             results.append((to_bytes(state.state()), (Path(folder) / "history").read_text()))
     assert results[0] == results[1]
+
+
+def one_of_two(rank, place):
+    """A process of two, which save at every step, at none, and stop on the way; all end in the middle of an epoch, by its losses so far."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{place}/meet", rank=rank, world_size=2)
+    for name, seconds, stops in (("often", 2, [290]), ("once", 999, [290]), ("stopped", 999, [2, 151, 290])):
+        (place / name).mkdir(exist_ok=True)
+        for step in stops:
+            plan = Train(epochs=4, ema_decay=0.9, save_seconds=seconds)
+            with pytest.raises(Suspended):
+                train(place / name, plan, stop_at=step, per_epoch=300, world=World(rank, 2))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_when_two_processes_save_or_stop_changes_no_bit(tmp_path):
+    """A checkpoint is the first one's. What the other has seen of the epoch is in its sums all the same, and once."""
+    torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
+    names = [saved_in(tmp_path / name)[-1].path.name for name in ("often", "once", "stopped")]
+    assert names == names[:1] * 3
 
 
 def test_an_epochs_images_a_second_are_of_the_images_that_this_session_took(tmp_path, capsys):
