@@ -1,5 +1,6 @@
 """Distillation methods in whole runs, in this process: every term from photos to a packed file, teachers in a chain, logits replayed."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -197,6 +198,22 @@ def test_a_run_that_begins_with_anothers_student_only_prunes_it(place):
     wider = override(slimmer, ["student.widths=[8,16,16,24,24,32,64]"])
     with pytest.raises(KitError, match="is no 'record' of these widths"):
         run(wider, place.photos, place.root / "wider", begin=place.assistant, **how)
+
+
+def test_what_has_learnt_from_held_out_photos_neither_begins_a_run_nor_teaches_one(place):
+    """Without a validation folder the seed says which they are."""
+    photos = place.root / "photos"
+    shutil.copytree(place.photos, photos, ignore=shutil.ignore_patterns("validation"))
+    held = Place(photos, place.assistant, place.root)
+    held.run(config(CE()), "first", teachers=[])
+    first, other = place.root / "first", override(config(CE()), ["train.seed=1"])
+    how = {"cache": place.assistant / "cache", "budget": Budget(None)}
+    for source in (first, first / "student.kit", next(s.path for s in saved_in(first) if s.done)):
+        for words in ({"begin": source}, {"teacher_files": (source,)}):
+            with pytest.raises(KitError, match=r"was trained with train.seed 20220013, this run has 1.*: --set train.seed=20220013\."):
+                run(other, photos, place.root / "other", **words, **how)
+    share = override(config(CE()), ["data.subset=0.6"])  # of the same two parts
+    assert run(share, photos, place.root / "share", begin=first, **how)["state"] == "done"
 
 
 def test_keeping_all_prunes_nothing(place):

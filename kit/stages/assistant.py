@@ -37,13 +37,15 @@ def file_of(source: Path) -> Path:
     return file
 
 
-def read_teacher(file: Path, config: Config, classes: tuple[str, ...] | None) -> nn.Module:
+def read_teacher(file: Path, config: Config, classes: tuple[str, ...] | None, held_out: bool = False) -> nn.Module:
     """A teacher, frozen and in evaluation mode.
 
     Args:
         classes: that it must know, None where they are not known yet.
+        held_out: the data set has no validation split of its own.
     Raises:
-        KitError: it can't be read, or was trained on other classes, another input size or another normalisation.
+        KitError: it can't be read, or was trained on other classes, another input size, another normalisation, or photos that are to
+            validate.
     """
     if is_packed(file):
         packed = unpack(file)
@@ -58,6 +60,8 @@ def read_teacher(file: Path, config: Config, classes: tuple[str, ...] | None) ->
         if theirs != ours:
             value = str(list(theirs)) if isinstance(theirs, tuple) else theirs
             raise KitError(f"The teacher {file} was trained with data.{name} {theirs}, this run has {ours}: --set 'data.{name}={value}'.")
+    if held_out:
+        refuse_other_holdout(file, trained, config)
     return network.eval().requires_grad_(False)
 
 
@@ -65,6 +69,23 @@ def refuse_other_classes(file: Path, theirs: tuple[str, ...], ours: tuple[str, .
     if ours is not None and theirs != ours:
         found = next((f"{a!r} for {b!r}" for a, b in zip(theirs, ours, strict=False) if a != b), f"{len(theirs)} for {len(ours)}")
         raise KitError(f"{file} knows other classes than the data has ({found}). Give one that was trained on these classes.")
+
+
+def refuse_other_holdout(source: Path, theirs: Config, ours: Config) -> None:
+    """Where validation is held out of training, what was trained with another seed or share has learnt from photos that are held out now:
+    no accuracy would be true. `data.subset` takes its shares after that, so another one leaves both parts apart.
+
+    Raises:
+        KitError: it was, and this run is no final fit, which looks at no accuracy.
+    """
+    both = {"train.seed": (theirs.train.seed, ours.train.seed), "data.holdout": (theirs.data.holdout, ours.data.holdout)}
+    differ = {name: pair for name, pair in both.items() if pair[0] != pair[1]}
+    if differ and not ours.train.final_fit:
+        says = " and ".join(f"{name} {their}, this run has {our}" for name, (their, our) in differ.items())
+        raise KitError(
+            f"{source} was trained with {says}. There is no validation folder, and so it has learnt from photos that this run holds out to "
+            f"validate. Hold out the same ones: {' '.join(f'--set {name}={their}' for name, (their, _) in differ.items())}."
+        )
 
 
 def as_checkpoint(file: Path) -> Saved | None:

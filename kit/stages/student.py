@@ -23,7 +23,7 @@ from kit.models.students import FrozenStem, build_student, count_parameters, wid
 from kit.models.widths import widths_for
 from kit.rng import derive
 from kit.session import Session
-from kit.stages.assistant import refuse_other_classes
+from kit.stages.assistant import as_checkpoint, refuse_other_classes, refuse_other_holdout
 from kit.stages.photos import Material
 from kit.stages.prune import steps_of
 from kit.stages.recall import recalled
@@ -31,7 +31,7 @@ from kit.stages.rehearsal import rehearse
 from kit.stages.teacher import on_device
 from kit.stages.training import train
 from kit.stages.weights import find_weights
-from kit.train.checkpoint import to_bytes
+from kit.train.checkpoint import read, to_bytes
 
 
 def check_terms(config: Config, teacher: nn.Module) -> None:
@@ -89,13 +89,19 @@ def take_weights(session: Session, material: Material, student: nn.Module, sourc
     """Another run's weights in place of training, into `student`.
 
     Raises:
-        KitError: they are of another network or other classes, or are not those that this run was begun with.
+        KitError: they are of another network or other classes, have learnt from photos that are to validate, or are not those that this
+            run was begun with.
     """
     found, config, checkpoints = find_weights(source), session.config, session.checkpoints("distil")
     if "student" not in session.begun_with and checkpoints.files():
         raise KitError(f"{session.out} holds a student that the run trains itself: leave out --begin, or choose another --out.")
     if found.classes:
         refuse_other_classes(source, found.classes, material.dataset.classes)
+    saved, trained = as_checkpoint(source), found.config
+    if saved and not trained:
+        trained = Config.model_validate(read(saved)["config"])
+    if trained and material.dataset.held_out:
+        refuse_other_holdout(source, trained, config)
     try:
         student.load_state_dict(found.weights)
     except RuntimeError as error:

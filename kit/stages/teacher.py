@@ -49,7 +49,7 @@ def get_teachers(session: Session, material: Material, data: Path, given: Sequen
             session.log("no teacher file, and no term of distill looks at one: none is trained")
             return []
         files = files or [train_teacher(session, material)]
-        teachers = [read_teacher(file, config, classes) for file in files]
+        teachers = [read_teacher(file, config, classes, material.dataset.held_out) for file in files]
         digest, entry = digest_of(files), session.record["stages"]["teacher"]
         session.remember("teacher", digest, f"the weights in {', '.join(map(str, files))}")
         looked = lambda: has_answer(session.out / FILE, material.validation, "teacher", digest)  # noqa: E731

@@ -103,6 +103,13 @@ def test_a_subset_is_stratified_and_repeatable(drawn):
     assert len(small.evaluation) == 12
 
 
+def test_subsets_of_one_seed_keep_apart_what_is_held_out(copy):
+    """What has learnt from any of them may be validated by any other."""
+    shutil.rmtree(copy / "validation")
+    parts = [subset(find(copy), share, seed=0) for share in (0.4, 0.7, 1)]
+    assert not {p for part in parts for p in part.training.paths} & {p for part in parts for p in part.validation.paths}
+
+
 def refused(root, *words, classes=None):
     with pytest.raises(KitError) as error:
         find(root, classes)

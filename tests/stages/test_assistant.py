@@ -85,6 +85,17 @@ def test_a_teacher_of_another_input_is_refused_with_the_setting_that_fits(packed
         read_teacher(packed, override(CONFIG, [change]), CLASSES)
 
 
+@pytest.mark.parametrize("changes", [["train.seed=7"], ["data.holdout=0.3"], ["train.seed=7", "data.holdout=0.3"]])
+def test_a_teacher_that_has_learnt_from_photos_that_are_held_out_now_is_refused(packed, changes):
+    here = override(CONFIG, changes)
+    with pytest.raises(KitError, match="no validation folder") as error:
+        read_teacher(packed, here, CLASSES, held_out=True)
+    remedy = str(error.value).partition("the same ones: --set ")[2].rstrip(".").split(" --set ")
+    read_teacher(packed, override(here, remedy), CLASSES, held_out=True)
+    read_teacher(packed, here, CLASSES)  # photos of a folder are no others
+    read_teacher(packed, override(here, ["train.final_fit=true"]), CLASSES, held_out=True)
+
+
 def test_a_teacher_of_other_classes_is_refused(packed, student, tmp_path, log):
     with pytest.raises(KitError, match=r"other classes.*'a' for 'b'"):
         read_teacher(packed, CONFIG, tuple("bacdef"))
