@@ -27,10 +27,10 @@ from kit.data.loader import CachedBatches
 from kit.data.order import Order
 from kit.device import choose_device
 from kit.errors import KitError
-from kit.files import make_folder
 from kit.models.cost import count_macs
 from kit.models.recognise import outputs_of
 from kit.models.students import count_parameters, widths_of
+from kit.session import make_room
 from kit.stages.known import dataset_for
 from kit.stages.packing import pack_student, packed_size, rounded_by
 from kit.stages.photos import cached_batches
@@ -93,12 +93,12 @@ def compress(
         by: what parameters are lost by: "channels", or "rank" of the folded layers, which needs no photos.
         assignments: of the config, such as prune.criterion=magnitude.
     Raises:
-        KitError: no such student, or one that can't be brought under the limits.
+        KitError: no such student, one that can't be brought under the limits, or `out` may not be written over.
     """
     if by not in ("channels", "rank"):
         raise KitError(f"--by {by}: choose channels or rank.")
     limits, found = parse_limits(to), find_weights(source)
-    make_folder(out.parent)
+    make_room(out, source)
     student, config = understand(found, name, assignments or [])
     photos = read(source, data, cache, config, found.classes) if data else None
     classes = found.classes or (photos.classes if photos else tuple(map(str, range(outputs_of(found.weights) or 0))))

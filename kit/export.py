@@ -17,7 +17,8 @@ from kit.data.cache import Photos, load_photos
 from kit.data.order import Order
 from kit.data.squares import as_tensor
 from kit.errors import KitError
-from kit.files import make_folder, write_durably
+from kit.files import write_durably
+from kit.session import make_room
 from kit.stages.known import dataset_for
 from kit.stages.weights import Found, find_weights, understand
 
@@ -38,10 +39,10 @@ def export(
     """Write the weights of a run's folder or a file, or the graph of its student; yields what to say.
 
     Raises:
-        KitError: there are none, or no such format.
+        KitError: there are none, or no such format, or `out` may not be written over.
     """
     found = find_weights(source)
-    make_folder(out.parent)
+    make_room(out, source)
     if form in GRAPHS:
         yield from export_graph(source, found, form, out, data, cache, name, assignments or [])
     else:

@@ -12,19 +12,19 @@ from kit.console import Log
 from kit.data.cache import load_photos
 from kit.device import choose_device
 from kit.errors import KitError
-from kit.files import make_folder
+from kit.session import make_room
 from kit.stages.known import dataset_for
 
 
 def predict_split(file: Path, data: Path, out: Path, split: str, cache: Path) -> Iterator[str]:
     """Write the CSV and yield what to say: the scores, the guesses, the file."""
     packed = unpack(file)
+    make_room(out, file)
     config, rules = packed.config, competition(packed.config.competition)
     dataset = dataset_for(file, packed.classes, data, config)
     chosen = {part.name: part for part in dataset.splits}.get(split)
     if chosen is None:
         raise KitError(f"There is no split {split!r}. Choose evaluation, validation or training.")
-    make_folder(out.parent)
     photos = load_photos([chosen], config.data.cache_side, cache, Log(), skip_bad=config.data.skip_bad)[split]
     student = packed.student.to(choose_device().device)
     answer = predict.logits(student, photos, config.data, views=config.predict)

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shlex
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,10 +27,13 @@ from kit.errors import KitError
 from kit.events import Events
 from kit.files import Busy, StorageError, locked, make_folder, write_durably, write_json
 from kit.train.budget import Budget
-from kit.train.checkpoint import Checkpoints, begun_in, steps_done
+from kit.train.checkpoint import NAME, Checkpoints, begun_in, steps_done
 from kit.version import commit
 from kit.world import World
 
+# A run's own files, beside its checkpoints; not its page, which `kit report` writes again.
+OWN = {"run.json", "student.kit", "submission.csv", "provenance.json", "validation.npz", "teacher.ckpt", "log.txt"}
+OWN |= {"metrics.jsonl", "timing.jsonl"}
 VERSIONS = ("torch", "torchvision", "timm", "torch-pruning", "albumentations", "numpy", "pillow")
 
 
@@ -174,6 +178,28 @@ def alone(out: Path) -> Iterator[None]:
         session = (read_record(out, Log()) or {"sessions": []})["sessions"][-1:]
         who = "process {process}, since {started}: {command}".format(**session[0]) if session else "another process"
         raise KitError(f"{out} is in use by {who}. Wait for it, stop it, or choose another --out.") from None
+
+
+def make_room(out: Path, *sources: Path) -> None:
+    """The folder for a file that a user names by --out, who may write over what an earlier command left there, but not over a run.
+
+    sources: what the command reads, each a file or a run's folder.
+    Raises:
+        KitError: `out` is read by the command, belongs to a run, or is no file that could be replaced.
+    """
+    own = out.name in OWN and any((out.parent / name).is_file() for name in ("run.json", "provenance.json"))
+    if own or NAME.fullmatch(out.name):
+        raise KitError(f"{out} is a run's own file, or would pass for one. Give --out another name.")
+    make_folder(out.parent)
+    try:
+        there = out.stat()
+    except OSError:  # nothing is there; or no name that could be, which writing says
+        return
+    if not stat.S_ISREG(there.st_mode):
+        raise KitError(f"{out} is no file that could be replaced. Give --out the name of a file.")
+    for file in (place for source in sources for place in (source, source / "student.kit") if place.exists()):
+        if os.path.samestat(there, file.stat()):
+            raise KitError(f"{out} is what this command reads, and would be replaced. Give --out another name.")
 
 
 def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step: int = 0, world: World | None = None) -> Session:

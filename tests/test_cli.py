@@ -17,8 +17,11 @@ from kit.cli import main  # noqa: F401  brings the verbs
 from kit.cli.app import app
 from kit.cli.files import FORMATS
 from kit.compress.foreign import WRITERS
+from kit.compress.pack import pack
+from kit.config.recipes import recipe
 from kit.errors import KitError
 from kit.export import GRAPHS
+from kit.models.students import build_student, widths_of
 
 CAPTURED = {"capture_output": True, "text": True, "timeout": 60}
 KIT = get_command(app)
@@ -182,3 +185,18 @@ def test_a_strangers_weights_are_brought_into_hw7s_format_and_inspected(tmp_path
     printed = invoke("inspect", str(tmp_path / "w.pkl")).output
     assert "11×5" in printed
     assert "HW7 pickle, 8 bit, unknown network, 66 parameters" in printed.replace("\n", " ")
+
+
+def test_no_verb_writes_over_what_it_reads_nor_over_a_run(drawn, tmp_path):
+    student = build_student("record", (), 6).eval()
+    pack(tmp_path / "student.kit", student, recipe("sample"), widths_of(student), tuple("012345"), {})
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "again.kit").hardlink_to(tmp_path / "student.kit")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    for out in before:
+        for words in (("predict", "--data", drawn), ("export", "--format", "ckpt"), ("compress", "--to", "4bit"), ("report",)):
+            refusal = invoke(words[0], str(tmp_path / "student.kit"), *map(str, words[1:]), "--out", str(out)).exception
+            assert isinstance(refusal, KitError), words
+            assert str(refusal).startswith(f"{out} is "), refusal
+            assert str(refusal).endswith("Give --out another name."), refusal
+    assert before == {file: file.read_bytes() for file in tmp_path.iterdir()}

@@ -1,6 +1,7 @@
 """The account of a run, and who may write it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from kit.config.recipes import recipe
 from kit.config.schema import override
 from kit.errors import KitError
-from kit.session import alone, open_session, read_record
+from kit.session import alone, make_room, open_session, read_record
 from kit.train.budget import Budget
 
 
@@ -100,3 +101,17 @@ def test_what_a_session_measured_is_what_the_next_one_reckons_with(session, tmp_
     with session.account():
         session.budget.longest |= {"hand in": 7.0, "distil save": 0.5, "distil step": 2.0}
     assert again(tmp_path, log).budget.longest == {"hand in": 7.0, "distil save": 0.5}
+
+
+def test_a_file_may_be_made_anew_and_nothing_else_may_be_written_over(tmp_path):
+    make_room(tmp_path / "new" / "student.kit", tmp_path)
+    for name in ("a.csv", "student.kit", "run.json"):  # of no run as yet but for the last
+        (tmp_path / "new" / name).touch()
+    make_room(tmp_path / "new" / "a.csv", tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name, says in {"new/student.kit": "a run's own", "pipe": "no file", "link": "no file", "new": "no file"}.items():
+        with pytest.raises(KitError, match=rf"{name} is {says}.* Give --out"):
+            make_room(tmp_path / name)
+    with pytest.raises(KitError, match="would pass for one"):
+        make_room(tmp_path / f"distil-000000009-{'0' * 16}.pt")
