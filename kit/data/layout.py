@@ -107,7 +107,7 @@ def find_dataset(root: Path, classes: tuple[str, ...] | None, holdout: float, se
         holdout: share of training to hold out where there is no validation split.
         seed: of that held-out share.
     Raises:
-        KitError: no data set, two of them, an empty split, a label out of range, an unlabelled training photo, a repeated
+        KitError: no data set, two of them, one class alone, an empty split, a label out of range, an unlabelled training photo, a repeated
             evaluation id: each with the path and the remedy.
     """
     folder, parts = locate(root)
@@ -115,6 +115,12 @@ def find_dataset(root: Path, classes: tuple[str, ...] | None, holdout: float, se
         return read_records(folder, parts, classes, holdout, seed)
     names = class_names(parts["training"], classes)
     training = read_labelled(parts["training"], "training", names)
+    if (training.labels == training.labels[0]).all():
+        raise KitError(
+            f"All {len(training):,} photos to learn from are of one class, {names[training.labels[0]]} in {training.paths[0].parent}: "
+            "there is nothing to tell apart. Is --data one folder too high or too deep? Sort them as docs/your-own-photos.md shows, into "
+            f"{parts['training']}/<class>/."
+        )
     if "validation" in parts:
         validation = read_labelled(parts["validation"], "validation", names)
     else:

@@ -121,6 +121,15 @@ def test_no_data_set_is_refused(tmp_path):
     refused(tmp_path / "missing", "no folder")
 
 
+def test_one_class_alone_is_refused_with_its_folder(copy):
+    for photo in (*(copy / "training").glob("[1-5]_*"), *(copy / "validation").glob("[1-5]_*")):
+        photo.unlink()
+    refused(copy, "All 20 photos", f"one class, 0 in {copy / 'training'}:", "too deep")
+    for name in ("training", "validation"):
+        to_class_folders(copy / name)
+    refused(copy, f"one class, class0 in {copy / 'training' / 'class0'}:", f"{copy / 'training'}/<class>/")
+
+
 def test_an_archive_is_refused(tmp_path):
     (tmp_path / "food.zip").write_bytes(b"PK")
     refused(tmp_path / "food.zip", "Unpack it")
