@@ -72,13 +72,14 @@ class Dataset:
     held_out: bool = False  # validation was taken from training
     unlabelled: Split | None = None  # more photos of the kind of training's
     strange: tuple[Path, ...] = ()  # files beside the photos that are none the kit reads
+    empty: tuple[Path, ...] = ()  # folders of training that hold no photo, and are no class
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:
         return self.training, self.validation, self.evaluation
 
     def counts(self) -> str:
-        """One line a split: its size and its photos per class; which classes have none to learn from, and which files are passed over."""
+        """One line a split: its size and its photos per class; then classes without any to learn from, and what is passed over."""
         lines = []
         for split in self.splits:
             per_class = "unlabelled"
@@ -90,6 +91,8 @@ class Dataset:
             lines[1] += " (held out of training)"
         if missing := [name for name, n in zip(self.classes, self.training.per_class(len(self.classes)), strict=True) if not n]:
             lines.append(f"no training photo of {', '.join(missing)}: is the archive unpacked whole?")
+        if self.empty:
+            lines.append(f"no class, since no photo lies in it: {', '.join(map(str, self.empty))}")
         if self.strange:
             lines.append(f"passed over, since they are no photos of a kind that is read: {len(self.strange):,}, such as {self.strange[0]}")
         return "\n".join(lines)
@@ -128,7 +131,8 @@ def find_dataset(root: Path, classes: tuple[str, ...] | None, holdout: float, se
         training, validation = training.take(keep), training.take(held, "validation")
     evaluation, more = read_evaluation(parts["evaluation"], names), read_unlabelled(folder, parts["training"])
     strange = tuple(file for part in parts.values() for file in strangers(part))
-    return Dataset(folder, names, training, validation, evaluation, "validation" not in parts, more, strange)
+    empty = tuple(place for place in folders_below(parts["training"]) if not photos_in(place))
+    return Dataset(folder, names, training, validation, evaluation, "validation" not in parts, more, strange, empty)
 
 
 def read_records(folder: Path, kind: records.Kind, classes: tuple[str, ...] | None, holdout: float, seed: int) -> Dataset:
@@ -227,7 +231,12 @@ def class_folders(folder: Path) -> list[Path]:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name not in UNLABELLED and not p.name.startswith(".") and photos_in(p))
+    return [place for place in folders_below(folder) if photos_in(place)]
+
+
+def folders_below(folder: Path) -> list[Path]:
+    entries = (entry for entry in os.scandir(folder) if entry.is_dir())  # told by the folder: no photo is asked
+    return sorted(Path(entry) for entry in entries if entry.name not in UNLABELLED and entry.name[0] != ".")
 
 
 def class_names(training: Path, classes: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -78,6 +78,15 @@ def test_classes_without_a_training_photo_are_named(copy):
     assert "no training photo" not in find(copy).counts()
 
 
+def test_an_empty_class_folder_is_passed_over_aloud(copy):
+    to_class_folders(copy / "training")
+    assert "no class" not in find(copy).counts()
+    (copy / "training" / "class7" / "more").mkdir(parents=True)
+    dataset = find(copy)
+    assert len(dataset.classes) == 6
+    assert f"no class, since no photo lies in it: {copy / 'training' / 'class7'}" in dataset.counts()
+
+
 def test_files_that_are_no_photos_are_passed_over_aloud(copy):
     for name in ("a.heic", ".DS_Store", "Thumbs.db"):
         (copy / "evaluation" / name).write_bytes(b"")
