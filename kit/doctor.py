@@ -175,7 +175,7 @@ def dataset(data: Path) -> Finding:
     try:
         found = find_dataset(data, None, 0.2, 0)
     except KitError as error:
-        return "broken", str(error), ""
+        return "broken", str(error), "as it says; docs/your-own-photos.md has the shapes that are known"
     teachers = sorted({rules.teacher_file for rules in COMPETITIONS.values() if (found.root / rules.teacher_file).is_file()})
     beside = f"teacher {', '.join(teachers)}" if teachers else "no teacher beside it: a run trains its own, or takes --teacher"
     return "ok", f"{found.root}\n{found.counts()}\n{beside}", ""

@@ -166,6 +166,7 @@ def locate(root: Path) -> tuple[Path, dict[str, Path] | records.Kind]:
     if not root.is_dir():
         raise KitError(f"There is no folder {root}. Give --data the folder that holds training/ and evaluation/, or one above it.")
     found: list[tuple[Path, dict[str, Path] | records.Kind]] = []
+    halves: list[tuple[Path, dict[str, Path]]] = []
     for place, folders, files in os.walk(root):
         folders.sort()
         lower = {name.lower(): name for name in folders}
@@ -175,16 +176,34 @@ def locate(root: Path) -> tuple[Path, dict[str, Path] | records.Kind]:
             folders[:] = []  # a data set holds no other
         elif kind := records.kind_among(files):
             found.append((Path(place), kind))
+        elif parts:
+            halves.append((Path(place), parts))
     if not found:
-        packed = ", ".join(path.name for path in sorted(root.iterdir()) if is_archive(path))
         raise KitError(
             f"No data set below {root}: none of its folders holds both training/ (or train/) and evaluation/ (or testing/, test/). "
-            + (f"Unpack {packed} first." if packed else "Check that the archive is unpacked and that --data points at it or above it.")
+            + there_instead(root, halves)
         )
     if len(found) > 1:
         places = ", ".join(str(place) for place, _ in found)
         raise KitError(f"{len(found)} data sets below {root}: {places}. Point --data at one of them.")
     return found[0]
+
+
+def there_instead(root: Path, halves: list[tuple[Path, dict[str, Path]]]) -> str:
+    """What was found where no data set is, and what to do. halves: folders that hold one split or the other, and those."""
+    if packed := ", ".join(path.name for path in sorted(root.iterdir()) if is_archive(path)):
+        return f"Unpack {packed} first."
+    shape = "The shape is train/<class>/*.jpg and test/*.jpg: docs/your-own-photos.md shows how to sort photos into it."
+    if halves:
+        place, parts = halves[0]
+        missing = "test/, the photos to predict" if "training" in parts else "train/, the photos to learn from"
+        return f"There is {', '.join(map(str, parts.values()))}; beside it, in {place}, is no {missing}. {shape}"
+    above = "give the folder above it, or " if root.resolve().name.lower() in {name for names in SPLITS.values() for name in names} else ""
+    if folders := folders_in(root):
+        return f"{root} itself holds {len(folders):,} folders of photos, {folders[0].name} for one: {above}move them into train/. {shape}"
+    if photos := photos_in(root):
+        return f"{root} itself holds {len(photos):,} photos, {photos[0].name} for one: {above}sort them. {shape}"
+    return f"Check that the archive is unpacked and that --data points at it or above it. {shape}"
 
 
 def is_archive(path: Path) -> bool:

@@ -130,6 +130,18 @@ def test_no_data_set_is_refused(tmp_path):
     refused(tmp_path / "missing", "no folder")
 
 
+def test_what_is_there_instead_of_a_data_set_is_said(copy, tmp_path):
+    (copy / "evaluation").rename(tmp_path / "rest")
+    refused(tmp_path, f"There is {copy / 'training'}, {copy / 'validation'}; beside it, in {copy}, is no test/")
+    refused(tmp_path / "rest", "rest itself holds 24 photos, 0000.jpg for one: sort them. The shape is train/<class>/*.jpg")
+    refused(copy / "training", "training itself holds 120 photos, 0_0.jpg for one: give the folder above it, or sort")
+    to_class_folders(copy / "training")
+    (copy / "training").rename(tmp_path / "mine")
+    refused(tmp_path / "mine", "mine itself holds 6 folders of photos, class0 for one: move them into train/", "docs/your-own-photos.md")
+    shutil.copytree(tmp_path / "rest", tmp_path / "alone" / "test")
+    refused(tmp_path / "alone", f"There is {tmp_path / 'alone' / 'test'}; beside it, in {tmp_path / 'alone'}, is no train/")
+
+
 def test_one_class_alone_is_refused_with_its_folder(copy):
     for photo in (*(copy / "training").glob("[1-5]_*"), *(copy / "validation").glob("[1-5]_*")):
         photo.unlink()
