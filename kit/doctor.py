@@ -5,7 +5,9 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -24,6 +26,8 @@ Finding = tuple[Verdict, str, str]  # verdict, what was found, what to do
 OPTIONAL = {"optuna", "ray", "onnx", "onnxruntime", "tensorboard"}  # asked for where they are wanted
 PAIRS = {"2.10": "0.25", "2.11": "0.26"}  # torch and the torchvision that fits it
 GIGABYTE = 1e9
+LOOKS = 200  # photos whose EXIF is read
+ORIENTATION = 0x0112  # EXIF's tag; 2 to 8 ask for a turn or a mirror
 SECONDS = 10.0  # that Kaggle may be silent here
 
 
@@ -178,4 +182,21 @@ def dataset(data: Path) -> Finding:
         return "broken", str(error), "as it says; docs/your-own-photos.md has the shapes that are known"
     teachers = sorted({rules.teacher_file for rules in COMPETITIONS.values() if (found.root / rules.teacher_file).is_file()})
     beside = f"teacher {', '.join(teachers)}" if teachers else "no teacher beside it: a run trains its own, or takes --teacher"
-    return "ok", f"{found.root}\n{found.counts()}\n{beside}", ""
+    says, paths = f"{found.root}\n{found.counts()}\n{beside}", [path for split in found.splits for path in split.paths]
+    looked_at = paths[:: -(-len(paths) // LOOKS)]
+    if number := turned(looked_at):
+        remedy = "the kit takes photos as they are stored: turn them, for example with mogrify -auto-orient"
+        return "note", f"{says}\nby their EXIF {number} of {len(looked_at)} photos want to be turned", remedy
+    return "ok", says, ""
+
+
+def turned(paths: Sequence[Path]) -> int:
+    """How many of these photos ask for a turn by their EXIF. One that can't be read asks for none."""
+    from kit.data.decode import UNREADABLE, open_photo
+
+    number = 0
+    for path in paths:
+        with suppress(*UNREADABLE), warnings.catch_warnings(), open_photo(path) as photo:
+            warnings.simplefilter("ignore")  # PIL's, of damaged EXIF
+            number += photo.getexif().get(ORIENTATION) in range(2, 9)
+    return number

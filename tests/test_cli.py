@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -155,6 +157,19 @@ def test_doctor_finds_this_machine_fit_and_shows_the_data(drawn, tmp_path):
     result = invoke("doctor", "--data", str(drawn), "--cache", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert "120" in result.output
+
+
+def test_doctor_counts_photos_that_the_camera_did_not_turn(drawn, tmp_path):
+    data, exif = shutil.copytree(drawn, tmp_path / "photos"), Image.Exif()
+    exif[doctor.ORIENTATION] = 6
+    for name in ("0_0.jpg", "0_1.jpg"):
+        Image.new("RGB", (8, 8)).save(data / "training" / name, exif=exif)
+    exif[doctor.ORIENTATION] = 1
+    Image.new("RGB", (8, 8)).save(data / "training" / "0_2.jpg", exif=exif)
+    (data / "training" / "0_3.jpg").write_bytes(b"no photo")
+    assert doctor.turned(list((data / "training").iterdir())) == 2
+    verdict, found, remedy = doctor.dataset(data)
+    assert (verdict, "want to be turned" in found, "as they are stored" in remedy) == ("note", True, True)
 
 
 def test_doctor_shows_a_long_path_with_brackets_whole(drawn, tmp_path):
