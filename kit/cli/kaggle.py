@@ -53,7 +53,7 @@ def bundle(
 def push(
     name: KernelArgument,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the session's log to its end; fails if it does.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the request; send nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the request; start nothing. Needs your token, too.")] = False,
     timeout: Annotated[str | None, typer.Option(help="Kaggle ends the session after this, such as 9h.", show_default=False)] = None,
     patience: Annotated[str, typer.Option(help="How long to wait for a free session when two are running, such as 2h.")] = "0s",
     study: StudyOption = None,
