@@ -115,6 +115,17 @@ def test_a_dry_run_prints_the_config_and_the_students_size():
     assert "limit 100,000" in printed
 
 
+def test_a_dry_run_counts_the_classes_of_the_photos_or_says_that_it_does_not(coloured, tmp_path):
+    data = shutil.copytree(coloured, tmp_path / "photos")
+    for photo in (*(data / "training").glob("[2-5]_*"), *(data / "validation").glob("[2-5]_*")):
+        photo.unlink()
+    sample, limited = ("run", "sample", "--dry-run"), ("run", "record", "--dry-run", "--set", "limit=60000params")
+    assert "for 2 classes, limit" in invoke(*sample, "--data", str(data)).output
+    assert "for 6 classes (an example: --data tells), limit" in invoke(*sample).output
+    assert "for 11 classes, limit 60,000 parameters" in invoke(*limited).output  # another limit leaves the competition's classes
+    assert "No data set below" in str(invoke(*sample, "--data", str(data / "training")).exception)
+
+
 def test_the_students_are_compared_and_solved_for_a_limit():
     printed = invoke("students", "boss", "bottleneck/4", "--image-size", "32", "--parameters", "60000").output
     assert "59,910" in printed

@@ -61,14 +61,14 @@ def run(
     cache: CacheOption = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="The same path in seconds: two epochs at 32 px.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the whole config, its digest and the student's size; do nothing.")
+        bool, typer.Option("--dry-run", help="Print the whole config, its digest and the size of the student for --data; do nothing.")
     ] = False,
 ) -> None:
     """Photos in, a checked submission out; or today's part of it."""
     config = find_recipe(name)
     config = override(config.tiny() if tiny else config, (assignments or []) + ([f"data.subset={subset}"] if subset != 1 else []))
     if dry_run:
-        print_plan(config)
+        print_plan(config, data)
         return
     from kit.data.cache import cache_folder
     from kit.data.draw import draw_dataset
@@ -141,19 +141,24 @@ def plan(
     console.print(shlex.join(words), markup=False)
 
 
-def print_plan(config: Config) -> None:
+def print_plan(config: Config, data: Path | None) -> None:
+    """The config and what comes of it for the classes of the photos; without any for the competition's, or for as many as `sample` has."""
+    from kit.data.draw import SHAPES
+    from kit.data.layout import find_dataset
     from kit.models.students import build_student, count_parameters
     from kit.models.widths import widths_for
 
-    rules = competition(config.limit or config.competition)
-    classes = len(rules.classes) if rules.classes else 6
+    rules, known = competition(config.limit or config.competition), competition(config.competition).classes
+    if data is not None:
+        known = find_dataset(data, known, config.data.holdout, config.train.seed).classes
+    classes = len(known or SHAPES)
     parameters = count_parameters(build_student(config.student.name, widths_for(config.student, classes), classes))
     print(json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False))
     limits = ((rules.max_parameters, "parameters"), (rules.max_bytes, "bytes"))
     limit = " and ".join(f"{most:,} {what}" for most, what in limits if most) or "none"
     console.print(
-        f"digest {config.digest()}, student {config.student.name} with {parameters:,} parameters for {classes} classes, limit {limit}, "
-        f"{'pruned' if config.prune else 'not pruned'}",
+        f"digest {config.digest()}, student {config.student.name} with {parameters:,} parameters for {classes} classes"
+        f"{'' if known else ' (an example: --data tells)'}, limit {limit}, {'pruned' if config.prune else 'not pruned'}",
         markup=False,
     )
 
