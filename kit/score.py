@@ -1,4 +1,4 @@
-"""`kit predict`: a packed student over a split of any data set, scored where there are labels."""
+"""`kit predict`: a packed student over a split of any data set, or over photos alone; scored where there are labels."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +10,7 @@ from kit.compress.pack import unpack
 from kit.config.competitions import competition
 from kit.console import Log
 from kit.data.cache import load_photos
+from kit.data.layout import find_photos
 from kit.device import choose_device
 from kit.errors import KitError
 from kit.session import make_room
@@ -21,14 +22,20 @@ def predict_split(file: Path, data: Path, out: Path, split: str, cache: Path) ->
     packed = unpack(file)
     make_room(out, file)
     config, rules = packed.config, competition(packed.config.competition)
-    dataset = dataset_for(file, packed.classes, data, config)
-    chosen = {part.name: part for part in dataset.splits}.get(split)
+    alone = find_photos(data, packed.classes) if split == "evaluation" else None
+    if alone:
+        most_frequent, why = 0, "the first class, without training photos to tell the most frequent"
+        numbered = ", ".join(f"{i} {name}" for i, name in enumerate(packed.classes))
+        yield f"{len(alone):,} photos below {data} and none to learn from; the classes are those of {file}: {numbered}"
+    else:
+        dataset = dataset_for(file, packed.classes, data, config)
+        most_frequent, why = int(dataset.training.per_class(len(packed.classes)).argmax()), "the most frequent in training"
+    chosen = alone or {part.name: part for part in dataset.splits}.get(split)
     if chosen is None:
         raise KitError(f"There is no split {split!r}. Choose evaluation, validation or training.")
     photos = load_photos([chosen], config.data.cache_side, cache, Log(), skip_bad=config.data.skip_bad)[split]
     student = packed.student.to(choose_device().device)
     answer = predict.logits(student, photos, config.data, views=config.predict)
-    most_frequent = int(dataset.training.per_class(len(packed.classes)).argmax())
     predicted = predict.classes_of(answer, photos, most_frequent)
     ids = submission.ids_for(photos.names, rules) if split == "evaluation" else list(photos.names)
     submission.write_csv(out, ids, predicted, rules)
@@ -38,5 +45,5 @@ def predict_split(file: Path, data: Path, out: Path, split: str, cache: Path) ->
         f1 = predict.macro_f1(predicted, photos.labels)
         yield f"accuracy {accuracy_score(photos.labels, predicted):.4f}, macro-F1 {f1:.4f} on {len(predicted):,} {split} photos"
     for row in photos.bad:
-        yield f"row {ids[row]} is a guess (class {most_frequent}): its photo does not decode"
+        yield f"row {ids[row]} is a guess (class {most_frequent}, {why}): its photo does not decode"
     yield f"{out}: {len(predicted):,} rows"

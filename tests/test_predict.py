@@ -108,6 +108,38 @@ def test_a_split_is_scored_in_the_students_order_of_classes_into_a_folder_that_i
     assert last.endswith("new/s.csv: 15 rows")
 
 
+@pytest.mark.parametrize("place", ["", "test"])
+def test_photos_alone_are_predicted_with_the_students_classes(place, drawn, tmp_path):
+    file, alone = knows(tuple("cab"), tmp_path / "s.kit"), tmp_path / "photos" / place
+    shutil.copytree(drawn / "evaluation", alone)
+    (alone / "0005.jpg").write_bytes(b"no photo")
+    first, guess, last = predict_split(file, tmp_path / "photos", tmp_path / "s.csv", "evaluation", tmp_path)
+    assert first.startswith("24 photos")
+    assert first.endswith("s.kit: 0 c, 1 a, 2 b")
+    assert guess.startswith("row 0005 is a guess (class 0, the first class, without training photos")
+    lines = (tmp_path / "s.csv").read_text().splitlines()
+    assert (last.endswith("s.csv: 24 rows"), lines[1][:5], lines[6]) == (True, "0000,", "0005,0")
+
+
+def test_photos_alone_in_the_students_class_folders_are_scored(drawn, tmp_path):
+    file, data = knows(tuple("cab"), tmp_path / "s.kit"), sorted_into("abc", drawn, tmp_path / "photos")
+    shutil.rmtree(data / "training")
+    shutil.rmtree(data / "evaluation")
+    (data / "validation").rename(data / "test")
+    said = list(predict_split(file, data, tmp_path / "s.csv", "evaluation", tmp_path))
+    assert "on 15 evaluation photos" in said[2]
+    (data / "test" / "a").rename(data / "test" / "z")
+    with pytest.raises(KitError, match=r"z is none of the 3 classes, such as c\. Remove"):
+        list(predict_split(file, data, tmp_path / "s.csv", "evaluation", tmp_path))
+
+
+def test_half_a_data_set_is_no_folder_of_photos_alone(drawn, tmp_path):
+    file, data = knows(tuple("abcdef"), tmp_path / "s.kit"), shutil.copytree(drawn, tmp_path / "photos")
+    shutil.rmtree(data / "evaluation")
+    with pytest.raises(KitError, match=r"beside it, in .*photos, is no test/"):
+        list(predict_split(file, data, tmp_path / "s.csv", "evaluation", tmp_path))
+
+
 def test_numbers_in_names_are_classes_by_their_place(drawn, tmp_path):
     said = list(predict_split(knows(tuple("abcdefgh"), tmp_path / "s.kit"), drawn, tmp_path / "s.csv", "training", tmp_path))
     assert "on 120 training photos" in said[1]

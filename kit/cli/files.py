@@ -17,7 +17,7 @@ FORMATS = ("ckpt", "hw7-8bit", "hw7-16bit", "safetensors", "onnx", "onnx-int8") 
 @app.command(rich_help_panel="Files and checks", epilog="Example: `kit predict runs/record/student.kit --data Food-11 --out answers.csv`")
 def predict(
     file: Annotated[Path, typer.Argument(metavar="FILE.kit", help="A packed student.")],
-    data: Annotated[Path, typer.Option(help="Folder that holds the data set, at any depth.")],
+    data: Annotated[Path, typer.Option(help="Folder that holds the data set, at any depth, or photos alone, in itself or in its test/.")],
     out: Annotated[Path, typer.Option(help="The CSV to write.")],
     split: Annotated[str, typer.Option(help="evaluation, validation or training.")] = "evaluation",
     cache: CacheOption = None,

@@ -157,27 +157,26 @@ def read_unlabelled(folder: Path, training: Path) -> Split | None:
     return without_labels("unlabelled", paths)
 
 
+Found = list[tuple[Path, dict[str, Path] | records.Kind]]  # folders that hold a data set, and its split folders or kind of records
+Halves = list[tuple[Path, dict[str, Path]]]  # folders that hold some of a data set's splits, and those
+
+
+def find_photos(root: Path, classes: tuple[str, ...]) -> Split | None:
+    """Photos to predict that lie alone, in `root` or in its test/; None where there is a data set or no such photo.
+
+    classes: of the student; folders of theirs give labels.
+    """
+    found, halves = walk(root)
+    here = dict(halves).get(root, {})
+    if found or "training" in here:
+        return None
+    alone = here.get("evaluation", root)
+    return read_evaluation(alone, classes) if alone != root or photos_in(root) else None
+
+
 def locate(root: Path) -> tuple[Path, dict[str, Path] | records.Kind]:
-    """The folder that holds a training and an evaluation split, and its split folders or what kind of records it holds."""
-    if is_archive(root):
-        raise KitError(f"{root} is an archive. Unpack it and give the folder.")
-    if root.is_file():
-        raise KitError(f"{root} is a file. Give --data the folder that holds training/ and evaluation/, or one above it.")
-    if not root.is_dir():
-        raise KitError(f"There is no folder {root}. Give --data the folder that holds training/ and evaluation/, or one above it.")
-    found: list[tuple[Path, dict[str, Path] | records.Kind]] = []
-    halves: list[tuple[Path, dict[str, Path]]] = []
-    for place, folders, files in os.walk(root):
-        folders.sort()
-        lower = {name.lower(): name for name in folders}
-        parts = {s: inside(Path(place, lower[n])) for s, names in SPLITS.items() for n in reversed(names) if n in lower}
-        if {"training", "evaluation"} <= parts.keys():
-            found.append((Path(place), parts))
-            folders[:] = []  # a data set holds no other
-        elif kind := records.kind_among(files):
-            found.append((Path(place), kind))
-        elif parts:
-            halves.append((Path(place), parts))
+    """The one folder that holds a training and an evaluation split, and its split folders or what kind of records it holds."""
+    found, halves = walk(root)
     if not found:
         raise KitError(
             f"No data set below {root}: none of its folders holds both training/ (or train/) and evaluation/ (or testing/, test/). "
@@ -189,8 +188,36 @@ def locate(root: Path) -> tuple[Path, dict[str, Path] | records.Kind]:
     return found[0]
 
 
-def there_instead(root: Path, halves: list[tuple[Path, dict[str, Path]]]) -> str:
-    """What was found where no data set is, and what to do. halves: folders that hold one split or the other, and those."""
+def walk(root: Path) -> tuple[Found, Halves]:
+    """All data sets below `root`, and what could be half of one.
+
+    Raises:
+        KitError: it is no folder.
+    """
+    if is_archive(root):
+        raise KitError(f"{root} is an archive. Unpack it and give the folder.")
+    if root.is_file():
+        raise KitError(f"{root} is a file. Give --data the folder that holds training/ and evaluation/, or one above it.")
+    if not root.is_dir():
+        raise KitError(f"There is no folder {root}. Give --data the folder that holds training/ and evaluation/, or one above it.")
+    found: Found = []
+    halves: Halves = []
+    for place, folders, files in os.walk(root):
+        folders.sort()
+        lower = {name.lower(): name for name in folders}
+        parts = {s: inside(Path(place, lower[n])) for s, names in SPLITS.items() for n in reversed(names) if n in lower}
+        if {"training", "evaluation"} <= parts.keys():
+            found.append((Path(place), parts))
+            folders[:] = []  # a data set holds no other
+        elif kind := records.kind_among(files):
+            found.append((Path(place), kind))
+        elif parts:
+            halves.append((Path(place), parts))
+    return found, halves
+
+
+def there_instead(root: Path, halves: Halves) -> str:
+    """What was found where no data set is, and what to do."""
     if packed := ", ".join(path.name for path in sorted(root.iterdir()) if is_archive(path)):
         return f"Unpack {packed} first."
     shape = "The shape is train/<class>/*.jpg and test/*.jpg: docs/your-own-photos.md shows how to sort photos into it."
@@ -282,7 +309,7 @@ def read_labelled(folder: Path, name: str, classes: tuple[str, ...]) -> Split:
     if folders := class_folders(folder):
         unknown = [p for p in folders if p.name not in classes]
         if unknown:
-            raise KitError(f"{unknown[0]} is no class of the training split. Remove it or rename it.")
+            raise KitError(f"{unknown[0]} is none of the {len(classes)} classes, such as {classes[0]}. Remove it or rename it.")
         pairs = [(path, classes.index(sub.name)) for sub in folders for path in photos_in(sub)]
         return Split(name, tuple(path for path, _ in pairs), np.array([label for _, label in pairs], dtype=np.int64))
     labels, paths = flat_labels(folder), photos_in(folder)
