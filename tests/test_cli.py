@@ -141,8 +141,13 @@ def test_a_dry_run_names_a_limit_of_bytes_too():
 
 
 def test_a_part_of_what_is_not_there_is_refused_with_the_form_that_sets_the_whole():
-    for assignment, form in {"prune.keep=0.6": """'prune={"keep": …}'.""", "distill.9.weight=2": "'distill=…'."}.items():
-        assert str(invoke("run", "record", "--dry-run", "--set", assignment).exception).endswith(form)
+    null, short = """prune is null here; set the whole of it: --set 'prune={"keep": …}'.""", "distill has no '9' here; set the whole of it"
+    for assignment, says in {"prune.keep=0.6": null, "distill.9.weight=2": short}.items():
+        assert says in str(invoke("run", "record", "--dry-run", "--set", assignment).exception)
+    assert """where it is null the whole, as JSON with double quotes, --set 'prune={"FIELD": VALUE}'""" in str(
+        invoke("run", "record", "--dry-run", "--set", "prune=0.6").exception
+    )
+    assert '"keep": 0.6' in invoke("run", "record", "--dry-run", "--set", 'prune={"keep": 0.6}').output
 
 
 def test_a_share_that_is_none_is_refused_by_the_name_of_its_option():

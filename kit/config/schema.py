@@ -398,7 +398,10 @@ def in_words(error: ValidationError) -> str:
         near = difflib.get_close_matches(str(e["loc"][-1]), all_fields(), n=3) if e["type"] == "extra_forbidden" else []
         says = f"there is no such field. Nearest: {', '.join(near)}" if near else e["msg"]
         if e["type"] == "model_type":
-            says = f"a section: write {name}.FIELD=VALUE, or the whole as JSON with double quotes, or null where none is allowed"
+            says = (
+                f"a section: write {name}.FIELD=VALUE, or where it is null the whole, as JSON with double quotes, --set "
+                f"'{name}={{\"FIELD\": VALUE}}'; or null where none is allowed"
+            )
         details.append(f"{name}: {says} (got {e['input']!r:.80})")
     return "; ".join(details)
 
@@ -418,7 +421,8 @@ def step_into(place: Any, name: str, path: str) -> str | int:
         near = difflib.get_close_matches(name, place, n=3) or places_of(name) or sorted(place)
         raise KitError(f"--set {path}: there is no {name!r} here. Nearest: {', '.join(near)}.")
     whole, form = path[: path.index(f".{name}")], f'{{"{name}": …}}' if place is None else "…"
-    raise KitError(f"--set {path}: {whole} has no {name!r} here; set the whole of it: --set '{whole}={form}'.")
+    has = "is null" if place is None else f"has no {name!r}"
+    raise KitError(f"--set {path}: {whole} {has} here; set the whole of it: --set '{whole}={form}'.")
 
 
 def places_of(field: str) -> list[str]:
