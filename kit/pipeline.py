@@ -95,7 +95,6 @@ def run(
                 world.lead(lambda: submit(session, material, quantize(session, material, finished), "done", submissions))
             except Suspended as pause:
                 session.suspended = str(pause)
-                session.log(f"suspended: {pause}; the same command goes on from here")
                 world.lead(partial(hand_in_best_so_far, session, material, pause, submissions))
             world.lead(partial(sum_up, session, material))
         world.lead(partial(report, session, material))

@@ -405,6 +405,7 @@ def test_a_budget_that_is_over_before_training_says_so(place):
     printed = refusal(place, "simple", *TINY, "--budget", "3s")
     assert "the budget of 3 s" in printed.lower()
     assert "larger --budget" in printed
+    assert "goes on from here" not in printed + (place / "out" / "log.txt").read_text()
 
 
 def test_missing_data_and_missing_teachers_are_named(place):

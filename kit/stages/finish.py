@@ -154,22 +154,25 @@ def provenance(session: Session, state: str) -> dict[str, Any]:
 def hand_in_best_so_far(session: Session, material: Material | None, pause: Suspended, submissions: Path | None) -> None:
     """Every session ends with a submission: a provisional one, from the best weights so far that keep the limit."""
     reason, asked = str(pause)[0].upper() + str(pause)[1:], session.budget.stop
+    goes_on = f"suspended: {pause}; the same command goes on from here"
     if material is None and not asked:
         raise KitError(f"{reason}. What an earlier session left is untouched: run the same command with a larger --budget.")
     if material is None or (not asked and not session.budget.enough_for("hand in")):
         left = (session.out / "submission.csv").is_file()
+        session.log(goes_on)
         session.log("the submission of the session before stays" if left else "no submission yet: there was no time for one")
         return
     stages = [stage for step in reversed(steps_of(session.config.prune)) for stage in (step.finetune, step.prune)]
     found = [c for stage in (*stages, "distil") if (c := candidate(session, stage, len(material.dataset.classes)))]
-    if not found and (asked or session.checkpoints("teacher").files()):
-        session.log("no submission yet: no student is trained that could be handed in")
-        return
-    if not found:
+    if not found and not asked and not session.checkpoints("teacher").files():
         raise KitError(
             f"{reason}, and nothing is trained yet that could be handed in. The decoded photos and what was saved are "
             "kept: run the same command again with a larger --budget."
         )
+    session.log(goes_on)
+    if not found:
+        session.log("no submission yet: no student is trained that could be handed in")
+        return
     limits = session.config.limit or session.config.competition
     students = []
     for widths, accuracy, weights in found:
