@@ -152,7 +152,14 @@ def test_a_part_of_what_is_not_there_is_refused_with_the_form_that_sets_the_whol
 
 def test_a_share_that_is_none_is_refused_by_the_name_of_its_option():
     for share in ("5", "0", "-1"):
-        assert "Invalid value for '--subset'" in invoke("run", "record", "--dry-run", "--subset", share).output
+        printed = invoke("run", "record", "--dry-run", "--subset", share).output
+        assert "Invalid value for '--subset'" in printed
+        assert f"(got {share})" in printed.replace("\n", " ")
+
+
+def test_a_field_given_as_an_option_is_answered_with_its_assignment():
+    for words, says in {("--epochs", "3"): "--set train.epochs=3.", ("--batch-size=8",): "--set train.batch_size=8."}.items():
+        assert str(invoke("run", "record", *words).exception).endswith(says)
 
 
 def test_unknown_names_are_refused_with_the_nearest():

@@ -2,16 +2,18 @@
 
 import json
 import shlex
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from kit.cli.app import CacheOption, DataOption, SetOption, TeacherOption, app, say, submissions_folder
 from kit.config.competitions import competition
 from kit.config.own import find_recipe
 from kit.config.recipes import RECIPES
-from kit.config.schema import Config, override
+from kit.config.schema import Config, override, places_of
 from kit.console import console
 from kit.errors import KitError
 from kit.studies.catalogue import STUDIES, choose, find_study
@@ -32,7 +34,28 @@ RecipeArgument = Annotated[
 ]
 
 
+class NamesFields(TyperCommand):
+    """Answers `--epochs 3`, which it has no option for, with the field of the recipe that is meant."""
+
+    def parse_args(self, context: Any, args: list[str]) -> list[str]:
+        options = {name for param in self.params for name in param.opts}
+        for word, after in pairwise((*args, "…")):
+            option, equals, value = word.partition("=")
+            known = option in options or not option.startswith("--") or context.resilient_parsing  # the last: a shell completes
+            if not known and (places := places_of(option[2:].replace("-", "_"))):
+                ways = " or ".join(f"--set {place}={value if equals else after}" for place in places)
+                raise KitError(f"kit {self.name} has no {option}: a field of the recipe is changed by {ways}.")
+        return super().parse_args(context, args)
+
+
+def check_share(share: float) -> float:
+    if not 0.001 <= share <= 1:
+        raise typer.BadParameter(f"a share of every split from 0.001 to 1 is wanted (got {share:g}).")
+    return share
+
+
 @app.command(
+    cls=NamesFields,
     rich_help_panel="Runs",
     epilog="Example: `kit run record --data Food-11 --budget 9h --out runs/record`\n\nTo go on with a run, give the same command again.",
 )
@@ -45,7 +68,7 @@ def run(
     ] = None,
     budget: Annotated[str | None, typer.Option(help="This session's time, such as 9h or 30m; default: none.", show_default=False)] = None,
     subset: Annotated[
-        float, typer.Option(min=0.001, max=1, help="Stratified share of every split, for a smoke test on real photos.")
+        float, typer.Option(callback=check_share, help="Stratified share of every split, 0.001 to 1, for a smoke test on real photos.")
     ] = 1.0,
     teachers: TeacherOption = None,
     begin: Annotated[
