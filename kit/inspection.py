@@ -11,7 +11,7 @@ from rich.table import Table
 
 from kit.compress.pack import is_packed, read_checked, split, unpack
 from kit.models.cost import count_macs
-from kit.models.recognise import recognise
+from kit.models.recognise import names_of, recognise
 from kit.models.students import count_parameters
 from kit.stages.weights import read_weights_file
 
@@ -65,6 +65,8 @@ def inspect_foreign(file: Path, image_size: int) -> Iterator[Table | str]:
     foreign = read_weights_file(file)
     known = recognise(foreign.weights)
     macs = count_macs(known[1], image_size) if known else None
+    names = names_of(foreign.weights) or [known[0] if known else "unknown network"]
+    called = " or ".join(names) + (" (one shape)" if len(names) > 1 else "")
     layers = []
     for name, tensors in by_layer(foreign.weights).items():
         kinds = {key: foreign.bits[f"{name}.{key}" if name else key] for key in tensors}
@@ -76,7 +78,7 @@ def inspect_foreign(file: Path, image_size: int) -> Iterator[Table | str]:
     yield as_table(layers)
     total = f"{sum(macs.values()) / 1e6:.2f} M multiplications at {image_size} px" if macs else "no network of the kit, so none is run"
     yield (
-        f"{file}: {foreign.kind}, {known[0] if known else 'unknown network'}, {sum(layer.parameters for layer in layers):,} parameters, "
+        f"{file}: {foreign.kind}, {called}, {sum(layer.parameters for layer in layers):,} parameters, "
         f"{file.stat().st_size:,} bytes, {total}"
     )
 

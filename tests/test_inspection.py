@@ -39,7 +39,7 @@ def test_the_parts_of_a_packed_student_add_up_to_its_file(method, tmp_path):
     assert "59,451 parameters as trained, 58,387 folded" in summary
 
 
-SAME = {"even": "record"}  # one shape in other widths
+SAME = {"even": "record", "record": "record"}  # one shape in other widths
 
 
 @pytest.mark.parametrize("name", STUDENTS)
@@ -49,9 +49,9 @@ def test_a_students_checkpoint_is_recognised_whatever_its_widths(name, tmp_path)
     for chosen in (wide, widths):
         weights = build_student(name, chosen, 7).state_dict()
         write_foreign(tmp_path / "w.ckpt", "ckpt", weights)
-        found = SAME.get(name, name)
-        assert recognise(weights)[0] == found
-        assert f"torch state dict, {found}," in list(inspect(tmp_path / "w.ckpt", 64))[-1]
+        assert recognise(weights)[0] == SAME.get(name, name)
+        called = "record or even (one shape)" if name in SAME else name
+        assert f"torch state dict, {called}," in list(inspect(tmp_path / "w.ckpt", 64))[-1]
 
 
 def test_a_teacher_is_recognised_and_a_stranger_is_listed_without_macs(tmp_path):

@@ -20,6 +20,11 @@ def recognise(weights: Mapping[str, Tensor]) -> tuple[str, nn.Module] | None:
     return None
 
 
+def names_of(weights: Mapping[str, Tensor]) -> list[str]:
+    """All names that these tensors could have: some students are one shape, which differs in its widths alone."""
+    return [name for name in TABLE if as_network(weights, name)]
+
+
 def as_network(weights: Mapping[str, Tensor], name: str) -> nn.Module | None:
     """The network of that name with these weights, at whatever widths they have; None where they are another's."""
     if (outputs := outputs_of(weights)) is None:
