@@ -250,7 +250,7 @@ class Leaving(Server):
     def SaveKernel(self, body):
         answer = super().SaveKernel(body)
         kernel = self.kernels[body["slug"]]
-        kernel.outputs, kernel.log = [self.left], (self.left / "log.txt").read_text()
+        kernel.outputs[len(kernel.requests)], kernel.log = self.left, (self.left / "log.txt").read_text()
         return answer
 
 

@@ -16,6 +16,7 @@ from kit.remote.client import Kaggle, Refused
 from kit.remote.datasets import upload
 from kit.remote.output import mirror, session_record
 from kit.remote.push import TAIL, Dropped, Ended, Pushed, newest_version, push, read_metadata, wait_for
+from kit.train.checkpoint import described, steps_of
 
 PATIENCE = 12 * 3600.0  # seconds to wait for a free session
 LIMIT = 9 * 3600.0  # seconds after which Kaggle ends a session
@@ -33,8 +34,8 @@ class Story:
     """A chain so far.
 
     via: how the state travels. running: the session that was pushed and not yet looked at. before: the newest version when a push was
-    begun, None when none is under way. steps: of the run, after each session. furthest: the session that brought the run there. tail:
-    the end of the last session's log.
+    begun, None when none is under way. steps: of the run, after each session. furthest: the session that brought the run there, and how
+    it ended. tail: the end of the last session's log.
     """
 
     ref: str
@@ -144,11 +145,13 @@ def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, ti
 def carry(story: Story, kernel: Path, kaggle: Kaggle, folder: Path) -> dict[str, Any]:
     """What the next push says otherwise than the metadata, so that its session finds the run's state.
 
-    After a session that brought nothing the furthest one is named by its version: the newest may have left nothing.
+    The furthest session is named by its version after one that brought nothing, which may have left nothing, and where it did not end
+    well itself: Kaggle may mount the newest one that did.
     """
     if not story.furthest:
         return {}
-    source = story.furthest["ref"] + (f"/{story.furthest['version']}" if story.still else "")
+    by_version = story.still or story.furthest.get("state", "COMPLETE") != "COMPLETE"
+    source = story.furthest["ref"] + (f"/{story.furthest['version']}" if by_version else "")
     match story.via:
         case "self":
             return {"kernel_sources": [source]}
@@ -173,7 +176,10 @@ def next_way(story: Story, changes: dict[str, Any], drop: Dropped) -> Via:
 
 
 def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ended, late: bool) -> bool:
-    """How far the session that has ended brought the run, by the run.json that it left; whether the chain goes on after it.
+    """How far the session that has ended brought the run; whether the chain goes on after it.
+
+    run.json tells of a session that ended in order. One that was killed has not come to that, but its checkpoints have their steps in
+    their names.
 
     It goes on after a session that ended well, that brought the run further, that was given an older output than it had been promised,
     or that Kaggle's time limit ended (Kaggle says so, or it ran until `late`), whose output may be lost. Any other failure counts for
@@ -182,11 +188,12 @@ def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ende
     story.running, story.tail = None, ended.tail()
     limit, stale = any(word in ended.reason.lower() for word in LIMIT_WORDS), STALE_WORDS in " ".join(ended.log[-TAIL:])
     excused = ended.state == "COMPLETE" or late or limit or stale
-    record = session_record(kaggle, pushed.ref) or {}
-    step, done = int((record.get("sessions") or [{}])[-1].get("steps") or 0), record.get("state") == "done"
+    record, names = session_record(kaggle, pushed.ref)
+    saved = steps_of(found for name in names if (found := described(Path(name))))
+    step, done = max(saved, int((record.get("sessions") or [{}])[-1].get("steps") or 0)), record.get("state") == "done"
     if step > story.step or (done and step == story.step):  # the last session may only hand in
         mirror(kaggle, pushed.ref, folder / "output")
-        story.furthest = {"ref": pushed.ref, "version": pushed.version, "step": step}
+        story.furthest = {"ref": pushed.ref, "version": pushed.version, "step": step, "state": ended.state}
     elif not excused:
         return False
     story.steps.append(step)

@@ -170,7 +170,7 @@ def download(kaggle: Kaggle, file: OutputFile) -> bytes:
     raise KitError(f"{file.name} could not be fetched ({reason}), {len(PAUSES) + 1} times. Try again later.")
 
 
-def session_record(kaggle: Kaggle, ref: str) -> dict[str, Any] | None:
-    """run.json of the newest session; None where it left none that can be read."""
-    files = [file for file in list_output(kaggle, ref)[0] if file.name == "run.json"]
-    return read_object(download(kaggle, files[0])) or None if files else None
+def session_record(kaggle: Kaggle, ref: str) -> tuple[dict[str, Any], list[str]]:
+    """run.json of the newest session, empty where it left none that can be read, and the names of all that it left."""
+    files = {file.name: file for file in list_output(kaggle, ref)[0]}
+    return read_object(download(kaggle, files["run.json"])) if "run.json" in files else {}, list(files)

@@ -153,9 +153,14 @@ def described(path: Path) -> Saved | None:
 
 def steps_done(out: Path, log: Log) -> int:
     """How far a run is: the steps of all its stages, by the newest checkpoints that are whole."""
+    return steps_of(saved for saved, _ in whole(reversed(saved_in(out)), log))
+
+
+def steps_of(files: Iterable[Saved]) -> int:
+    """The steps of all stages, by the newest of these files."""
     newest: dict[str, int] = {}
-    for saved, _ in whole(reversed(saved_in(out)), log):
-        newest.setdefault(saved.stage, saved.step)
+    for saved in files:
+        newest[saved.stage] = max(saved.step, newest.get(saved.stage, 0))
     return sum(newest.values())
 
 

@@ -29,7 +29,8 @@ class Kernel:
     states: deque = field(default_factory=lambda: deque(["COMPLETE"]))  # what the next looks at its session find; the last stays
     log: str = ""
     failure: str = ""
-    outputs: list[Path] = field(default_factory=list)  # what each session that was kept has left
+    outputs: dict[int, Path] = field(default_factory=dict)  # by version, what each session that was kept has left
+    failed: set[int] = field(default_factory=set)  # versions whose session did not end well: mounted by their number alone
 
 
 @dataclass
@@ -145,21 +146,29 @@ class Server:
         if self.root:
             kernel.states = deque(["RUNNING"])
             self.sessions += 1
-            threading.Thread(target=self.run, args=(kernel, body, self.sessions), daemon=True).start()
+            threading.Thread(target=self.run, args=(kernel, body, self.sessions, len(kernel.requests)), daemon=True).start()
         url = f"https://www.kaggle.com/code/{body['slug']}"
         return 200, {"ref": body["slug"], "url": url, "versionNumber": len(kernel.requests), **dropped}
 
-    def run(self, kernel, body, number):
+    def mounted(self, source, number):
+        """The output that a kernel source brings: of the version that it names, else of the newest that ended well. None: nothing."""
+        owner, slug, *version = source.split("/")
+        kernel = self.kernels[f"{owner}/{slug}"]
+        if version:
+            return kernel.outputs.get(int(version[0]))
+        well = sorted(kernel.outputs.keys() - kernel.failed)[: -1 if number in self.stale else None]
+        return kernel.outputs[well[-1]] if well else None
+
+    def run(self, kernel, body, number, version):
         """A session: the script that was pushed, alone, with its sources mounted, killed at its limit."""
         place = self.root / str(number)
         (place / "working").mkdir(parents=True)
         (place / "input").mkdir()
         for source in set(body.get("kernelDataSources", [])) - self.missing:
-            owner, slug, *_ = source.split("/")  # a version that failed left nothing, so the newest that did not is what is named
-            kept = self.kernels[f"{owner}/{slug}"].outputs
-            kept = kept[:-1] if number in self.stale else kept
+            owner, slug, *_ = source.split("/")
             layout = f"notebooks/{owner}/{slug}" if number % 2 else slug
-            shutil.copytree(kept[-1], place / "input" / layout)
+            if output := self.mounted(source, number):
+                shutil.copytree(output, place / "input" / layout)
         for source in set(body.get("datasetDataSources", [])) - self.missing:
             layout = place / "input" / (f"datasets/{source}" if number % 2 else source.partition("/")[2])
             layout.mkdir(parents=True)
@@ -184,9 +193,11 @@ class Server:
                 code = None
         kernel.log = (place / "log").read_text()
         if kept and code in (0, None):  # what is attached is a version that ran to its end or its limit
-            kernel.outputs.append(place / "working")
+            kernel.outputs[version] = place / "working"
+        if code != 0 or number in self.wordless:
+            kernel.failed.add(version)
         kernel.failure = "Your notebook exceeded the time limit" if code is None else "" if code == 0 else f"exit code {code}"
-        kernel.states = deque(["COMPLETE" if code == 0 and number not in self.wordless else "ERROR"])
+        kernel.states = deque(["ERROR" if version in kernel.failed else "COMPLETE"])
 
     def GetKernel(self, body):
         kernel = self.kernels.get(f"{body['userName']}/{body['kernelSlug']}")
@@ -207,11 +218,11 @@ class Server:
     def ListKernelSessionOutput(self, body):
         """Two files a page; what the newest session has left, when it has ended."""
         kernel = self.kernels[f"{body['userName']}/{body['kernelSlug']}"]
-        over = kernel.outputs and "RUNNING" not in kernel.states
-        files = sorted(file for file in kernel.outputs[-1].rglob("*") if file.is_file()) if over else []
+        left = kernel.outputs.get(len(kernel.requests)) if "RUNNING" not in kernel.states else None
+        files = sorted(file for file in left.rglob("*") if file.is_file()) if left else []
         first = int(body.get("pageToken") or 0)
         listed = [
-            {"fileName": str(file.relative_to(kernel.outputs[-1])), "url": f"http://localhost/files{quote(str(file))}"}
+            {"fileName": str(file.relative_to(left)), "url": f"http://localhost/files{quote(str(file))}"}
             for file in files[first : first + 2]
         ]
         more = {"nextPageToken": str(first + 2)} if first + 2 < len(files) else {}

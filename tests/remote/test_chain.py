@@ -48,6 +48,23 @@ if step < least:
     sys.exit(f"error: step {least} was to be found there, {step} is")
 json.dump({"state": "done" if step + 3 == 9 else "suspended", "sessions": [{"steps": step + 3}]}, open("run.json", "w"))
 """
+# Goes on with the furthest checkpoint that is attached, a hundred steps a session, 300 in all. Those in ENDLESS don't end by themselves.
+SAVES = """
+import json, os, sys, time
+from pathlib import Path
+
+found = [int(file.name.split("-")[1]) for file in (Path(os.environ["KIT_KAGGLE"]) / "input").rglob("*.pt")]
+step, least = max(found, default=0), int(os.environ.get("KIT_LEAST_STEP", "0"))
+if step < least:
+    sys.exit(f"error: step {least} was to be found there, {step} is")
+Path("checkpoints").mkdir()
+for saved in (step + 50, step + 100):
+    Path(f"checkpoints/distil-{saved:09d}-0123456789abcdef.pt").touch()
+json.dump({"state": "running", "sessions": [{}]}, open("run.json", "w"))
+if step // 100 + 1 in ENDLESS:
+    time.sleep(30)
+json.dump({"state": "done" if step == 200 else "suspended", "sessions": [{"steps": step + 100}]}, open("run.json", "w"))
+"""
 
 
 @pytest.fixture
@@ -89,9 +106,9 @@ def test_a_chain_of_ten_sessions_ends_with_the_bytes_of_one_long_run(tmp_path, s
     pulled = folder / "output" / "student.kit"
     body = {"text": server.kernels[REF].requests[0]["text"].replace('budget="20s"', 'budget="9h"')}
     alone = type(server.kernels[REF])()
-    long.run(alone, body, 1)
+    long.run(alone, body, 1, 1)
     long.close()
-    assert sha256_of(pulled) == sha256_of(alone.outputs[0] / "student.kit")
+    assert sha256_of(pulled) == sha256_of(alone.outputs[1] / "student.kit")
     assert unpack(pulled).classes
 
 
@@ -133,11 +150,22 @@ def test_after_a_session_that_brought_nothing_the_furthest_is_named_by_its_versi
     small, folder = kernel(tmp_path, COUNTS), tmp_path / "chain"
     chain(small, kaggle, print, folder=folder, max_sessions=1)
     server.stale.add(2)  # nothing is older than the first output, so this session is given nothing at all
-    server.kernels[REF].outputs.insert(0, tmp_path / "empty")
+    server.kernels[REF].outputs[0] = tmp_path / "empty"
     (tmp_path / "empty").mkdir()
     story = chain(small, kaggle, print, folder=folder)
-    assert story.steps == [3, 3, 6, 9]
+    assert story.steps == [3, 0, 6, 9]
     assert [request.get("kernelDataSources") for request in server.kernels[REF].requests] == [None, [REF], [f"{REF}/1"], [REF]]
+
+
+@pytest.mark.parametrize("killed", [(1, 2), (2,)])
+def test_what_a_session_saved_before_the_time_limit_killed_it_is_gone_on_with(tmp_path, server, kaggle, killed):
+    """Its run.json tells no steps, its checkpoints do; and it is named by its version, Kaggle's newest good one being another."""
+    server.limits = dict.fromkeys(killed, (4, True))
+    story = chain(kernel(tmp_path, SAVES.replace("ENDLESS", repr(killed))), kaggle, print, folder=tmp_path / "chain")
+    assert (story.state, story.steps) == ("done", [100, 200, 300])
+    asked = [request.get("kernelDataSources") for request in server.kernels[REF].requests]
+    assert asked == [None, [f"{REF}/1" if 1 in killed else REF], [f"{REF}/2"]]
+    assert (tmp_path / "chain" / "output" / "checkpoints" / "distil-000000300-0123456789abcdef.pt").is_file()
 
 
 @pytest.mark.parametrize("fault", [503, 429, 500])

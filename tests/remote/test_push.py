@@ -303,7 +303,7 @@ def test_a_share_that_is_pushed_again_has_its_own_output_attached_and_its_journa
         assert done.returncode == 0, done.stderr
     first, second = server.kernels[ref].requests
     assert (first.get("kernelDataSources"), second["kernelDataSources"]) == (None, [ref])
-    server.kernels[ref].outputs.append(clone / "left")
+    server.kernels[ref].outputs[2] = clone / "left"
     (clone / "left").mkdir()
     (clone / "left" / "hw13.jsonl").write_text("{}\n")
     done = command(clone, *share, verb="pull")
