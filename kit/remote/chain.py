@@ -6,7 +6,7 @@ that is still running is waited for, not started a second time. A copy of the fu
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,7 +18,7 @@ from kit.remote.output import mirror, session_record
 from kit.remote.push import TAIL, Dropped, Ended, Pushed, newest_version, push, read_metadata, wait_for
 from kit.train.checkpoint import described, steps_of
 
-PATIENCE = 12 * 3600.0  # seconds to wait for a free session
+PATIENCE = 12 * 3600.0  # seconds to wait for a free session, and for a Kaggle that does not answer
 LIMIT = 9 * 3600.0  # seconds after which Kaggle ends a session
 LATE = 0.95  # of the limit: the last look at a session that it ends, and the last line of its log, come before
 LIMIT_WORDS = ("time limit", "timed out", "timeout", "exceeded")  # in what Kaggle says of a session that it ended
@@ -81,7 +81,7 @@ def chain(
         KitError: a session failed, two in a row brought nothing, the week's GPU time is used up, or Kaggle refused: each with the reason
             and the end of the log. Started again, the chain goes on.
     """
-    ref = read_metadata(kernel, kaggle.user)["id"]
+    ref, kaggle = read_metadata(kernel, kaggle.user)["id"], replace(kaggle, patience=PATIENCE, say=say)
     try:
         with locked(make_folder(folder)):
             story = read_story(folder / "chain.json", ref)

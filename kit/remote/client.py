@@ -16,6 +16,7 @@ from kit.errors import KitError
 from kit.remote.credentials import account, credentials, hide, token_files
 
 PAUSES = (2, 5, 15, 45)  # seconds before asking again
+LONG_PAUSE = 300.0  # seconds, after these, of a client that is patient
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 REMEDIES = {
     401: "The token is wrong or has expired: make a new one on kaggle.com/settings and save it as ~/.kaggle/access_token.",
@@ -39,11 +40,19 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True)
 class Kaggle:
-    """A client that has credentials. sleep: waits between two attempts; a test brings its own. seconds: that Kaggle may be silent."""
+    """A client that has credentials. sleep: waits between two attempts; a test brings its own. seconds: that Kaggle may be silent.
+    patience: seconds to go on asking after the first minute without an answer, which `say` is told of."""
 
     api: Any
     sleep: Callable[[float], None] = time.sleep
     seconds: float = 120.0
+    patience: float = 0.0
+    say: Callable[[str], None] = print
+
+    @property
+    def pauses(self) -> tuple[float, ...]:
+        """Seconds before each further attempt."""
+        return (*PAUSES, *[LONG_PAUSE] * int(self.patience / LONG_PAUSE))
 
     @property
     def user(self) -> str:
@@ -66,38 +75,42 @@ class Kaggle:
 
         Raises:
             Refused: in Kaggle's words.
-            KitError: Kaggle could not be reached for a minute.
+            KitError: Kaggle could not be reached for a minute, or as long as `patience` says.
         """
-        for pause in (*PAUSES, None):
+        return self.again(lambda: self.once(call))
+
+    def again(self, attempt: Callable[[], Any]) -> Any:
+        """`attempt()`, again after a pause while it is Unreachable. Raises as `ask`."""
+        for number, pause in enumerate((*self.pauses, None)):
             try:
-                return self.once(call)
+                return attempt()
             except Unreachable as error:
                 if pause is None:
-                    raise KitError(f"{str(error)[0].upper()}{str(error)[1:]}, {len(PAUSES) + 1} times. Try again later.") from None
+                    raise KitError(f"{str(error)[0].upper()}{str(error)[1:]}, {number + 1} times. Try again later.") from None
+                if number == len(PAUSES):
+                    self.say(f"{error}; asking again every {LONG_PAUSE / 60:.0f} minutes, for {self.patience / 3600:.0f} h at most")
                 self.sleep(pause)
 
     def send_file(self, url: str, content: bytes, name: str) -> None:
         """PUT a file to the place that Kaggle gave for it, again while it does not arrive.
 
         Raises:
-            KitError: it was refused, or could not be sent for a minute.
+            KitError: it was refused, or could not be sent as long as `ask` asks.
         """
         import requests
 
-        reason = ""
-        for pause in (*PAUSES, None):
+        def attempt() -> None:
             try:
                 answer = requests.put(url, data=content, timeout=self.seconds)
-                if answer.ok:
-                    return
-                reason = f"{answer.status_code} {answer.reason}"
-                if answer.status_code not in PASSING:
-                    break
             except (requests.exceptions.RequestException, OSError) as error:
-                reason = type(error).__name__
-            if pause is not None:
-                self.sleep(pause)
-        raise KitError(f"{name} could not be uploaded ({reason}). Try again later.")
+                raise Unreachable(f"the file {name} could not be uploaded ({type(error).__name__})") from None
+            says = f"could not be uploaded ({answer.status_code} {answer.reason})"
+            if answer.status_code in PASSING:
+                raise Unreachable(f"the file {name} {says}")
+            if not answer.ok:
+                raise KitError(f"{name} {says}. Try again later.")
+
+        self.again(attempt)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.errors import KitError
-from kit.remote.client import PAUSES, Kaggle, Refused, Unreachable
+from kit.remote.client import Kaggle, Refused
 
 PATIENCE = 60  # looks at a new version, until Kaggle has unpacked it
 LOOK = 10.0  # seconds between two
@@ -18,14 +18,9 @@ def upload(kaggle: Kaggle, ref: str, files: list[Path], note: str) -> None:
         KitError: Kaggle refused, or can't be reached.
     """
     tokens = [upload_file(kaggle, file) for file in files]
-    for pause in (*PAUSES, None):
-        try:
-            answer = kaggle.once(lambda client: send(client.datasets.dataset_api_client, kaggle, ref, tokens, note))
-            break
-        except Unreachable as error:  # taken or not: a second version with the same files does no harm
-            if pause is None:
-                raise KitError(f"The data set {ref} could not be written: {error}. Try again later.") from None
-            kaggle.sleep(pause)
+    answer = kaggle.ask(  # taken or not, where no answer comes: a second version with the same files does no harm
+        lambda client: send(client.datasets.dataset_api_client, kaggle, ref, tokens, note)
+    )
     if answer.error:
         raise KitError(f"Kaggle did not take a version of the data set {ref}: {answer.error}.")
     wait_until_ready(kaggle, ref)

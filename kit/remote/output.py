@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kit.config.schema import in_words
 from kit.errors import KitError
 from kit.files import make_folder, write_durably
-from kit.remote.client import PAUSES, Kaggle
+from kit.remote.client import Kaggle, Unreachable
 
 PAGE = 100  # files that are listed at once
 PROVENANCE = "provenance.json"
@@ -153,21 +153,23 @@ def mirror(kaggle: Kaggle, ref: str, folder: Path) -> list[Path]:
 
 
 def download(kaggle: Kaggle, file: OutputFile) -> bytes:
-    """A file's content, asked for again while it does not come whole."""
+    """A file's content, asked for again while it does not come whole.
+
+    Raises:
+        KitError: as `Kaggle.ask`.
+    """
     import requests
 
-    reason = ""
-    for pause in (*PAUSES, None):
+    def attempt() -> bytes:
         try:
             answer = requests.get(file.url, timeout=kaggle.seconds)
-            if answer.ok:
-                return answer.content  # urllib3 has compared its length, as it was sent, with the announced one
-            reason = f"{answer.status_code} {answer.reason}"
         except requests.exceptions.RequestException as error:
-            reason = type(error).__name__
-        if pause is not None:
-            kaggle.sleep(pause)
-    raise KitError(f"{file.name} could not be fetched ({reason}), {len(PAUSES) + 1} times. Try again later.")
+            raise Unreachable(f"the file {file.name} could not be fetched ({type(error).__name__})") from None
+        if not answer.ok:
+            raise Unreachable(f"the file {file.name} could not be fetched ({answer.status_code} {answer.reason})")
+        return answer.content  # urllib3 has compared its length, as it was sent, with the announced one
+
+    return kaggle.again(attempt)
 
 
 def session_record(kaggle: Kaggle, ref: str) -> tuple[dict[str, Any], list[str]]:

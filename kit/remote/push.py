@@ -76,23 +76,26 @@ def push(
     wanted = request(metadata, text, timeout)
     newest = newest_version(kaggle, metadata["id"])
     before, deadline = newest.number if before is None else before, time.monotonic() + patience
-    reason, pauses = "", [*PAUSES, PAUSES[0]]  # the last one before it is asked a last time
+    all_pauses = [*kaggle.pauses, PAUSES[0]]  # the last one before it is asked a last time
+    reason, pauses = "", all_pauses.copy()
     while True:
         if newest.number > before and newest.text == text:
             return whole(Pushed(metadata["id"], newest.number, page(metadata)), missing(metadata, newest))
         if not pauses:
-            raise KitError(f"{reason[0].upper()}{reason[1:]}, {len(PAUSES) + 1} times, and the push did not arrive. Try again later.")
+            raise KitError(f"{reason[0].upper()}{reason[1:]}, {len(all_pauses)} times, and the push did not arrive. Try again later.")
         try:
             answer = kaggle.once(lambda client: client.kernels.kernels_api_client.save_kernel(wanted))
         except Unreachable as error:
+            if str(error) != reason:
+                say(f"{error}; asking whether the push arrived")
             reason = str(error)
-            say(f"{reason}; asking whether the push arrived")
             kaggle.sleep(pauses.pop(0))
             newest = newest_version(kaggle, metadata["id"])
             continue
         if FULL in (answer.error or "").lower() and time.monotonic() < deadline:
             say(f"waiting for a free session: {answer.error}")
             kaggle.sleep(FULL_PAUSE)
+            reason, pauses = "", all_pauses.copy()  # it answers again
             continue
         return judge(metadata, answer)
 

@@ -271,6 +271,16 @@ def test_a_kaggle_that_does_not_tell_logs_or_gpu_time_is_lived_with(tmp_path, se
     assert chain(small, kaggle, print, folder=tmp_path / "chain").state == "done"
 
 
+@pytest.mark.parametrize("method", ["GetKernelSessionStatus", "GetKernel", "ListKernelSessionOutput", "SaveKernel", "download"])
+def test_a_chain_outlasts_an_outage_and_says_so_once(tmp_path, server, kaggle, method):
+    said = []
+    server.faults[method].extend([503] * 9)
+    assert chain(kernel(tmp_path), kaggle, said.append, folder=tmp_path / "chain").state == "done"
+    assert len(server.kernels[REF].requests) == 1
+    words = "asking whether" if method == "SaveKernel" else "asking again every 5 minutes, for 12 h at most"
+    assert sum(words in line for line in said) == 1
+
+
 def test_used_up_gpu_time_stops_the_chain_before_it_pushes(tmp_path, server, kaggle):
     small = kernel(tmp_path)
     metadata = json.loads((small / "kernel-metadata.json").read_text())

@@ -145,6 +145,23 @@ def test_a_kaggle_that_never_answers_ends_in_words(clone, kaggle, server):
     assert "No answer from Kaggle" in refused(clone, kaggle)
 
 
+def test_a_patient_client_goes_on_asking_and_says_so_once(clone, kaggle, server, slept):
+    said = []
+    server.faults["GetKernel"].extend([503] * 6)
+    assert send(clone, replace(kaggle, patience=7200, say=said.append))[0].version == 1
+    assert slept == [2, 5, 15, 45, 300, 300]
+    assert said == ["Kaggle answers 503: fault 503; asking again every 5 minutes, for 2 h at most"]
+    server.faults["GetKernel"].extend([503] * 7)
+    assert "503: fault 503, 7 times. Try again later." in refused(clone, replace(kaggle, patience=600))
+
+
+def test_each_wait_for_a_free_session_has_all_of_its_tries(clone, kaggle, server):
+    server.faults["SaveKernel"].extend([503, "Maximum batch GPU session count of 2 reached"] * 7)
+    pushed, said = send(clone, kaggle, patience=3600)
+    assert pushed.version == 1
+    assert sum("asking whether the push arrived" in line for line in said) == 7
+
+
 @pytest.mark.parametrize("answer", [b"<html>Sign in to this network</html>", b"{}"])
 def test_what_is_no_answer_is_asked_again_and_ends_in_words(clone, kaggle, server, answer):
     server.faults["GetKernel"].extend([answer] * 2)
