@@ -8,12 +8,12 @@ import os
 import sys
 
 from kit.errors import KitError
-from kit.remote.kernel import places
+from kit.remote.kernel import places, session_seconds
 from kit.studies.shard import ORDER, carry_out
-from kit.train.budget import Budget, parse_duration
+from kit.train.budget import Budget
 
 if __name__ == "__main__":  # worker processes import this file too
     try:
-        carry_out(os.environ.get(ORDER), *places(), Budget(parse_duration("8h30m")), print)
+        carry_out(os.environ.get(ORDER), *places(), Budget(session_seconds("8h30m")), print)
     except KitError as error:
         sys.exit(f"error: {error}")

@@ -24,6 +24,10 @@ StudyOption = Annotated[str | None, typer.Option(help="For the kernel study: whi
 ArmOption = Annotated[list[str] | None, typer.Option("--arm", help="Only this arm of it; may be repeated.", show_default=False)]
 ShardOption = Annotated[str, typer.Option(help="Only every n-th of its arms, from the k-th on: k/n.")]
 SeedsOption = Annotated[int, typer.Option(min=1, help="How many, of a study's arms.")]
+TimeoutOption = Annotated[
+    str | None,
+    typer.Option(help="Kaggle ends a session after this, such as 4h; the session itself ends in order before.", show_default=False),
+]
 
 
 @app.command(rich_help_panel="Kaggle", epilog="Example: `kit bundle record`\n\nThen: `kaggle kernels push -p kernels/record`")
@@ -54,7 +58,7 @@ def push(
     name: KernelArgument,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the session's log to its end; fails if it does.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the request; start nothing. Needs your token, too.")] = False,
-    timeout: Annotated[str | None, typer.Option(help="Kaggle ends the session after this, such as 9h.", show_default=False)] = None,
+    timeout: TimeoutOption = None,
     patience: Annotated[str, typer.Option(help="How long to wait for a free session when two are running, such as 2h.")] = "0s",
     study: StudyOption = None,
     arms: ArmOption = None,
@@ -70,18 +74,37 @@ def push(
 
     part = share("push", name, study, arms or [], shard, seeds)
     kernel, kaggle = kernel_folder(name), connect()
+    limit, patient = session_limit(timeout), parse_duration(patience)
     changes, environment = as_kernel(*part, kernel, kaggle) if part else ({}, {})
     if dry_run:
         metadata = pushing.changed(read_metadata(kernel, kaggle.user), changes)
-        text = compose(kernel, read_head(kernel), environment=environment)
+        text = compose(kernel, read_head(kernel), environment=environment, timeout=limit)
         write_script(kernel, text)
         print(pushing.describe(metadata, text))
         return
-    limit, patient = round(parse_duration(timeout)) if timeout else None, parse_duration(patience)
     pushed = pushing.push(kernel, kaggle, say, timeout=limit, patience=patient, changes=changes, environment=environment)
     say(f"{pushed.ref} version {pushed.version}: {pushed.url}")
     if wait:
         pushing.wait_for(pushed, kaggle, say).insist(f"{pushed.ref} version {pushed.version}")
+
+
+def session_limit(timeout: str | None) -> int | None:
+    """--timeout in seconds, None without.
+
+    Raises:
+        KitError: too little for a session that ends in order, or more than Kaggle gives one.
+    """
+    from kit.remote.kernel import LONGEST, SHORTEST
+    from kit.train.budget import parse_duration, say_duration
+
+    if timeout is None:
+        return None
+    seconds = round(parse_duration(timeout))
+    if seconds < SHORTEST:
+        raise KitError(f"--timeout {timeout} leaves a session no time to end in order. Give it {say_duration(SHORTEST)} at least.")
+    if seconds > LONGEST:
+        raise KitError(f"--timeout {timeout} is more than Kaggle's own limit. Give it {say_duration(LONGEST)} at most, or leave it out.")
+    return seconds
 
 
 def share(verb: str, name: str, study: str | None, arms: list[str], shard: str, seeds: int) -> tuple[str, str] | None:
@@ -122,7 +145,7 @@ def chain(
     name: KernelArgument,
     max_sessions: Annotated[int | None, typer.Option(help="Stop after as many sessions.", show_default=False)] = None,
     until: Annotated[int | None, typer.Option(help="Stop when the run is at this step.", show_default=False)] = None,
-    timeout: Annotated[str | None, typer.Option(help="Kaggle ends a session after this, such as 9h.", show_default=False)] = None,
+    timeout: TimeoutOption = None,
     via: Annotated[
         str | None,
         typer.Option(
@@ -140,7 +163,6 @@ def chain(
     from kit.remote.chain import VIAS
     from kit.remote.chain import chain as run_chain
     from kit.remote.client import connect, kernel_folder
-    from kit.train.budget import parse_duration
 
     if name == "study":
         raise KitError(
@@ -156,7 +178,7 @@ def chain(
         folder=out or Path("runs") / f"chain-{name}",
         max_sessions=max_sessions,
         until=until,
-        timeout=round(parse_duration(timeout)) if timeout else None,
+        timeout=session_limit(timeout),
         via=via,
     )
     say(f"{story.ref}: {story.state} after {len(story.steps)} sessions, step {story.step:,}")

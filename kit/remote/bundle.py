@@ -21,6 +21,7 @@ from typing import Any
 from kit.errors import KitError
 from kit.files import make_folder, write_durably
 from kit.remote.credentials import refuse_credentials
+from kit.remote.kernel import ENDS_AFTER
 from kit.version import STAMP, commit
 
 CARRIED = "torch-pruning"  # pure Python, and all that the run needs beyond Kaggle's image
@@ -47,11 +48,12 @@ def write_script(kernel: Path, text: str) -> Path:
     return built
 
 
-def compose(kernel: Path, head: str, least_step: int = 0, environment: Mapping[str, str] | None = None) -> str:
-    """The script's text. Raises as `bundle`."""
+def compose(kernel: Path, head: str, least_step: int = 0, environment: Mapping[str, str] | None = None, timeout: int | None = None) -> str:
+    """The script's text. timeout: after which Kaggle will end its session, seconds; it ends in order before. Raises as `bundle`."""
     files = kit_files() | carried_files()
     refuse_credentials({f"{kernel / 'main.py'}": head.encode()} | files)
-    text = script(kernel.name, head, pack(files), least_step, environment or {})
+    limit = {ENDS_AFTER: str(timeout)} if timeout else {}
+    text = script(kernel.name, head, pack(files), least_step, {**(environment or {}), **limit})
     refuse_broken(text, kernel / "main.py")
     return text
 

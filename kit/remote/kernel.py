@@ -14,7 +14,10 @@ from kit.errors import KitError
 
 KAGGLE = "KIT_KAGGLE"  # names another folder for /kaggle: a rehearsal at home
 LEAST = "KIT_LEAST_STEP"  # set by the first lines of a bundle that goes on with a run
+ENDS_AFTER = "KIT_SESSION_LIMIT"  # likewise, of one whose session Kaggle was told to end: after how many seconds
 BUDGET = "8h30m"
+SHORTEST, LONGEST = 20 * 60, 12 * 3600  # seconds to limit a session to: it must end in order; Kaggle gives no more
+MARGIN, SHARE = 30 * 60, 0.25  # seconds before the limit when a session's budget ends; of a short one not more than this share
 
 
 def session(config: Config, *, budget: str = BUDGET, least_step: int = 0, data: Path | None = None) -> dict[str, Any]:
@@ -22,7 +25,8 @@ def session(config: Config, *, budget: str = BUDGET, least_step: int = 0, data: 
     stopped.
 
     Args:
-        budget: this session's time, from its start. Kaggle ends a session after 9 hours and then may keep nothing.
+        budget: this session's time, from its start. Kaggle ends a session after 9 hours and then may keep nothing. Where the push told
+            Kaggle to end it earlier (KIT_SESSION_LIMIT), the budget ends before that.
         least_step: stop at once where the attached output is not as far as this step, before it costs hours. KIT_LEAST_STEP, which
             `kit chain` writes into the bundle, counts too.
         data: where the data set is looked for; None: among the inputs.
@@ -48,11 +52,20 @@ def places() -> tuple[Path, Path]:
 def on_this_machine(config: Config, budget: str, least_step: int, data: Path | None) -> dict[str, Any]:
     from kit.data.cache import cache_folder
     from kit.pipeline import run
-    from kit.train.budget import Budget, parse_duration
+    from kit.train.budget import Budget
 
     inputs, working = places()
-    limit = Budget(parse_duration(budget))
+    limit = Budget(session_seconds(budget))
     return run(config, data or inputs, working, cache=cache_folder(None), budget=limit, least_step=least_step, attached=[inputs])
+
+
+def session_seconds(budget: str) -> float:
+    """A budget's seconds, or as many as end half an hour before the limit that the push gave this session; a quarter of it before a
+    short one."""
+    from kit.train.budget import parse_duration
+
+    limit = float(os.environ.get(ENDS_AFTER, "inf"))
+    return min(parse_duration(budget), limit - min(MARGIN, SHARE * limit))
 
 
 def usable_cards() -> int:

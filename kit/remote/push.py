@@ -64,14 +64,14 @@ def push(
         changes: what is sent instead of the metadata's own fields; sources are added to those.
         environment: variables of the session.
         before: the newest version when this push was first tried, where an earlier command may have been killed in the middle of it.
-        timeout: after which Kaggle ends the session, seconds; None for its own limit.
+        timeout: after which Kaggle ends the session, seconds, which the session is told; None for its own limit.
         patience: how long to wait for a free session, seconds.
     Raises:
         Dropped: Kaggle took it without some of its sources.
         KitError: what is wrong with the metadata, or what Kaggle refused, in its words.
     """
     metadata = changed(read_metadata(kernel, kaggle.user), changes or {})
-    text = compose(kernel, read_head(kernel), least_step, environment)
+    text = compose(kernel, read_head(kernel), least_step, environment, timeout)
     write_script(kernel, text)
     wanted = request(metadata, text, timeout)
     newest = newest_version(kaggle, metadata["id"])

@@ -241,6 +241,12 @@ def test_a_session_that_ran_until_its_limit_is_followed_by_another(tmp_path, ser
         chain(kernel(tmp_path, f"{head}\nraise SystemExit(1)\n"), kaggle, print, folder=tmp_path / "chain", timeout=1)
 
 
+def test_a_session_is_told_of_the_limit_that_it_must_end_before(tmp_path, server, kaggle):
+    small = kernel(tmp_path, QUICK + "from kit.remote.kernel import session_seconds\nprint(session_seconds('8h30m'))\n")
+    chain(small, kaggle, print, folder=tmp_path / "chain", timeout=14_400)
+    assert server.kernels[REF].log == "12600.0\n"
+
+
 def test_a_session_that_only_hands_in_is_kept_at_home(tmp_path, server, kaggle):
     """The one before it had ended its time with the last step."""
     folder, small = tmp_path / "chain", kernel(tmp_path, QUICK.replace("done", "suspended"))

@@ -10,7 +10,7 @@ from slugify import slugify  # what the Kaggle client makes slugs with
 from kit.config.recipes import recipe
 from kit.config.schema import override
 from kit.errors import KitError
-from kit.remote.kernel import on_cards, session
+from kit.remote.kernel import on_cards, session, session_seconds
 
 KERNELS = sorted(path.parent for path in (Path(__file__).parents[2] / "kernels").glob("*/main.py"))
 FIELDS = {
@@ -33,6 +33,16 @@ def test_a_refusal_ends_the_script_with_one_paragraph(kaggle):
         session(recipe("sample"))
 
 
+@pytest.mark.parametrize(
+    ("limit", "budget", "seconds"),
+    [(None, "8h30m", 30_600), ("43200", "8h30m", 30_600), ("14400", "8h30m", 12_600), ("1200", "8h30m", 900), ("14400", "20s", 20)],
+)
+def test_a_budget_ends_before_the_limit_that_the_push_gave(monkeypatch, limit, budget, seconds):
+    if limit:
+        monkeypatch.setenv("KIT_SESSION_LIMIT", limit)
+    assert session_seconds(budget) == seconds
+
+
 @pytest.mark.slow
 def test_two_cards_share_a_session_and_a_refusal_is_said_once(kaggle, drawn, capfd):
     """Two processes on the CPU: what a session does where Kaggle gives two T4."""
@@ -52,6 +62,7 @@ def test_a_head_is_short_enough_to_read(kernel):
     lines = (kernel / "main.py").read_text().splitlines()
     assert len(lines) <= 40
     assert any(line.startswith('if __name__ == "__main__":') for line in lines)
+    assert any("session(" in line or "session_seconds(" in line for line in lines)  # whose budget ends before the push's limit
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from server import DROP_AFTER, DROP_BEFORE, KEY, USER, Server, Silence, loopback
 
+from kit.cli.kaggle import session_limit
 from kit.errors import KitError
 from kit.remote.client import connect
 from kit.remote.metadata import read_metadata, write_owner
@@ -71,6 +72,14 @@ def test_a_push_sends_the_bundle_and_every_field_of_the_metadata(clone, kaggle, 
     assert sent["text"] == (clone / "kernels" / "smoke" / "build" / "main.py").read_text()
     assert (sent["newTitle"], sent["kernelType"], sent["isPrivate"], sent["enableInternet"]) == ("kit smoke", "script", True, False)
     assert sent["sessionTimeoutSeconds"] == 3600
+    assert "os.environ.setdefault('KIT_SESSION_LIMIT', '3600')" in sent["text"]
+
+
+@pytest.mark.parametrize(("timeout", "words"), [("10m", "no time to end in order. Give it 20 min"), ("13h", "Give it 12 h 00 min at most")])
+def test_a_limit_that_no_session_can_keep_is_refused(timeout, words):
+    assert session_limit("4h") == 14_400
+    with pytest.raises(KitError, match=words):
+        session_limit(timeout)
 
 
 def test_a_push_sends_its_own_script_whoever_else_writes_one_there(clone, kaggle, server):
