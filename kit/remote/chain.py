@@ -188,7 +188,12 @@ def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ende
     story.running, story.tail = None, ended.tail()
     limit, stale = any(word in ended.reason.lower() for word in LIMIT_WORDS), STALE_WORDS in " ".join(ended.log[-TAIL:])
     excused = ended.state == "COMPLETE" or late or limit or stale
-    record, names = session_record(kaggle, pushed.ref)
+    try:
+        record, names = session_record(kaggle, pushed.ref)
+    except Refused as refusal:
+        if ended.state == "COMPLETE" or refusal.code not in (403, 404):
+            raise
+        record, names = {}, []  # a session that failed may have no output to show
     saved = steps_of(found for name in names if (found := described(Path(name))))
     step, done = max(saved, int((record.get("sessions") or [{}])[-1].get("steps") or 0)), record.get("state") == "done"
     if step > story.step or (done and step == story.step):  # the last session may only hand in

@@ -223,6 +223,17 @@ def test_a_session_that_fails_stops_the_chain_and_the_next_start_pushes_again(tm
     assert chain(small, kaggle, print, folder=tmp_path / "chain").state == "done"
 
 
+@pytest.mark.parametrize("code", [403, 404])
+def test_a_failed_session_whose_output_kaggle_does_not_show_is_told_and_not_asked_for_again(tmp_path, server, kaggle, code):
+    small = kernel(tmp_path, "raise SystemExit('error: no photos')\n")
+    server.faults["ListKernelSessionOutput"].extend([code] * 999)
+    with pytest.raises(KitError, match=r"version 1 ended as ERROR\. exit code 1"):
+        chain(small, kaggle, print, folder=tmp_path / "chain")
+    server.faults.clear()
+    kernel(tmp_path)
+    assert chain(small, kaggle, print, folder=tmp_path / "chain").state == "done"
+
+
 @pytest.mark.parametrize("words", ["RecursionError: maximum recursion depth exceeded", "Read timed out"])
 def test_what_a_failed_session_says_of_limits_is_no_time_limit(tmp_path, server, kaggle, words):
     with pytest.raises(KitError, match=f"version 1 ended as ERROR(.|\n)*{words}"):
