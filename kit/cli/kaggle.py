@@ -143,7 +143,7 @@ def as_kernel(title: str, order: str, kernel: Path, kaggle: Any) -> tuple[dict[s
 @app.command(rich_help_panel="Kaggle", epilog="Example: `kit chain record`\n\nLeft alone over night; started again it goes on.")
 def chain(
     name: KernelArgument,
-    max_sessions: Annotated[int | None, typer.Option(help="Stop after as many sessions.", show_default=False)] = None,
+    max_sessions: Annotated[int | None, typer.Option(help="Stop after as many, earlier starts' included.", show_default=False)] = None,
     until: Annotated[int | None, typer.Option(help="Stop when the run is at this step.", show_default=False)] = None,
     timeout: TimeoutOption = None,
     via: Annotated[

@@ -33,15 +33,16 @@ VIAS: tuple[Via, ...] = get_args(Via)
 class Story:
     """A chain so far.
 
-    via: how the state travels. running: the session that was pushed and not yet looked at. before: the newest version when a push was
-    begun, None when none is under way. steps: of the run, after each session. furthest: the session that brought the run there, and how
-    it ended. tail: the end of the last session's log.
+    via: how the state travels. running: the session that was pushed and not yet looked at. before: the newest version of the kernel
+    `before_of` when a push of it was begun, None when none is under way. steps: of the run, after each session. furthest: the session that
+    brought the run there, and how it ended. tail: the end of the last session's log.
     """
 
     ref: str
     via: Via = "self"
     running: dict[str, Any] | None = None
     before: int | None = None
+    before_of: str = ""
     steps: list[int] = field(default_factory=list)
     furthest: dict[str, Any] | None = None
     tail: str = ""
@@ -72,41 +73,52 @@ def chain(
 
     Args:
         folder: where the chain's file and the furthest output are kept.
-        max_sessions: stop after as many; None for no limit.
+        max_sessions: stop after as many, those of earlier starts included; None for no limit.
         until: stop when the run is at this step.
         timeout: after which Kaggle ends a session, seconds.
         via: "self", the kernel is its own source; "pair", two kernels take turns; "dataset", a private data set's newest version. None:
             as the chain was begun. Where Kaggle drops the source, the next of these is tried.
     Raises:
-        KitError: a session failed, two in a row brought nothing, the week's GPU time is used up, or Kaggle refused: each with the reason
-            and the end of the log. Started again, the chain goes on.
+        KitError: a session failed or was cancelled, two in a row brought nothing, someone else pushed the kernel, the week's GPU time is
+            used up, or Kaggle refused: each with the reason and, of a failure, the end of the log. Started again, the chain goes on.
     """
     ref, kaggle = read_metadata(kernel, kaggle.user)["id"], replace(kaggle, patience=PATIENCE, say=say)
     try:
         with locked(make_folder(folder)):
             story = read_story(folder / "chain.json", ref)
             story.via = via or story.via
-            while story.state != "done" and not enough(story, max_sessions, until):
+            if reason := over(story, folder / "chain.json", max_sessions, until):
+                say(reason)
+            while not over(story, folder / "chain.json", max_sessions, until):
                 if story.running is None:
                     begin(story, kernel, kaggle, say, folder, timeout)
                 pushed = Pushed(**(story.running or {}))
                 ended = wait_for(pushed, kaggle, say)
-                going_on = look(story, pushed, kaggle, folder, ended, late=ended.seconds > LATE * (timeout or LIMIT))
+                reason = look(story, pushed, kaggle, folder, ended, late=ended.seconds > LATE * (timeout or LIMIT))
                 save(story, folder)
-                if not going_on:
-                    ended.insist(f"{pushed.ref} version {pushed.version}")
+                if reason:
+                    raise KitError(reason)
                 say(f"session {len(story.steps)}: step {story.steps[-1]:,}, {story.state}")
                 if story.state != "done" and story.still >= STILL:
                     raise KitError(
-                        f"{STILL} sessions in a row have not moved {ref} from step {story.step:,}. The last one's log ends:\n{story.tail}"
+                        f"{story.still} sessions in a row have not moved {ref} from step {story.step:,}. Mend what the last one's log says "
+                        "and start the chain again; where a session does not find the output that is attached, with --via dataset. "
+                        f"It ends:\n{story.tail}"
                     )
     except Busy:
         raise KitError(f"Another kit chain is at work with {folder}. Wait for it or stop it.") from None
     return story
 
 
-def enough(story: Story, max_sessions: int | None, until: int | None) -> bool:
-    return (max_sessions is not None and len(story.steps) >= max_sessions) or (until is not None and story.step >= until)
+def over(story: Story, file: Path, max_sessions: int | None, until: int | None) -> str:
+    """Why no further session is pushed, and what to do for one; empty where one is."""
+    if story.state == "done":
+        return f"{file} tells of a run that is done. For another one, such as a changed head's, remove that file or choose another --out."
+    if max_sessions is not None and len(story.steps) >= max_sessions:
+        return f"{len(story.steps)} of --max-sessions {max_sessions} were, those of earlier starts included. Raise it for more."
+    if until is not None and story.step >= until:
+        return f"The run is at step {story.step:,}, --until {until}. Raise it to go on."
+    return ""
 
 
 def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, timeout: int | None) -> None:
@@ -117,8 +129,9 @@ def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, ti
     refuse_used_up(story, kaggle, kernel, say)
     while True:
         changes = carry(story, kernel, kaggle, folder)
-        if story.before is None:
-            story.before = newest_version(kaggle, changes.get("id", story.ref)).number
+        if story.before is None or story.before_of != changes.get("id", story.ref):
+            story.before_of = changes.get("id", story.ref)
+            story.before = newest_version(kaggle, story.before_of).number
             save(story, folder)
         how: dict[str, Any] = {
             "timeout": timeout,
@@ -175,19 +188,27 @@ def next_way(story: Story, changes: dict[str, Any], drop: Dropped) -> Via:
     return VIAS[VIAS.index(story.via) + 1]
 
 
-def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ended, late: bool) -> bool:
-    """How far the session that has ended brought the run; whether the chain goes on after it.
+def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ended, late: bool) -> str:
+    """How far the session that has ended brought the run. Returns why the chain does not go on after it, empty where it does.
 
     run.json tells of a session that ended in order. One that was killed has not come to that, but its checkpoints have their steps in
     their names.
 
     It goes on after a session that ended well, that brought the run further, that was given an older output than it had been promised,
     or that Kaggle's time limit ended (Kaggle says so, or it ran until `late`), whose output may be lost. Any other failure counts for
-    nothing, whatever its own log says of limits.
+    nothing, whatever its own log says of limits. It stops, too, where a person has cancelled the session, or pushed the kernel meanwhile.
     """
-    story.running, story.tail = None, ended.tail()
+    what, story.running, story.tail = f"{pushed.ref} version {pushed.version}", None, ended.tail()
+    if (newest := newest_version(kaggle, pushed.ref).number) > pushed.version:
+        story.steps.append(0)  # it may have brought something: Kaggle tells of the newest session alone
+        return (
+            f"{pushed.ref} has a version {newest}, which this chain did not push: what became of its own, version {pushed.version}, can't "
+            f"be told. Push that kernel by the chain alone. Started again, it goes on from step {story.step:,}."
+        )
     limit, stale = any(word in ended.reason.lower() for word in LIMIT_WORDS), STALE_WORDS in " ".join(ended.log[-TAIL:])
     excused = ended.state == "COMPLETE" or late or limit or stale
+    by_a_person = ended.state == "CANCEL_ACKNOWLEDGED" and not (late or limit)
+    cancelled = f"{what} was cancelled on Kaggle. Start the chain again to go on." if by_a_person else ""
     try:
         record, names = session_record(kaggle, pushed.ref)
     except Refused as refusal:
@@ -199,11 +220,11 @@ def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ende
     if step > story.step or (done and step == story.step):  # the last session may only hand in
         mirror(kaggle, pushed.ref, folder / "output")
         story.furthest = {"ref": pushed.ref, "version": pushed.version, "step": step, "state": ended.state}
-    elif not excused:
-        return False
+    elif cancelled or not excused:
+        return cancelled or ended.words(what)
     story.steps.append(step)
     story.state = "done" if done else "running"
-    return True
+    return "" if done else cancelled
 
 
 def refuse_used_up(story: Story, kaggle: Kaggle, kernel: Path, say: Say) -> None:

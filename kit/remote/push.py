@@ -217,7 +217,10 @@ class Ended:
         KitError: it did not end well, with the end of its log.
         """
         if self.state != "COMPLETE":
-            raise KitError(f"{what} ended as {self.state}. {hide(self.reason)}\n{self.tail()}".strip())
+            raise KitError(self.words(what))
+
+    def words(self, what: str) -> str:
+        return f"{what} ended as {self.state}. {hide(self.reason)}\n{self.tail()}".strip()
 
     def tail(self) -> str:
         return hide("\n".join(self.log[-TAIL:]))

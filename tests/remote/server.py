@@ -51,6 +51,7 @@ class Server:
     def __init__(self, root: Path | None = None):
         self.root, self.limits, self.stale = root, {}, set()
         self.wordless: set[int] = set()  # sessions whose output is kept, and that are called failed without a reason
+        self.cancelled: set[int] = set()  # likewise, and that are called cancelled
         self.kernels: dict[str, Kernel] = {}
         self.faults: dict[str, deque] = defaultdict(deque)
         self.calls: list[str] = []
@@ -194,10 +195,11 @@ class Server:
         kernel.log = (place / "log").read_text()
         if kept and code in (0, None):  # what is attached is a version that ran to its end or its limit
             kernel.outputs[version] = place / "working"
-        if code != 0 or number in self.wordless:
+        if code != 0 or number in self.wordless | self.cancelled:
             kernel.failed.add(version)
         kernel.failure = "Your notebook exceeded the time limit" if code is None else "" if code == 0 else f"exit code {code}"
-        kernel.states = deque(["ERROR" if version in kernel.failed else "COMPLETE"])
+        ended = "CANCEL_ACKNOWLEDGED" if number in self.cancelled else "ERROR" if version in kernel.failed else "COMPLETE"
+        kernel.states = deque([ended])
 
     def GetKernel(self, body):
         kernel = self.kernels.get(f"{body['userName']}/{body['kernelSlug']}")

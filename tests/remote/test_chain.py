@@ -17,6 +17,7 @@ from kit.remote.chain import Story, chain, read_story
 from kit.remote.client import connect
 from kit.remote.output import fetch, list_output
 from kit.remote.pull import pull
+from kit.remote.push import push
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 REF = f"{USER}/kit-small"
@@ -200,7 +201,7 @@ def test_a_chain_that_was_killed_while_it_pushed_finds_its_push(tmp_path, server
     chain(small, kaggle, print, folder=folder)
     story = read_story(folder / "chain.json", REF)
     assert story.before is None
-    (folder / "chain.json").write_text(json.dumps({"ref": REF, "running": None, "before": 0, "steps": [], "state": "running"}))
+    (folder / "chain.json").write_text(json.dumps({"ref": REF, "before": 0, "before_of": REF}))
     assert chain(small, kaggle, print, folder=folder).state == "done"
     assert len(server.kernels[REF].requests) == 1
 
@@ -208,7 +209,7 @@ def test_a_chain_that_was_killed_while_it_pushed_finds_its_push(tmp_path, server
 def test_sessions_that_bring_nothing_stop_the_chain_with_the_end_of_the_log(tmp_path, server, kaggle):
     small = kernel(tmp_path)
     (small / "main.py").write_text("print('nothing to see')\n")
-    with pytest.raises(KitError, match=r"2 sessions in a row have not moved (.|\n)*nothing to see"):
+    with pytest.raises(KitError, match=r"2 sessions in a row have not moved .*--via dataset(.|\n)*nothing to see"):
         chain(small, kaggle, print, folder=tmp_path / "chain")
     assert len(server.kernels[REF].requests) == 2
 
@@ -232,6 +233,57 @@ def test_a_failed_session_whose_output_kaggle_does_not_show_is_told_and_not_aske
     server.faults.clear()
     kernel(tmp_path)
     assert chain(small, kaggle, print, folder=tmp_path / "chain").state == "done"
+
+
+def test_a_version_that_someone_else_pushed_is_not_taken_for_the_chains_own(tmp_path, server, kaggle):
+    small, folder, pushed = kernel(tmp_path, COUNTS), tmp_path / "chain", []
+
+    def say(line):
+        if "version 2: https://" in line:
+            pushed.append(push(small, kaggle, print))
+
+    with pytest.raises(KitError, match=r"has a version 3, which this chain did not push(.|\n)*goes on from step 3"):
+        chain(small, kaggle, say, folder=folder)
+    assert chain(small, kaggle, print, folder=folder).steps == [3, 0, 6, 9]
+    assert server.kernels[REF].requests[3]["kernelDataSources"] == [f"{REF}/1"]
+
+
+@pytest.mark.parametrize(("head", "source"), [(COUNTS, [f"{REF}/1"]), ("", None)])
+def test_a_session_that_was_cancelled_is_not_followed_by_another_unasked(tmp_path, server, kaggle, head, source):
+    small, folder = kernel(tmp_path, head), tmp_path / "chain"
+    server.cancelled.add(1)
+    with pytest.raises(KitError, match=r"version 1 was cancelled on Kaggle\. Start the chain again"):
+        chain(small, kaggle, print, folder=folder)
+    assert len(server.kernels[REF].requests) == 1
+    kernel(tmp_path, COUNTS)
+    assert chain(small, kaggle, print, folder=folder).state == "done"
+    assert server.kernels[REF].requests[1].get("kernelDataSources") == source
+
+
+def test_the_number_of_one_kernels_versions_is_not_taken_for_anothers(tmp_path, server, kaggle):
+    """A push that was refused leaves it; the chain is started again with the other of a pair."""
+    small, folder = kernel(tmp_path, COUNTS), tmp_path / "chain"
+    chain(small, kaggle, print, folder=folder, max_sessions=1)
+    server.faults["SaveKernel"].append(403)
+    with pytest.raises(KitError, match="403"):
+        chain(small, kaggle, print, folder=folder)
+    for _ in range(2):  # another's, whose text is equal
+        push(small, kaggle, print, least_step=3, changes={"id": f"{REF}-b", "title": "kit small b"})
+    assert chain(small, kaggle, print, folder=folder, via="pair").state == "done"
+    assert len(server.kernels[f"{REF}-b"].requests) == 3
+
+
+def test_a_chain_that_has_nothing_to_do_says_why_and_what_to_do(tmp_path, server, kaggle):
+    small, folder, said = kernel(tmp_path, COUNTS), tmp_path / "chain", []
+    for limit in ({"max_sessions": 1}, {"max_sessions": 1}, {"until": 3}, {}, {}):
+        chain(small, kaggle, said.append, folder=folder, **limit)
+    assert [line for line in said if "Raise it" in line or "remove that file" in line] == [
+        "1 of --max-sessions 1 were, those of earlier starts included. Raise it for more.",
+        "The run is at step 3, --until 3. Raise it to go on.",
+        f"{folder / 'chain.json'} tells of a run that is done. For another one, such as a changed head's, remove that file or choose "
+        "another --out.",
+    ]
+    assert len(server.kernels[REF].requests) == 3
 
 
 @pytest.mark.parametrize("words", ["RecursionError: maximum recursion depth exceeded", "Read timed out"])
