@@ -223,7 +223,8 @@ def furthest(file: Path, ref: str) -> str:
     """The kernel that brought a chain of `ref` furthest, of a pair that takes turns maybe the other one; `ref` where there is no chain."""
     from kit.remote.chain import read_story
 
-    there = (read_story(file, ref).furthest or {}).get("ref", ref)
+    reached = read_story(file, ref).furthest
+    there = reached.ref if reached else ref
     if there != ref:
         say(f"{file}: the run is furthest in {there}, whose output is pulled. Move that file away to pull {ref}'s.")
     return there

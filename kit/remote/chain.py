@@ -6,10 +6,14 @@ that is still running is waited for, not started a second time. A copy of the fu
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pydantic import ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
+
+from kit.config.schema import in_words
 from kit.errors import KitError
 from kit.files import Busy, locked, make_folder, write_json
 from kit.remote.client import Kaggle, Refused
@@ -30,23 +34,35 @@ VIAS: tuple[Via, ...] = get_args(Via)
 
 
 @dataclass
+class Reached:
+    """How far a session brought the run, and how it ended."""
+
+    ref: str
+    version: int
+    step: int
+    state: str = "COMPLETE"
+
+
+@dataclass
 class Story:
     """A chain so far.
 
     via: how the state travels. running: the session that was pushed and not yet looked at. before: the newest version of the kernel
     `before_of` when a push of it was begun, None when none is under way. steps: of the run, after each session. furthest: the session that
-    brought the run there, and how it ended. tail: the end of the last session's log.
+    brought the run there. tail: the end of the last session's log.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     ref: str
     via: Via = "self"
-    running: dict[str, Any] | None = None
+    running: Pushed | None = None
     before: int | None = None
     before_of: str = ""
-    steps: list[int] = field(default_factory=list)
-    furthest: dict[str, Any] | None = None
+    steps: list[NonNegativeInt] = field(default_factory=list)
+    furthest: Reached | None = None
     tail: str = ""
-    state: str = "running"
+    state: Literal["running", "done"] = "running"
 
     @property
     def step(self) -> int:
@@ -90,9 +106,7 @@ def chain(
             if reason := over(story, folder / "chain.json", max_sessions, until):
                 say(reason)
             while not over(story, folder / "chain.json", max_sessions, until):
-                if story.running is None:
-                    begin(story, kernel, kaggle, say, folder, timeout)
-                pushed = Pushed(**(story.running or {}))
+                pushed = story.running or begin(story, kernel, kaggle, say, folder, timeout)
                 ended = wait_for(pushed, kaggle, say)
                 reason = look(story, pushed, kaggle, folder, ended, late=ended.seconds > LATE * (timeout or LIMIT))
                 save(story, folder)
@@ -121,7 +135,7 @@ def over(story: Story, file: Path, max_sessions: int | None, until: int | None) 
     return ""
 
 
-def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, timeout: int | None) -> None:
+def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, timeout: int | None) -> Pushed:
     """Push the next session, with the state attached and the step that it must hold; by another way where Kaggle drops the source.
 
     The version before is written down first. A chain that was killed before it could write down the one after finds its push by that.
@@ -150,9 +164,10 @@ def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, ti
             save(story, folder)
             say(f"Kaggle dropped {', '.join(drop.sources)}: the state will travel by --via {story.via}")
             wait_for(drop.pushed, kaggle, say)  # it finds less than it was promised and stops at once
-    story.running, story.before = asdict(pushed), None
+    story.running, story.before = pushed, None
     save(story, folder)
     say(f"{pushed.ref} version {pushed.version}: {pushed.url}")
+    return pushed
 
 
 def carry(story: Story, kernel: Path, kaggle: Kaggle, folder: Path) -> dict[str, Any]:
@@ -163,14 +178,14 @@ def carry(story: Story, kernel: Path, kaggle: Kaggle, folder: Path) -> dict[str,
     """
     if not story.furthest:
         return {}
-    by_version = story.still or story.furthest.get("state", "COMPLETE") != "COMPLETE"
-    source = story.furthest["ref"] + (f"/{story.furthest['version']}" if by_version else "")
+    by_version = story.still or story.furthest.state != "COMPLETE"
+    source = story.furthest.ref + (f"/{story.furthest.version}" if by_version else "")
     match story.via:
         case "self":
             return {"kernel_sources": [source]}
         case "pair":
             partner = {"id": f"{story.ref}-b", "title": f"{read_metadata(kernel, kaggle.user)['title']} b"}
-            return {"kernel_sources": [source]} | (partner if story.furthest["ref"] == story.ref else {})
+            return {"kernel_sources": [source]} | (partner if story.furthest.ref == story.ref else {})
         case "dataset":
             dataset = f"{story.ref}-state"
             files = [file for file in (folder / "output").rglob("*") if file.is_file()]
@@ -216,15 +231,22 @@ def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ende
             raise
         record, names = {}, []  # a session that failed may have no output to show
     saved = steps_of(found for name in names if (found := described(Path(name))))
-    step, done = max(saved, int((record.get("sessions") or [{}])[-1].get("steps") or 0)), record.get("state") == "done"
+    step, done = max(saved, steps_told(record)), record.get("state") == "done"
     if step > story.step or (done and step == story.step):  # the last session may only hand in
         mirror(kaggle, pushed.ref, folder / "output")
-        story.furthest = {"ref": pushed.ref, "version": pushed.version, "step": step, "state": ended.state}
+        story.furthest = Reached(pushed.ref, pushed.version, step, ended.state)
     elif cancelled or not excused:
         return cancelled or ended.words(what)
     story.steps.append(step)
     story.state = "done" if done else "running"
     return "" if done else cancelled
+
+
+def steps_told(record: dict[str, Any]) -> int:
+    """The steps in the last line of a run.json; 0 where it tells none."""
+    with suppress(KeyError, IndexError, TypeError, ValueError, OverflowError):
+        return int(record["sessions"][-1]["steps"])
+    return 0
 
 
 def refuse_used_up(story: Story, kaggle: Kaggle, kernel: Path, say: Say) -> None:
@@ -273,11 +295,13 @@ def read_story(file: Path, ref: str) -> Story:
     if not file.is_file():
         return Story(ref)
     try:
-        story = Story(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise KitError(f"{file} can't be read ({error}). Remove it to begin a new chain; what lies on Kaggle stays.") from None
-    if story.ref != ref:
-        raise KitError(f"{file} tells of {story.ref}, not of {ref}. Choose another --out.")
+        story = TypeAdapter(Story).validate_python(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        reason = in_words(error) if isinstance(error, ValidationError) else error
+        raise KitError(f"{file} can't be read ({reason}). Mend it, or remove it to begin anew; what lies on Kaggle stays.") from None
+    sessions = {session.ref for session in (story.running, story.furthest) if session}
+    if story.ref != ref or sessions - {ref, f"{ref}-b"}:
+        raise KitError(f"{file} tells of {', '.join(sorted({story.ref} | sessions))}, not of {ref}. Choose another --out.")
     return story
 
 

@@ -13,11 +13,11 @@ from server import CUT, DROP_AFTER, USER, ZIPPED, ZIPPED_CUT, Server, loopback
 from kit.compress.pack import unpack
 from kit.errors import KitError
 from kit.files import sha256_of
-from kit.remote.chain import Story, chain, read_story
+from kit.remote.chain import Reached, Story, chain, read_story, save, steps_told
 from kit.remote.client import connect
 from kit.remote.output import fetch, list_output
 from kit.remote.pull import pull
-from kit.remote.push import push
+from kit.remote.push import Pushed, push
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 REF = f"{USER}/kit-small"
@@ -362,9 +362,34 @@ def test_used_up_gpu_time_stops_the_chain_before_it_pushes(tmp_path, server, kag
 
 def test_a_story_that_can_not_be_read_is_named(tmp_path):
     (tmp_path / "chain.json").write_text("{")
-    with pytest.raises(KitError, match="Remove it to begin a new chain"):
+    with pytest.raises(KitError, match="Mend it, or remove it to begin anew"):
         read_story(tmp_path / "chain.json", REF)
     assert Story(REF, steps=[5, 5, 5]).still == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"running": {}}, "running.ref: Field required"),
+        ({"running": {"ref": "kit-small", "version": 1, "url": ""}}, "tells of .*kit-small.*, not of someone/kit-small"),
+        ({"steps": None}, "steps: Input should be a valid list"),
+        ({"steps": [3, -1]}, "steps.1: Input should be greater than or equal to 0"),
+        ({"via": "post"}, "via: Input should be 'self', 'pair' or 'dataset'"),
+        ({"furthest": {"ref": REF, "version": "two", "step": 3}}, "furthest.version: Input should be a valid integer"),
+        ({"step": [3]}, "step: Unexpected keyword argument"),
+        ({"state": 7}, "state: Input should be 'running' or 'done'"),
+    ],
+)
+def test_a_story_that_was_damaged_by_hand_is_refused_with_what_is_wrong(tmp_path, fields, words):
+    (tmp_path / "chain.json").write_text(json.dumps({"ref": REF} | fields))
+    with pytest.raises(KitError, match=rf"chain.json .*{words}"):
+        read_story(tmp_path / "chain.json", REF)
+
+
+def test_a_story_that_is_written_is_read_again(tmp_path):
+    story = Story(REF, "pair", Pushed(f"{REF}-b", 2, ""), 1, REF, [3], Reached(REF, 1, 3, "ERROR"), "end")
+    save(story, tmp_path)
+    assert read_story(tmp_path / "chain.json", REF) == story
 
 
 def test_output_is_fetched_whole_or_not_at_all(tmp_path, server, kaggle):
@@ -427,6 +452,11 @@ def test_of_a_pair_that_takes_turns_the_one_that_is_furthest_is_pulled(tmp_path,
     assert f"the run is furthest in {REF}-b, whose output is pulled" in done.stdout.replace("\n", ""), done.stderr
     (place,) = (tmp_path / "submissions").glob("*-small")
     assert (place / "submission.csv").read_text() == "6"
+
+
+@pytest.mark.parametrize("sessions", ['"many"', "[[]]", "7", '{"1": 2}', '[{"steps": "far"}]', '[{"steps": Infinity}]'])
+def test_odd_sessions_in_run_json_tell_no_steps(sessions):
+    assert steps_told(json.loads(f'{{"sessions": {sessions}}}')) == 0
 
 
 @pytest.mark.slow
