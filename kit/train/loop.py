@@ -132,7 +132,8 @@ def fit(
         The state at the plan's end; its `best` is the best epoch.
     Raises:
         Suspended: the budget ends, or a signal came, before the plan did; the state is saved.
-        KitError: the loss is no number any more, or exploded, a second time; the checkpoint before is kept.
+        KitError: the checkpoint is of another network. Or the loss is no number any more, or exploded, a second time; the checkpoint
+            before is kept.
         StorageError: the session's last checkpoint could not be written.
     """
     world = world or World()
@@ -140,7 +141,13 @@ def fit(
     learners = nn.ModuleList([network, state.adapters])
     stage, steps = checkpoints.stage, train.epochs * steps_per_epoch
     if saved := checkpoints.load():
-        state.load(saved, device.device)
+        try:
+            state.load(saved, device.device)
+        except (ValueError, RuntimeError) as error:  # torch's, of an optimiser's groups and of a network's tensors
+            raise KitError(
+                f"{stage}: what was saved does not fit what is trained here now ({' '.join(str(error).split())[:160]}): another version of "
+                "the kit began this stage. End the run with that one, or begin anew in another --out."
+            ) from None
         log(f"{stage}: going on from step {state.step:,} of {steps:,} (epoch {state.step // steps_per_epoch} of {train.epochs})")
     else:
         state.remember()

@@ -207,6 +207,13 @@ def test_a_trained_networks_loss_may_grow_tenfold_and_still_be_next_to_nothing(m
     assert find_trouble(state, PER_EPOCH) == trouble
 
 
+def test_what_another_version_saved_of_another_network_is_told_of(tmp_path):
+    with pytest.raises(Suspended):
+        train(tmp_path, PLANS["adamw, cosine, EMA, warm-up"], stop_at=5)
+    with pytest.raises(KitError, match=r"distil: what was saved does not fit .*another version"):
+        train(tmp_path, PLANS["sgd, drops"])
+
+
 def test_a_full_disk_in_between_is_lived_with_and_the_last_checkpoint_is_not(tmp_path, capsys):
     """The folder is gone for the whole session, as a vanished mount is."""
     plan = PLANS["adamw, cosine, EMA, warm-up"]
