@@ -25,7 +25,8 @@ SMALL = ["data.image_size=32", "data.cache_size=32", "train.batch_size=16", "dat
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name == "feed" else []) for name in BENCHES])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, where the step is compiled
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in ("feed", "step") else []) for name in BENCHES])
 def test_a_benchmark_has_a_value_for_each_way_and_round_and_says_what_it_was_measured_on(name, drawn, tmp_path):
     found = run(name, override(recipe("boss"), SMALL), drawn, tmp_path / "cache", rounds=2, seconds=0.01)
     assert found.baseline in [row.way for row in found.rows]
