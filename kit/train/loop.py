@@ -144,6 +144,8 @@ def fit(
         try:
             state.load(saved, device.device)
         except (ValueError, RuntimeError) as error:  # torch's, of an optimiser's groups and of a network's tensors
+            if isinstance(error, RuntimeError) and "loading state_dict" not in str(error):
+                raise  # such as too little memory
             raise KitError(
                 f"{stage}: what was saved does not fit what is trained here now ({' '.join(str(error).split())[:160]}): another version of "
                 "the kit began this stage. End the run with that one, or begin anew in another --out."
