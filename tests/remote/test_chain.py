@@ -31,7 +31,7 @@ from kit.remote.kernel import session
 
 if __name__ == "__main__":
     photos = draw_dataset(Path(tempfile.mkdtemp()) / "photos", splits={"training": 120, "validation": 60, "evaluation": 24})
-    config = override(recipe("sample").tiny(), ["teacher.train.epochs=1", "train.epochs=640", "train.save_seconds=1"])
+    config = override(recipe("sample").tiny(), ["teacher.train.epochs=1", "train.epochs=1000", "train.save_seconds=1"])
     session(config, data=photos, budget="20s")
 """
 QUICK = """
