@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kit.config.schema import in_words
 from kit.errors import KitError
 from kit.files import make_folder, write_durably
-from kit.remote.client import Kaggle, Unreachable
+from kit.remote.client import PASSING, Kaggle, Unreachable
 
 PAGE = 100  # files that are listed at once
 PROVENANCE = "provenance.json"
@@ -165,8 +165,11 @@ def download(kaggle: Kaggle, file: OutputFile) -> bytes:
             answer = requests.get(file.url, timeout=kaggle.seconds)
         except requests.exceptions.RequestException as error:
             raise Unreachable(f"the file {file.name} could not be fetched ({type(error).__name__})") from None
-        if not answer.ok:
-            raise Unreachable(f"the file {file.name} could not be fetched ({answer.status_code} {answer.reason})")
+        says = f"could not be fetched ({answer.status_code} {answer.reason})"
+        if answer.status_code in PASSING:
+            raise Unreachable(f"the file {file.name} {says}")
+        if not answer.ok:  # an address that has expired stays so, however long a chain is patient
+            raise KitError(f"{file.name} {says}. Try again later.")
         return answer.content  # urllib3 has compared its length, as it was sent, with the announced one
 
     return kaggle.again(attempt)
