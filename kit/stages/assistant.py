@@ -4,6 +4,7 @@ A student that was trained before may teach a smaller one (the teacher's assista
 teach together: a student.kit, a run's folder, and a file below its `checkpoints/` are read as well as other programs' weights.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,15 @@ def read_teacher(file: Path, config: Config, classes: tuple[str, ...] | None, he
     elif saved := as_checkpoint(file):
         network, trained = from_checkpoint(saved, classes)
     else:
+        if own := config_beside(file):
+            refuse_leak(file, own, config, held_out)
         return load_teacher(file, config.teacher.arch, len(classes) if classes else None)
     for name in SEEN:
         theirs, ours = getattr(trained.data, name), getattr(config.data, name)
         if theirs != ours:
             value = str(list(theirs)) if isinstance(theirs, tuple) else theirs
             raise KitError(f"The teacher {file} was trained with data.{name} {theirs}, this run has {ours}: --set 'data.{name}={value}'.")
-    if held_out:
-        refuse_other_holdout(file, trained, config)
+    refuse_leak(file, trained, config, held_out)
     return network.eval().requires_grad_(False)
 
 
@@ -71,21 +73,39 @@ def refuse_other_classes(file: Path, theirs: tuple[str, ...], ours: tuple[str, .
         raise KitError(f"{file} knows other classes than the data has ({found}). Give one that was trained on these classes.")
 
 
-def refuse_other_holdout(source: Path, theirs: Config, ours: Config) -> None:
-    """Where validation is held out of training, what was trained with another seed or share has learnt from photos that are held out now:
-    no accuracy would be true. `data.subset` takes its shares after that, so another one leaves both parts apart.
+def refuse_leak(source: Path, theirs: Config, ours: Config, held_out: bool) -> None:
+    """What has learnt from photos that validate here would make every accuracy untrue: what a final fit trained, and where validation is
+    held out of training what was trained with another seed or share. `data.subset` takes its shares after that, so another one leaves both
+    parts apart.
 
     Raises:
-        KitError: it was, and this run is no final fit, which looks at no accuracy.
+        KitError: it has, and this run is no final fit, which looks at no accuracy.
     """
+    if ours.train.final_fit:
+        return
+    if theirs.train.final_fit:
+        raise KitError(
+            f"{source} is of a run with train.final_fit: it has learnt from the validation photos, no accuracy here would be true. Give "
+            "one that was trained without, or learn from them here, too: --set train.final_fit=true."
+        )
     both = {"train.seed": (theirs.train.seed, ours.train.seed), "data.holdout": (theirs.data.holdout, ours.data.holdout)}
     differ = {name: pair for name, pair in both.items() if pair[0] != pair[1]}
-    if differ and not ours.train.final_fit:
+    if held_out and differ:
         says = " and ".join(f"{name} {their}, this run has {our}" for name, (their, our) in differ.items())
         raise KitError(
             f"{source} was trained with {says}. There is no validation folder, and so it has learnt from photos that this run holds out to "
             f"validate. Hold out the same ones: {' '.join(f'--set {name}={their}' for name, (their, _) in differ.items())}."
         )
+
+
+def config_beside(file: Path) -> Config | None:
+    """Of the run whose folder a teacher.ckpt lies in, for that is weights alone; None for all other files."""
+    if file.name != "teacher.ckpt":
+        return None
+    try:
+        return Config.model_validate(json.loads((file.parent / "run.json").read_text(encoding="utf-8"))["config"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def as_checkpoint(file: Path) -> Saved | None:

@@ -23,7 +23,7 @@ from kit.models.students import FrozenStem, build_student, count_parameters, wid
 from kit.models.widths import widths_for
 from kit.rng import derive
 from kit.session import Session
-from kit.stages.assistant import as_checkpoint, refuse_other_classes, refuse_other_holdout
+from kit.stages.assistant import as_checkpoint, refuse_leak, refuse_other_classes
 from kit.stages.photos import Material
 from kit.stages.prune import steps_of
 from kit.stages.recall import recalled
@@ -100,8 +100,8 @@ def take_weights(session: Session, material: Material, student: nn.Module, sourc
     saved, trained = as_checkpoint(source), found.config
     if saved and not trained:
         trained = Config.model_validate(read(saved)["config"])
-    if trained and material.dataset.held_out:
-        refuse_other_holdout(source, trained, config)
+    if trained:
+        refuse_leak(source, trained, config, material.dataset.held_out)
     try:
         student.load_state_dict(found.weights)
     except RuntimeError as error:

@@ -1,5 +1,7 @@
 """Whatever the kit has trained may teach, and is checked as other teachers are."""
 
+import json
+
 import pytest
 import torch
 import torchvision
@@ -94,6 +96,24 @@ def test_a_teacher_that_has_learnt_from_photos_that_are_held_out_now_is_refused(
     read_teacher(packed, override(here, remedy), CLASSES, held_out=True)
     read_teacher(packed, here, CLASSES)  # photos of a folder are no others
     read_teacher(packed, override(here, ["train.final_fit=true"]), CLASSES, held_out=True)
+
+
+def test_a_runs_own_teacher_is_asked_what_it_has_learnt_from_by_the_record_beside_it(tmp_path):
+    file = tmp_path / "teacher.ckpt"
+    torch.save(build_teacher(CONFIG.teacher.arch, 6).state_dict(), file)
+    read_teacher(file, override(CONFIG, ["train.seed=7"]), CLASSES, held_out=True)  # alone it tells nothing
+    (tmp_path / "run.json").write_text(json.dumps({"config": CONFIG.model_dump(mode="json")}), encoding="utf-8")
+    read_teacher(file, CONFIG, CLASSES, held_out=True)
+    with pytest.raises(KitError, match=r"--set train.seed=20220013\.$"):
+        read_teacher(file, override(CONFIG, ["train.seed=7"]), CLASSES, held_out=True)
+
+
+def test_what_a_final_fit_has_trained_teaches_no_run_that_validates(student, tmp_path):
+    final = override(CONFIG, ["train.final_fit=true"])
+    pack(tmp_path / "student.kit", student, final, widths_of(student), CLASSES, {})
+    with pytest.raises(KitError, match=r"learnt from the validation photos.*--set train.final_fit=true\.$"):
+        read_teacher(tmp_path / "student.kit", CONFIG, CLASSES)
+    read_teacher(tmp_path / "student.kit", final, CLASSES)
 
 
 def test_a_teacher_of_other_classes_is_refused(packed, student, tmp_path, log):
