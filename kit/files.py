@@ -116,14 +116,23 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fill_place(page: Path, name: str, content: str) -> None:
-    """Replace what stands in a document between `<!-- NAME -->` and `<!-- end -->`.
+def find_place(page: Path, name: str) -> tuple[str, str]:
+    """A document without what stands in a place of it: all up to the line `<!-- NAME -->`, and all from `<!-- end -->` on.
 
     Raises:
-        KitError: it has no such place.
+        KitError: it has no such place, or can't be read.
     """
-    text = page.read_text(encoding="utf-8")
-    place = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-    if not place.search(text):
+    try:
+        text = page.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise KitError(f"{page} is no document that could be read ({error}). Name one, such as docs/performance.md.") from None
+    found = re.fullmatch(rf"(.*?<!-- {re.escape(name)} -->\n).*?(<!-- end -->.*)", text, re.DOTALL)
+    if not found:
         raise KitError(f"{page} has no place for this table: write the lines <!-- {name} --> and <!-- end --> into it.")
-    write_durably(page, place.sub(lambda found: f"{found[1]}\n{content}\n\n{found[2]}", text).encode())
+    return found[1], found[2]
+
+
+def fill_place(page: Path, name: str, content: str) -> None:
+    """Replace what stands in a document between `<!-- NAME -->` and `<!-- end -->`. Errors as of `find_place`."""
+    before, after = find_place(page, name)
+    write_durably(page, f"{before}\n{content}\n\n{after}".encode())

@@ -180,8 +180,8 @@ def alone(out: Path) -> Iterator[None]:
         raise KitError(f"{out} is in use by {who}. Wait for it, stop it, or choose another --out.") from None
 
 
-def make_room(out: Path, *sources: Path) -> None:
-    """The folder for a file that a user names by --out, who may write over what an earlier command left there, but not over a run.
+def make_room(out: Path, *sources: Path, option: str = "--out") -> None:
+    """The folder for a file that a user names by an option, who may write over what an earlier command left there, but not over a run.
 
     sources: what the command reads, each a file or a run's folder.
     Raises:
@@ -189,17 +189,17 @@ def make_room(out: Path, *sources: Path) -> None:
     """
     own = out.name in OWN and any((out.parent / name).is_file() for name in ("run.json", "provenance.json"))
     if own or NAME.fullmatch(out.name):
-        raise KitError(f"{out} is a run's own file, or would pass for one. Give --out another name.")
+        raise KitError(f"{out} is a run's own file, or would pass for one. Give {option} another name.")
     make_folder(out.parent)
     try:
         there = out.stat()
     except OSError:  # nothing is there; or no name that could be, which writing says
         return
     if not stat.S_ISREG(there.st_mode):
-        raise KitError(f"{out} is no file that could be replaced. Give --out the name of a file.")
+        raise KitError(f"{out} is no file that could be replaced. Give {option} the name of a file.")
     for file in (place for source in sources for place in (source, source / "student.kit") if place.exists()):
         if os.path.samestat(there, file.stat()):
-            raise KitError(f"{out} is what this command reads, and would be replaced. Give --out another name.")
+            raise KitError(f"{out} is what this command reads, and would be replaced. Give {option} another name.")
 
 
 def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step: int = 0, world: World | None = None) -> Session:

@@ -141,10 +141,14 @@ def markdown(outcome: Outcome) -> str:
 
 
 def fill(page: Path, outcome: Outcome) -> None:
-    """Put the table into its place in a document: a GPU's has one of its own.
+    """Put the table into its place in a document.
 
     Raises:
         KitError: it has none.
     """
-    where = "" if "CPU" in outcome.made["device"] else " on a GPU"
-    fill_place(page, f"bench {outcome.name}{where}", markdown(outcome))
+    fill_place(page, place_of(outcome.name, outcome.made["device"]), markdown(outcome))
+
+
+def place_of(name: str, device: str) -> str:
+    """What a benchmark's place in a document is called; device: as `Device` says it. A GPU's has one of its own."""
+    return f"bench {name}" + ("" if "CPU" in device else " on a GPU")

@@ -37,7 +37,13 @@ def bench(
     from kit.bench import outcome as outcomes
     from kit.bench.catalogue import run
     from kit.data.cache import cache_folder
+    from kit.device import choose_device
+    from kit.files import find_place
+    from kit.session import make_room
 
+    make_room(json, data, option="--json")
+    if page:
+        find_place(page, outcomes.place_of(name, choose_device().says))  # now, and not after half an hour
     outcome = run(name, override(recipe(name_of_recipe), assignments or []), data, cache_folder(cache), rounds)
     outcomes.write(outcome, json)
     wide = Console(width=max(console.width, 160))

@@ -59,6 +59,17 @@ def test_mistakes_are_named(drawn, tmp_path):
     with pytest.raises(KitError, match="no outcome of kit bench"):
         outcomes.read(drawn / "training" / "0_0.jpg")
     (tmp_path / "page.md").write_text("nothing")
+    (tmp_path / "run.json").write_text("of a run")
+    words = ["bench", "save", "--data", str(drawn), "--cache", str(tmp_path / "c")]
+    for file, page, says in (
+        ("run.json", "page.md", "Give --json another"),
+        ("a.json", "page.md", "bench save"),
+        ("a.json", "no.md", "no.md"),
+    ):
+        done = CliRunner().invoke(app, [*words, "--json", str(tmp_path / file), "--page", str(tmp_path / page)])
+        assert isinstance(done.exception, KitError)
+        assert says in str(done.exception)
+    assert not (tmp_path / "c").exists()  # nothing was measured
     with pytest.raises(KitError, match=r"no place for this table.*bench x"):
         fill_place(tmp_path / "page.md", "bench x", "")
 
