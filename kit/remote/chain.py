@@ -19,10 +19,9 @@ from kit.files import Busy, locked, make_folder, write_json
 from kit.remote.client import Kaggle, Refused
 from kit.remote.datasets import upload
 from kit.remote.output import mirror, session_record
-from kit.remote.push import TAIL, Dropped, Ended, Pushed, newest_version, push, read_metadata, wait_for
+from kit.remote.push import PATIENCE, TAIL, Dropped, Ended, Pushed, newest_version, push, read_metadata, wait_for
 from kit.train.checkpoint import described, steps_of
 
-PATIENCE = 12 * 3600.0  # seconds to wait for a free session, and for a Kaggle that does not answer
 LIMIT = 9 * 3600.0  # seconds after which Kaggle ends a session
 LATE = 0.95  # of the limit: the last look at a session that it ends, and the last line of its log, come before
 LIMIT_WORDS = ("time limit", "timed out", "timeout", "exceeded")  # in what Kaggle says of a session that it ended

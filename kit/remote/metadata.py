@@ -14,7 +14,7 @@ from kit.errors import KitError
 from kit.files import write_durably
 
 NOBODY = "YOUR-USERNAME"
-LONGEST = 50  # characters of a title
+LONGEST = 48  # characters of a title: Kaggle takes 50, and the second kernel of a pair adds two
 Source = Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+(/\d+)?$")]
 Model = Annotated[str, Field(pattern=r"^[^/\s]+(/[^/\s]+){3}/\d+$")]
 Slug = Annotated[str, Field(pattern=r"^[^/\s]+$")]

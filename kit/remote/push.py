@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ FULL_PAUSE = 60.0  # seconds
 POLL = 20.0  # seconds between two looks at a session
 OVER = {"COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED"}
 TAIL = 15  # lines of a failed session's log
+PATIENCE = 12 * 3600.0  # seconds to follow a session through an outage, and of a chain to wait for a free one
 Say = Callable[[str], None]
 
 
@@ -235,11 +236,12 @@ def log_of(kaggle: Kaggle, ref: str) -> tuple[list[str], float]:
 
 
 def wait_for(pushed: Pushed, kaggle: Kaggle, say: Say) -> Ended:
-    """Follow a session to its end, saying each state and each new line of its log."""
+    """Follow a session to its end, saying each state and each new line of its log. An outage of PATIENCE is outlasted."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
 
     wanted = ApiGetKernelSessionStatusRequest()
     wanted.user_name, wanted.kernel_slug = pushed.ref.split("/")
+    kaggle = replace(kaggle, patience=PATIENCE, say=say)
     state, said = "", 0
     seen: list[float] = []  # first and last, when it was at work
     while True:

@@ -350,6 +350,14 @@ def test_a_chain_outlasts_an_outage_and_says_so_once(tmp_path, server, kaggle, m
     assert sum(words in line for line in said) == 1
 
 
+def test_a_file_that_is_refused_for_good_ends_a_chain_at_once(tmp_path, server, kaggle):
+    server.faults["download"].append(403)
+    with pytest.raises(KitError, match=r"could not be fetched \(403 .*\. Try again later\."):
+        chain(kernel(tmp_path), kaggle, print, folder=tmp_path / "chain")
+    assert chain(kernel(tmp_path), kaggle, print, folder=tmp_path / "chain").state == "done"
+    assert len(server.kernels[REF].requests) == 1  # its session had ended well, and is looked at again
+
+
 def test_used_up_gpu_time_stops_the_chain_before_it_pushes(tmp_path, server, kaggle):
     small = kernel(tmp_path)
     metadata = json.loads((small / "kernel-metadata.json").read_text())

@@ -233,7 +233,7 @@ def test_a_full_account_is_waited_for_with_the_reason(clone, kaggle, server, sle
     [
         ({"title": "another title"}, "the slug 'kit-smoke' is not what Kaggle makes of the title 'another title': 'another-title'"),
         ({"title": "kit", "id": "YOUR-USERNAME/kit"}, "title is 'kit', wanted is at least 5 characters"),
-        ({"title": "k" * 60}, "wanted is at most 50 characters"),
+        ({"title": "k" * 60}, "wanted is at most 48 characters"),
         ({"id": "kit-smoke"}, "id is 'kit-smoke', wanted is owner/slug"),
         ({"id": None}, "id is None, wanted is text"),
         ({"id": "other/kit-smoke"}, "id names 'other', the credentials are those of 'someone'"),
@@ -280,6 +280,13 @@ def test_a_session_is_followed_to_its_end(clone, kaggle, server, slept):
     assert [line for line in said if line in states] == states
     assert said.count("done") == 1
     assert slept == [20, 20, 20]
+
+
+def test_an_outage_ends_no_following(clone, kaggle, server):
+    pushed, said = send(clone, kaggle)
+    server.faults["GetKernelSessionStatus"].extend([503] * 9)
+    wait_for(pushed, kaggle, said.append)
+    assert said[-2:] == ["Kaggle answers 503: fault 503; asking again every 5 minutes, for 12 h at most", f"{REF} version 1: COMPLETE"]
 
 
 def test_a_session_that_failed_is_an_error_with_the_end_of_its_log(clone, kaggle, server):
