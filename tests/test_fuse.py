@@ -7,10 +7,11 @@ import sys
 import pytest
 import torch
 
-from kit.config.schema import Train
+from kit.augment.views import show_views, training_views
+from kit.config.schema import Augment, Data, Train
 from kit.config.terms import CE, KD, Hint
 from kit.distill.objective import Objective
-from kit.fuse import is_fused
+from kit.fuse import fused, is_fused
 from kit.models.students import build_student
 from kit.models.teacher import build_teacher
 from kit.world import World
@@ -42,6 +43,22 @@ def test_a_compiled_step_learns_the_same_before_and_after_a_term_begins():
         torch.testing.assert_close(theirs.grad, ours.grad, rtol=1e-2, atol=1e-3 * ours.grad.abs().max().item(), msg=name)
     for ours, theirs in zip(student.buffers(), fused_student.buffers(), strict=True):
         torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's own, where it compiles
+def test_compiled_views_are_those_of_the_kit():
+    """Only a GPU's are compiled, where one kernel makes them; what it computes can be seen anywhere."""
+    generator = torch.Generator().manual_seed(0)
+    pixels, sizes = torch.randint(256, (2, 48, 48, 3), dtype=torch.uint8, generator=generator), torch.tensor([[60, 48], [40, 48]])
+    augment = Augment(crop_scale=(0.5, 1), rotate=30, affine_rotate=20, brightness=0.2, contrast=0.2, saturation=0.2)
+
+    def views(show):
+        return training_views(pixels, sizes, torch.Generator().manual_seed(1), Data(image_size=32), augment, show=show)
+
+    made = views(fused(show_views))
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(made, views(show_views), rtol=0, atol=1e-3)
 
 
 def command(drawn, tmp_path, out, cache, **environment):

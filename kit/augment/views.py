@@ -2,13 +2,13 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from kit.augment.warp import centre_crop, normalise, random_resized_crop, warp
+from kit.augment.warp import centre_crop, line_to_input, random_resized_crop, warp
 from kit.config.schema import Augment, Data
 from kit.device import sent
 
@@ -44,8 +44,41 @@ def draw_views(sizes: Tensor, generator: torch.Generator, data: Data, augment: A
     return Drawn(crop[share], flips[share], turns, brightness if augment.brightness else None, *others)
 
 
+def show_views(
+    pixels: Tensor,
+    stored: Tensor,
+    crop: Tensor,
+    flips: Tensor,
+    turns: tuple[Tensor, ...],
+    factors: tuple[Tensor | None, ...],
+    side: int,
+    line: tuple[Tensor, Tensor],
+) -> Tensor:
+    """What was drawn, done: all of it on the pixels' device, a function of tensors that can be compiled.
+
+    factors: of brightness, contrast and saturation. line: as `line_to_input` gives it. The others are `warp`'s.
+    """
+    brightness, contrast, saturation = factors
+
+    def finish(views: Tensor, part: slice) -> Tensor:
+        if brightness is not None:
+            views = (views * brightness[part]).clamp_(max=255)
+        for kept, grey_of in ((contrast, mean_grey), (saturation, grey)):
+            if kept is not None:
+                views = torch.lerp(grey_of(views), views, kept[part]).clamp_(0, 255)
+        return torch.addcmul(line[0], views, line[1])
+
+    return warp(pixels, stored, crop, flips, turns, side, finish)
+
+
 def training_views(
-    pixels: Tensor, sizes: Tensor, generator: torch.Generator, data: Data, augment: Augment, share: slice = slice(None)
+    pixels: Tensor,
+    sizes: Tensor,
+    generator: torch.Generator,
+    data: Data,
+    augment: Augment,
+    share: slice = slice(None),
+    show: Callable[..., Tensor] = show_views,
 ) -> Tensor:
     """Random views, every photo with numbers of its own.
 
@@ -53,24 +86,16 @@ def training_views(
         pixels: uint8 [M, S, S, 3] squares of the share. sizes: int64 [N, 2], width and height of the whole batch's originals.
         generator: on the CPU; all draws come from it in one order, so a step's views are a function of its seed.
         share: the part of the batch that is wanted. Numbers are drawn for all of it, so that several processes see what one would.
+        show: `show_views`, or the same compiled.
     Returns:
         Normalised float32 [M, 3, H, H] on the pixels' device, channels last.
     """
-    drawn = draw_views(sizes, generator, data, augment, share)
+    drawn, device = draw_views(sizes, generator, data, augment, share), pixels.device
     factors = [kept for kept in drawn[3:] if kept is not None]
-    numbers = sent_together([stored_sizes(sizes[share], pixels.shape[1]), *drawn[:2], *factors, *drawn.turns], pixels.device)
-    stored, crop, flips, *rest = numbers
-    brightness, contrast, saturation = (None if kept is None else rest.pop(0) for kept in drawn[3:])
-
-    def finish(views: Tensor, part: slice, out: Tensor) -> None:
-        if brightness is not None:
-            views = (views * brightness[part]).clamp_(max=255)
-        for kept, grey_of in ((contrast, mean_grey), (saturation, grey)):
-            if kept is not None:
-                views = torch.lerp(grey_of(views), views, kept[part]).clamp_(0, 255)
-        normalise(views, data.mean, data.std, out)
-
-    return warp(pixels, stored, crop, flips, tuple(rest), data.image_size, finish)
+    stored, crop, flips, *rest = sent_together([stored_sizes(sizes[share], pixels.shape[1]), *drawn[:2], *factors, *drawn.turns], device)
+    changes = tuple(None if kept is None else rest.pop(0) for kept in drawn[3:])
+    line = line_to_input(data.mean, data.std, device)
+    return show(pixels, stored, crop, flips, tuple(rest), changes, data.image_size, line)
 
 
 def sent_together(numbers: Sequence[Tensor], device: torch.device) -> list[Tensor]:
@@ -107,8 +132,8 @@ def evaluation_views(pixels: Tensor, sizes: Tensor, data: Data, place: tuple[int
     if place != (0, 0):
         half = crop[:, 2:]
         crop = torch.cat(((1 - half) * torch.tensor(place), half), dim=1)
-    straight, finish = torch.ones(n, 2, device=device), lambda views, part, out: normalise(views, data.mean, data.std, out)
-    return warp(pixels, stored, crop.to(device), straight, (), data.image_size, finish)
+    line = line_to_input(data.mean, data.std, device)
+    return show_views(pixels, stored, crop.to(device), torch.ones(n, 2, device=device), (), (None, None, None), data.image_size, line)
 
 
 def stored_sizes(sizes: Tensor, square: int) -> Tensor:

@@ -25,7 +25,7 @@ def warp(
     flip_N2: Tensor,
     turns: tuple[Tensor, ...],
     side: int,
-    finish: Callable[[Tensor, slice, Tensor], object] = lambda views, part, out: out.copy_(views),
+    finish: Callable[[Tensor, slice], Tensor] = lambda views, part: views,
 ) -> Tensor:
     """Sample views bilinearly, black wherever a rotation has nothing to show.
 
@@ -36,7 +36,7 @@ def warp(
         turns: angles in radians, [N] each, in the order in which they are applied. Every turn cuts its own corners, as
             torchvision does when it rotates twice, so the black area is that of the two-step original.
         side: of the output, px.
-        finish: is given views in 0…255 while they are still in the core's cache, where they lie in the batch, and what to write.
+        finish: is given views in 0…255 while they are still in the core's cache, and where they lie in the batch.
     Returns:
         What `finish` makes of them, float32 [N, 3, side, side], channels last in memory.
     """
@@ -52,7 +52,7 @@ def warp(
         views = F.grid_sample(pixels_NSSC[part].permute(0, 3, 1, 2).float(), grid, padding_mode="border", align_corners=False)
         if corners_NK3 is not None:
             views *= coordinates(corners_NK3[part], side).abs_().amax(dim=1, keepdim=True) <= 1
-        finish(views, part, out[part])
+        out[part] = finish(views, part)
     return out
 
 
@@ -82,10 +82,10 @@ def coordinates(factors_NK3: Tensor, side: int) -> Tensor:
     return (x[..., None] * line)[:, :, None, :] + (y[..., None] * line + one[..., None])[..., None]
 
 
-def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...], out: Tensor | None = None) -> Tensor:
-    """0…255 to the networks' input, [N, 3, H, W]; black becomes (0 - mean) / std, as Normalize after a black fill gives. out: written."""
+def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """0…255 to the networks' input, [N, 3, H, W]; black becomes (0 - mean) / std, as Normalize after a black fill gives."""
     shift, scale = line_to_input(mean, std, pixels.device)
-    return torch.addcmul(shift, pixels, scale, out=out)
+    return torch.addcmul(shift, pixels, scale)
 
 
 @functools.cache  # tensors made on the host would be waited for at every step

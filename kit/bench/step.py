@@ -32,7 +32,7 @@ from kit.train.gradients import WARM, Backward, Learn, Loss, Recorded
 from kit.train.loop import Batches, begin, take_step
 from kit.world import World
 
-FROZEN, LIVE, COMPILED, LAUNCHED = "step, one frozen batch", "step, live feed", "step, compiled", "step, kernel by kernel"
+FROZEN, LIVE, LAUNCHED = "step, one frozen batch", "step, live feed", "step, kernel by kernel"
 STEPS = 1 << 30  # of the plan that the learning rate is read from
 
 
@@ -44,7 +44,8 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
     prepare(student, teacher, config)
     panel = Panel([ready(teacher, device)], config.teacher.flip)
     order, student = Order(len(split), train.batch_size, train.seed), student.to(where)
-    feed = cached_batches(decoded(split, config, cache), order, config.data, config.data.augment, where)
+    photos = decoded(split, config, cache)
+    feed = cached_batches(photos, order, config.data, config.data.augment, where)
     objective = Objective(student, panel, config.distill, config.data.image_size)
     state = begin(student, objective.adapters, train, device)
     images, labels = feed(0)
@@ -78,13 +79,17 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
     for _ in range(WARM + 2):  # recorded from the last but one on; the adapters' gradients are there from the first
         step(whole, feed)
     taken = peak(where)
+    quick = cached_batches(photos, order, config.data, config.data.augment, where, fuse=True)
     try:
         for _ in range(WARM + 2):
-            step(short)
+            step(short, quick)
     except KitError as error:  # no compiler here
         print(error)
     else:
-        ways.append(Way(COMPILED, "one frozen batch, train.compile", always(lambda: step(short))))
+        ways.append(Way("step, compiled", "one frozen batch, train.compile", always(lambda: step(short))))
+        if where.type == "cuda":
+            ways.append(Way("step, compiled, live feed", "the views compiled, too", always(lambda: step(short, quick))))
+            ways.append(Way("feed, compiled", "order, draws, squares, warp", counted(quick)))
     rows = milliseconds(measure(ways, rounds, where, seconds))
     what = f"A step of {config.recipe}: {train.batch_size} photos at {config.data.image_size} px"
     share = {} if where.type == "cuda" else shares(rows)  # a GPU's feed works while the step does

@@ -7,6 +7,7 @@ from torch import nn
 
 from kit import predict
 from kit.config.schema import Augment, Train
+from kit.fuse import is_fused
 from kit.session import Session
 from kit.stages.photos import Material, make_order, make_views, mixing
 from kit.train.gradients import Loss
@@ -30,7 +31,7 @@ def train(
     asks_host: as `fit` takes them."""
     config = session.config
     order = make_order(session, material, plan)
-    views = make_views(session, material, order, augment)
+    views = make_views(session, material, order, augment, is_fused(plan, session.world))
     left_out = material.photos - order.steps_per_epoch * order.batch_size
     session.log(
         f"{stage}: {plan.epochs} epochs of {order.steps_per_epoch} steps of {order.batch_size} photos; each epoch leaves {left_out} out"
