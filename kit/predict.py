@@ -36,16 +36,25 @@ def logits(
     """
     like = next(model.parameters())
     pixels, sizes = as_tensor(photos.pixels), torch.from_numpy(photos.sizes)
-    out, batch = [], BATCH[like.device.type]
-    end = min(len(photos), limit or len(photos))
-    for i in range(0, end, batch):
-        tick()
-        rows = slice(i, min(i + batch, end))
+    places = [CENTRE, *(CORNERS if views.crops == 5 else ())]
+
+    def ask(rows: slice) -> Tensor:
         part = pixels[rows].to(like.device)
-        places = [CENTRE, *(CORNERS if views.crops == 5 else ())]
         seen = (evaluation_views(part, sizes[rows], data, place).to(like.dtype) for place in places)
         answers = [model(x) for shown in seen for x in ((shown, shown.flip(-1)) if views.flip else (shown,))]
-        out.append((sum(answers[1:], answers[0]) / len(answers)).float().cpu())
+        return (sum(answers[1:], answers[0]) / len(answers)).float().cpu()
+
+    out, batch, done, end = [], BATCH[like.device.type], 0, min(len(photos), limit or len(photos))
+    while done < end:
+        tick()
+        try:
+            out.append(ask(slice(done, min(done + batch, end))))
+        except torch.OutOfMemoryError:  # a wide student's maps of 512 photos at 224 px are more than a T4 has
+            if batch == 1:
+                raise
+            batch //= 2
+        else:
+            done += len(out[-1])
     return torch.cat(out)
 
 

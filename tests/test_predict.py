@@ -63,6 +63,27 @@ def test_a_limit_is_the_number_of_photos_that_are_looked_at(limit, looked_at):
     assert torch.allclose(found, whole[:looked_at], atol=1e-5)
 
 
+class TooLarge(nn.Module):
+    """Takes no more photos at once than some memory would."""
+
+    def __init__(self, model, most):
+        super().__init__()
+        self.model, self.most = model, most
+
+    def forward(self, x):
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.model(x)
+
+
+def test_where_the_memory_is_short_fewer_photos_are_looked_at_at_once():
+    model, material = build_student("hw13", (4, 4, 4, 4), 3).eval(), photos(150)
+    found = predict.logits(TooLarge(model, 20), material, DATA)
+    assert torch.allclose(found, predict.logits(model, material, DATA), atol=1e-5)
+    with pytest.raises(torch.OutOfMemoryError):
+        predict.logits(TooLarge(model, 0), material, DATA)
+
+
 def test_adjusted_logits_take_the_log_of_the_priors():
     student, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.randn(2, 4)
     adjusted = adjust_logits(student, np.array([60, 30, 10]), 1.5)

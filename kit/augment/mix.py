@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kit.config.schema import Augment
+from kit.device import sent
 from kit.errors import KitError
 
 
@@ -34,15 +35,15 @@ def mix(
     alpha = augment.cutmix if cut else augment.mixup
     kept, place = draw.beta(alpha, alpha, (batch + 1) // 2), draw.random((2, (batch + 1) // 2))
     kept, place = kept.repeat(2)[:batch][share], place.repeat(2, axis=1)[:, :batch][:, share]
-    partner = (torch.arange(len(images)) ^ 1).clamp(max=len(images) - 1).to(images.device)  # the last of an odd batch is its own
+    partner = sent((torch.arange(len(images)) ^ 1).clamp(max=len(images) - 1), images.device)  # the last of an odd batch is its own
     if cut:
         mask, kept = rectangles(kept, place, images.shape[2:], images.device)
         mixed = torch.where(mask, images[partner], images)
     else:
-        weight = torch.from_numpy(kept).to(images.device, images.dtype)[:, None, None, None]
+        weight = sent(torch.from_numpy(kept).to(images.dtype), images.device)[:, None, None, None]
         mixed = torch.lerp(images[partner], images, weight)
     known = F.one_hot(labels.clamp(min=0), classes).float() * (labels >= 0)[:, None]
-    return mixed, torch.lerp(known[partner], known, torch.from_numpy(kept).to(known)[:, None])
+    return mixed, torch.lerp(known[partner], known, sent(torch.from_numpy(kept).to(known.dtype), known.device)[:, None])
 
 
 def rectangles(kept: np.ndarray, place: np.ndarray, size: torch.Size, device: torch.device) -> tuple[Tensor, np.ndarray]:
@@ -59,4 +60,4 @@ def rectangles(kept: np.ndarray, place: np.ndarray, size: torch.Size, device: to
         masks.append((line >= begin[:, None]) & (line < end[:, None]))
         covered.append((end - begin) / length)
     mask = masks[0][:, None, :, None] & masks[1][:, None, None, :]
-    return torch.from_numpy(mask).to(device), 1 - covered[0] * covered[1]
+    return sent(torch.from_numpy(mask), device), 1 - covered[0] * covered[1]

@@ -20,7 +20,7 @@ def make_optimizer(modules: Iterable[nn.Module], train: Train) -> torch.optim.Op
     """timm's factory over all that trains; its `sgd` is Nesterov's. Unless the recipe decays everything, biases and BN are left out of
     weight decay."""
     whole = nn.ModuleList(modules)
-    return create_optimizer_v2(
+    optimizer = create_optimizer_v2(
         whole,
         opt=train.optimizer,
         lr=train.lr,
@@ -29,6 +29,10 @@ def make_optimizer(modules: Iterable[nn.Module], train: Train) -> torch.optim.Op
         filter_bias_and_bn=not train.decay_everything,
         **({"fused": True} if train.optimizer in FUSED else {}),
     )
+    if train.optimizer == "sgd":  # torch's fused one leaves these unwritten where a scaler passes the first step over, and refuses any
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):  # that come later, with a term's ramp
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def rate_at(step: int, steps: int, steps_per_epoch: int, train: Train) -> float:

@@ -1,0 +1,57 @@
+"""Momentum is there from the first step on: torch's fused SGD would leave it unwritten, or refuse what comes later."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kit.config.schema import Train
+from kit.config.terms import CE, Hint
+from kit.device import Device
+from kit.distill.objective import Objective
+from kit.models.students import build_student
+from kit.models.teacher import build_teacher
+from kit.train.gradients import Backward
+from kit.train.loop import begin, take_step
+from kit.world import World
+
+CPU = Device(torch.device("cpu"), torch.float32, None, False, "cpu", "cpu")
+SGD = Train(epochs=2, optimizer="sgd", lr=1e-3)
+
+
+def train(terms, steps, device=CPU, wrap=lambda loss, state: loss):
+    torch.manual_seed(0)
+    student, teacher = build_student("even", (), 5), build_teacher("torchvision/resnet18", 5).eval().requires_grad_(False)
+    objective = Objective(student, teacher, terms, 32)
+    state = begin(student, objective.adapters, SGD, device)
+    learn, draw = Backward(wrap(objective, state), state.optimizer, state.scaler, device), torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        take_step(state, learn, lambda step: (torch.randn(4, 3, 32, 32, generator=draw), torch.arange(4)), 4, 2, SGD, World())
+    return state
+
+
+@pytest.fixture
+def unwritten_is_no_number():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_a_first_step_that_overflows_leaves_no_trace(unwritten_is_no_number):
+    """float16 begins with a factor of 65,536, for which the first gradients are often too large."""
+
+    def overflowing(loss, state):
+        def total(images, labels, progress):
+            value, values = loss(images, labels, progress)
+            return value * (float("inf") if state.step == 0 else 1), values
+
+        return total
+
+    state = train((CE(),), 2, replace(CPU, scaled=True), overflowing)
+    assert state.scaler.get_scale() == 32_768
+    assert all(p.isfinite().all() for p in state.network.parameters())
+
+
+def test_a_term_with_weights_of_its_own_may_begin_late():
+    state = train((CE(), Hint(student="blocks.1", teacher="layer2", ramp="second half")), 4)
+    assert all(state.optimizer.state[p]["momentum_buffer"].any() for p in state.adapters.parameters())
