@@ -69,11 +69,15 @@ def plot(figure: Plot) -> Markup:
     svg += [f'<path class="level" d="M0 {down(figure.level[0])}H100"/>'] if figure.level else []
     for line in figure.lines:
         way = [f"{across(x)} {down(y)}" for x, y in line.points]
-        path = "L".join(way if len(way) > 1 else way * 2)  # of one point a dot
-        svg.append(f'<path class="line {line.style}" d="M{path}"/>')
+        path, style = ("L".join(way), line.style) if len(way) > 1 else ("L".join(way * 2), f"{line.style} one")  # a dot
+        svg.append(f'<path class="line {style}" d="M{path}"/>')
     parts = [Markup('<span class="y" style="top:{}%">{}</span>').format(down(y), figure.write(y)) for y in rows]
     parts += [Markup('<span class="x" style="left:{}%">{:g}</span>').format(across(x), x) for x in columns]
-    parts += [Markup('<span class="at" style="left:{}%">{}</span>').format(across(x), label) for x, label in figure.borders if label]
+    named: dict[str, float] = {}
+    for x, label in figure.borders:  # the first come first, and each once: a phone is four wide
+        if label and all(abs(x - other) > (right - left) / 4 for other in named.values()):
+            named.setdefault(label, x)
+    parts += [Markup('<span class="at" style="left:{}%">{}</span>').format(across(x), label) for label, x in named.items()]
     if figure.level:
         place = "on under" if float(down(figure.level[0])) < 10 else "on"  # above the plot the borders have their labels
         parts.append(Markup('<span class="{}" style="top:{}%">{}</span>').format(place, down(figure.level[0]), figure.level[1]))

@@ -145,7 +145,7 @@ def accuracy_plot(run: Run, trained: list[str]) -> Plot:
     stories = ", ".join(f"{stage.name} {stage.accuracy:.1%}" for stage in run.stages)
     says = f"Validation accuracy of the student over {end} epochs. {stories}."
     marks = [(start[stage] + 0.5, LATER.get(stage, "fine-tuning")) for stage in trained if stage != "distil"]
-    return Plot(says, lines, dots, borders(run, tuple(trained)) + marks, level, whole_percent, least=0.01)
+    return Plot(says, lines, dots, marks + borders(run, tuple(trained)), level, whole_percent, least=0.01)
 
 
 def terms(run: Run, trained: list[str]) -> list[str]:

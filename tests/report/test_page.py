@@ -194,3 +194,10 @@ def test_a_stage_that_is_half_done_shows_its_best_epoch(runs):
 def test_a_level_near_the_top_leaves_the_place_above_the_plot_to_the_stages(level, place):
     drawn = plot(Plot("", [Line("student", [(1, 0.0), (9, 0.9)])], borders=[(5, "fine-tuning")], level=(level, "teacher")))
     assert re.search(r'<span class="([a-z ]+)" style="top:[\d.]+%">teacher</span>', drawn)[1] == place
+
+
+def test_the_labels_of_many_steps_do_not_run_into_each_other_on_a_phone():
+    marks = [(x, "fine-tuning") for x in (1, 3, 5, 7)] + [(2, "session 2"), (6, "session 3")]
+    drawn = plot(Plot("", [Line("student", [(0, 0.0), (10, 0.9)])], borders=marks))
+    assert re.findall(r'class="at" style="left:([\d.]+)%">(.*?)<', drawn) == [("10.00", "fine-tuning"), ("60.00", "session 3")]
+    assert drawn.count('class="border"') == len(marks)
