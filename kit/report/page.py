@@ -27,6 +27,7 @@ KINDS = {
 }
 MATRIX = 30  # classes that a confusion matrix is shown for
 LAYERS = 12  # histograms
+COLUMNS = 6  # stages beside each other; of more, the first two and the last three
 
 
 def page(run: Run) -> str:
@@ -193,15 +194,18 @@ def moves(run: Run) -> dict[str, Any] | None:
     students = [i for i, stage in enumerate(stages) if stage.key != "teacher"]
     if not students:
         return None
+    shown = range(len(stages)) if len(stages) <= COLUMNS else (0, 1, *range(len(stages) - 3, len(stages)))
     columns = [scores.recalls(run.logits[stage.key], run.answers.labels) for stage in stages]
     rows = []
     for name, *values in zip(run.classes, *columns, strict=True):
         way = [values[i] for i in students]
         change = None if None in way or len(way) < 2 else way[-1] - way[0]
         told = ", ".join(f"{stage.name} {value:.0%}" for stage, value in zip(stages, values, strict=True) if value is not None)
-        rows.append({"name": name, "values": values, "change": change, "figure": sparkline(way, f"Recall of {name}: {told}.")})
+        figure = sparkline(way, f"Recall of {name}: {told}.")
+        rows.append({"name": name, "values": [values[i] for i in shown], "change": change, "figure": figure})
     ranked = sorted((row for row in rows if row["change"] is not None), key=lambda row: row["change"])
-    return {"stages": stages, "rows": rows, "least": ranked[0] if ranked else None, "most": ranked[-1] if ranked else None}
+    ends = {"least": ranked[0] if ranked else None, "most": ranked[-1] if ranked else None}
+    return {"stages": [stages[i] for i in shown], "left_out": len(stages) - len(shown), "rows": rows} | ends
 
 
 def calibration(run: Run, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from kit.config.schema import Predict, override
 from kit.errors import KitError
 from kit.pipeline import run
 from kit.report.figures import Line, Plot, plot
-from kit.report.page import looks, page
+from kit.report.page import looks, moves, page
 from kit.report.run import read_run
 from kit.report.write import report, write_page
 from kit.session import open_session
@@ -183,6 +183,16 @@ def test_a_session_that_was_killed_has_a_line_on_the_page_and_no_figures(runs, t
     killed = {name: record["sessions"][0][name] for name in ("started", "process", "command", "device")}
     record["sessions"] = [*record["sessions"][:place], killed, *record["sessions"][place + 1 :]]
     assert "<td>killed</td>" in page(replace(read_run(tmp_path / "run"), record=record))
+
+
+def test_of_many_steps_the_first_and_the_last_have_a_column(runs):
+    many, known = read_run(runs.done), read_run(runs.done).stages
+    many.__dict__["stages"] = [*known[:2], *[replace(known[2], name=f"step {i}") for i in range(5)], *known[-2:]]
+    found = moves(many)
+    assert [stage.name for stage in found["stages"]] == ["teacher", "distilled", "step 4", "fine-tuned", "packed"]
+    assert found["left_out"] == 4
+    assert {len(row["values"]) for row in found["rows"]} == {5}
+    assert moves(read_run(runs.done))["left_out"] == 0
 
 
 def test_a_stage_that_is_half_done_shows_its_best_epoch(runs):
