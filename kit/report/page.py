@@ -113,11 +113,11 @@ def borders(run: Run, stages: tuple[str, ...]) -> list[tuple[float, str]]:
 def curves(run: Run) -> dict[str, Any]:
     """The student's way through its stages in one plot, a small one for each term of its loss, and the teacher's where it learned here."""
     trained = run.trained
-    found: dict[str, Any] = {"accuracy": None, "terms": [], "teacher": None}
+    found: dict[str, Any] = {"accuracy": None, "lost": None, "terms": [], "teacher": None}
     if trained:
         found["terms"] = [plot_term(run, trained, name) for name in terms(run, trained)]
     if trained and not run.config.train.final_fit:
-        found["accuracy"] = plot(accuracy_plot(run, trained))
+        found |= {"accuracy": plot(accuracy_plot(run, trained)), "lost": lost(run, trained[-1])}
     if lines := [line for line in run.histories.get("teacher", []) if "accuracy" in line]:
         way = Line("teacher", [(line["epoch"], line["accuracy"]) for line in lines], "c2")
         says = f"The teacher's validation accuracy over {len(lines)} epochs, best {max(y for _, y in way.points):.1%}."
@@ -141,12 +141,26 @@ def accuracy_plot(run: Run, trained: list[str]) -> Plot:
             dots.append((*pruned, "hollow"))
             lines.append(Line("pruning", [*[way.points[-1] for way in before], pruned, *[way.points[0] for way in after]], "thin"))
     if "quantize" in found:
-        dots.append((end, found["quantize"], "full"))
+        late = [x + 0.5 for x, _, _ in dots if x > end]  # pruned last of all
+        dots.append((max([start[trained[-1]] + best_epoch(run, trained[-1]), *late]), found["quantize"], "full"))
     level = (found["teacher"], f"teacher {percent(found['teacher'])}") if "teacher" in found else None
     stories = ", ".join(f"{stage.name} {stage.accuracy:.1%}" for stage in run.stages)
     says = f"Validation accuracy of the student over {end} epochs. {stories}."
     marks = [(start[stage] + 0.5, LATER.get(stage, "fine-tuning")) for stage in trained if stage != "distil"]
     return Plot(says, lines, dots, marks + borders(run, tuple(trained)), level, whole_percent, least=0.01)
+
+
+def best_epoch(run: Run, stage: str) -> float:
+    """Whose student the stage left, or leaves so far; half an epoch where none was better than what it began with."""
+    best = max(run.histories[stage], key=lambda line: line["accuracy"])
+    return max(run.record["stages"].get(stage, {}).get("epoch", best["epoch"]), 0.5)
+
+
+def lost(run: Run, stage: str) -> dict[str, Any] | None:
+    """The stage's best epoch, where its last one is a point or more below."""
+    way, best = {line["epoch"]: line["accuracy"] for line in run.histories[stage]}, best_epoch(run, stage)
+    fell = way[best] - way[max(way)] if best in way else 0
+    return {"epoch": best, "of": max(way), "fell": fell} if fell >= 0.01 else None
 
 
 def terms(run: Run, trained: list[str]) -> list[str]:

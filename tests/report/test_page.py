@@ -14,7 +14,7 @@ from kit.config.schema import Predict, override
 from kit.errors import KitError
 from kit.pipeline import run
 from kit.report.figures import Line, Plot, plot
-from kit.report.page import looks, moves, page
+from kit.report.page import accuracy_plot, looks, lost, moves, page
 from kit.report.run import read_run
 from kit.report.write import report, write_page
 from kit.session import open_session
@@ -183,6 +183,15 @@ def test_a_session_that_was_killed_has_a_line_on_the_page_and_no_figures(runs, t
     killed = {name: record["sessions"][0][name] for name in ("started", "process", "command", "device")}
     record["sessions"] = [*record["sessions"][:place], killed, *record["sessions"][place + 1 :]]
     assert "<td>killed</td>" in page(replace(read_run(tmp_path / "run"), record=record))
+
+
+def test_what_was_packed_is_shown_at_its_epoch_and_what_the_later_ones_lost_is_said(runs):
+    way = [{"epoch": epoch, "accuracy": accuracy} for epoch, accuracy in enumerate((0.2, 0.6, 0.4), 1)]
+    fell = replace(read_run(runs.suspended), histories={"distil": way})
+    assert lost(fell, "distil") == {"epoch": 2, "of": 3, "fell": pytest.approx(0.2)}
+    assert accuracy_plot(fell, ["distil"]).dots[-1][0] == 2
+    assert "Epoch <b>2 of 3</b> was the best" in page(fell)
+    assert lost(replace(fell, histories={"distil": way[:2]}), "distil") is None
 
 
 def test_of_many_steps_the_first_and_the_last_have_a_column(runs):
