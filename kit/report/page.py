@@ -58,7 +58,7 @@ def discs(run: Run) -> dict[str, Any] | None:
         return None
     teacher, student = found["teacher"].parameters, found["quantize"].parameters
     says = f"Two discs in scale: the teacher's {teacher:,} parameters, and the student's {student:,}, 1 in {teacher / student:,.0f}."
-    return {"figure": sizes(teacher, student, says), "teacher": teacher, "student": student}
+    return {"figure": sizes(teacher, student, says), "teacher": teacher, "student": student, "accuracy": found["teacher"].accuracy}
 
 
 def sections(run: Run) -> dict[str, Any]:

@@ -80,6 +80,8 @@ def test_the_answer_is_the_runs_own(runs, html):
     record = json.loads((runs.done / "run.json").read_text())
     assert f"{100 * record['validation_accuracy']:.1f}<small>%</small>" in html
     assert f"<dd>{record['bytes']:,}</dd>" in html
+    assert "60 validation photos in 6 classes are known by" in html
+    assert re.search(r"Its teacher, \d+ times as large, knows <b>[\d.]+\u202f%</b>", html)
     assert "session 2" in html  # where it went on
 
 
