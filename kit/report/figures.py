@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from markupsafe import Markup
 
+from kit.report.render import whole_percent
 from kit.report.scores import BINS, Calibration
 
 Point = tuple[float, float]
@@ -105,7 +106,7 @@ def reliability(found: Calibration, says: str) -> Markup:
     side, left, most, parts = 240, 42, max(found.counts), []
     for y in (0, 0.5, 1):
         at = 8 + side * (1 - y)
-        parts.append(f'<path class="grid" d="M{left} {at}h{side}"/><text x="{left - 6}" y="{at + 4}" class="end">{y:.0%}</text>')
+        parts.append(f'<path class="grid" d="M{left} {at}h{side}"/><text x="{left - 6}" y="{at + 4}" class="end">{whole_percent(y)}</text>')
     for i, (count, confidence, accuracy) in enumerate(zip(found.counts, found.confidence, found.accuracy, strict=True)):
         x, wide, tall = left + side * i / BINS + 1, side / BINS - 2, 56 * count / most
         parts.append(f'<rect class="soft" x="{x:.1f}" y="{326 - tall:.1f}" width="{wide:.1f}" height="{tall:.1f}"/>')
@@ -117,9 +118,9 @@ def reliability(found: Calibration, says: str) -> Markup:
         kind = "gap" if wanted < top else "gap short"
         parts.append(f'<rect class="{kind}" x="{x:.1f}" {gap}/>')
     parts.append(f'<path class="level" d="M{left} {8 + side}L{left + side} 8"/>')
-    for x in (0, 0.5, 1):
-        parts.append(f'<text x="{left + side * x}" y="344" class="{("middle", "end")[x == 1]}">{x:.0%}</text>')
-    parts.append(f'<text x="{left}" y="264" class="small">photos a bin</text>')
+    for x, kind, unit in ((0, "middle", ""), (0.5, "middle", " sure"), (1, "end", "")):
+        parts.append(f'<text x="{left + side * x}" y="344" class="{kind}">{whole_percent(x)}{unit}</text>')
+    parts.append(f'<text x="{left + 4}" y="22">right</text><text x="{left}" y="264">photos a bin</text>')
     return Markup('<svg class="square" viewBox="0 0 296 350" role="img" aria-label="{}">{}</svg>').format(says, Markup("".join(parts)))
 
 
