@@ -337,7 +337,9 @@ def test_a_final_fit_on_all_photos_with_every_option_claims_no_validation_figure
     assert "done: no validation accuracy" in printed
     lines = [json.loads(line) for line in (place / "out" / "metrics.jsonl").read_text().splitlines()]
     assert not any("accuracy" in line for line in lines)
-    assert "No figure is claimed" in (place / "out" / "report.html").read_text()
+    page = (place / "out" / "report.html").read_text()
+    assert "No figure is claimed" in page
+    assert "The loss term kd over the epochs" in page
 
 
 def test_an_unlabelled_split_that_is_not_there_is_named(place):

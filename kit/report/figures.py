@@ -57,6 +57,7 @@ def plot(figure: Plot) -> Markup:
     ys += [figure.level[0]] if figure.level else []
     rows = ticks(min(ys), max(ys), 2 if figure.small else 4, figure.least)
     left, right = min(xs), max(max(xs), min(xs) + 1)
+    borders = [(max(x, left), label) for x, label in figure.borders]  # of the first stage before its first epoch
 
     def across(x: float) -> str:
         return f"{100 * (x - left) / (right - left):.2f}"
@@ -66,7 +67,7 @@ def plot(figure: Plot) -> Markup:
 
     columns = [x for x in ticks(left, right, 2 if figure.small else 6) if left < x <= right and x == int(x)]
     svg = [f'<path class="grid" d="M0 {down(y)}H100"/>' for y in rows]
-    svg += [f'<path class="border" d="M{across(x)} 0V100"/>' for x, _ in figure.borders]
+    svg += [f'<path class="border" d="M{across(x)} 0V100"/>' for x, _ in borders]
     svg += [f'<path class="level" d="M0 {down(figure.level[0])}H100"/>'] if figure.level else []
     for line in figure.lines:
         way = [f"{across(x)} {down(y)}" for x, y in line.points]
@@ -75,7 +76,7 @@ def plot(figure: Plot) -> Markup:
     parts = [Markup('<span class="y" style="top:{}%">{}</span>').format(down(y), figure.write(y)) for y in rows]
     parts += [Markup('<span class="x" style="left:{}%">{:g}</span>').format(across(x), x) for x in columns]
     named: dict[str, float] = {}
-    for x, label in figure.borders:  # the first come first, and each once: a phone is four wide
+    for x, label in borders:  # the first come first, and each once: a phone is four wide
         if label and all(abs(x - other) > (right - left) / 4 for other in named.values()):
             named.setdefault(label, x)
     parts += [Markup('<span class="at" style="left:{}%">{}</span>').format(across(x), label) for label, x in named.items()]
