@@ -69,6 +69,24 @@ def cuda() -> Device:
     return Device(card, torch.float16, torch.float16, True, name, f"{name}, float16 with a scaler (no native bfloat16)")
 
 
+def usable_cards() -> int:
+    """How many GPUs share a session's work, 0 for the CPU.
+
+    Raises:
+        KitError: there is a card that the installed torch has no code for. On the CPU a session of Kaggle's would take its hours from the
+            week's GPU time and bring next to nothing.
+    """
+    if not torch.cuda.is_available():
+        return 0
+    major, minor = torch.cuda.get_device_capability()
+    if not runs_here(major, minor):
+        raise KitError(
+            f"This session's {torch.cuda.get_device_name()} is sm_{major}{minor}, which this torch has no code for "
+            f'({" ".join(torch.cuda.get_arch_list())}). Set "machine_shape": "NvidiaTeslaT4" in kernel-metadata.json and push again.'
+        )
+    return torch.cuda.device_count()
+
+
 def runs_here(major: int, minor: int) -> bool:
     """Whether the build holds code for a card: its own architecture, or an older one of the same major version."""
     built = [arch.partition("_")[2].rstrip("af") for arch in torch.cuda.get_arch_list() if arch.startswith("sm_")]

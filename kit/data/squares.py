@@ -50,7 +50,8 @@ class Streamed:
 
     def __init__(self, pixels: np.ndarray, order: Order, device: torch.device, workers: int = 0):
         self.pixels, self.order, self.device = as_tensor(pixels), order, device
-        self.pool = ThreadPoolExecutor(workers or min(THREADS, os.cpu_count() or 1), "squares")
+        begin = {"initializer": torch.cuda.set_device, "initargs": (device,)} if device.type == "cuda" else {}  # else GPU 0 is begun, too
+        self.pool = ThreadPoolExecutor(workers or min(THREADS, os.cpu_count() or 1), "squares", **begin)
         self.side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.coming: dict[int, Future[Tensor]] = {}
 
@@ -82,6 +83,7 @@ def choose_squares(pixels: np.ndarray, order: Order, device: torch.device, feed:
         return Streamed(pixels, order, device, workers), f"{size} are streamed, as data.feed asks"
     if device.type != "cuda":
         return Resident(pixels, order, device), f"{size} are mapped into the host's memory"
+    torch.cuda.empty_cache()  # what the rehearsal has freed is free
     free = torch.cuda.mem_get_info(device)[0]
     room = f"{device} has {free / 1e9:.2f} GB free"
     if 2 * pixels.nbytes > free:

@@ -1,11 +1,14 @@
 """A session on Kaggle, which all kernels share: an earlier output taken over, the one pipeline, an end before Kaggle's own."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ LEAST = "KIT_LEAST_STEP"  # set by the first lines of a bundle that goes on with
 ENDS_AFTER = "KIT_SESSION_LIMIT"  # likewise, of one whose session Kaggle was told to end: after how many seconds
 BUDGET = "8h30m"
 SHORTEST, LONGEST = 20 * 60, 12 * 3600  # seconds to limit a session to: it must end in order; Kaggle gives no more
+GRACE = 30.0  # seconds
 MARGIN, SHARE = 30 * 60, 0.25  # seconds before the limit when a session's budget ends; of a short one not more than this share
 
 
@@ -34,6 +38,8 @@ def session(config: Config, *, budget: str = BUDGET, least_step: int = 0, data: 
         run.json's content. A run that is suspended ends the script like one that is done, with exit code 0: Kaggle keeps that output.
         A refusal ends it with one paragraph and exit code 1.
     """
+    from kit.device import usable_cards
+
     least_step = max(least_step, int(os.environ.get(LEAST, "0")))
     try:
         if (cards := usable_cards()) > 1:
@@ -68,52 +74,59 @@ def session_seconds(budget: str) -> float:
     return min(parse_duration(budget), limit - min(MARGIN, SHARE * limit))
 
 
-def usable_cards() -> int:
-    """How many GPUs share the work, 0 for the CPU.
-
-    Raises:
-        KitError: there is a card that the installed torch has no code for. On the CPU the session would take its hours from the week's
-            GPU time and bring next to nothing.
-    """
-    import torch
-
-    from kit.device import runs_here
-
-    if not torch.cuda.is_available():
-        return 0
-    major, minor = torch.cuda.get_device_capability()
-    if not runs_here(major, minor):
-        raise KitError(
-            f"This session's {torch.cuda.get_device_name()} is sm_{major}{minor}, which this torch has no code for "
-            f'({" ".join(torch.cuda.get_arch_list())}). Set "machine_shape": "NvidiaTeslaT4" in kernel-metadata.json and push again.'
-        )
-    return torch.cuda.device_count()
-
-
 def on_cards(config: Config, budget: str, least_step: int, data: Path | None, cards: int) -> dict[str, Any]:
-    """The same in a process a card, started by torchrun, which a signal reaches through this one.
+    """The same in a process a card. A signal that reaches this one is passed on, and each ends in order, however long a hand-in takes:
+    torchrun would give them half a minute.
 
     Raises:
-        KitError: they failed; why stands above in the log.
+        KitError: one failed; why stands above in the log.
     """
     order = {"config": config.model_dump(mode="json"), "budget": budget, "least_step": least_step, "data": data and str(data)}
-    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
-        json.dump(order, file)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cards)]
-    with subprocess.Popen([*launcher, "-m", "kit.remote.kernel", file.name]) as process:
-        pass_on = lambda number, _: process.send_signal(number)  # noqa: E731
-        before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
-        code = process.wait()
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    Path(file.name).unlink()
-    if code:
-        raise KitError(f"The session's {cards} processes ended with exit code {code}. The reason stands above.")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "order.json"
+        file.write_text(json.dumps(order), encoding="utf-8")
+        codes = together([sys.executable, "-m", "kit.remote.kernel", str(file)], cards)
+    if any(codes):
+        raise KitError(f"The session's {cards} processes ended with exit codes {', '.join(map(str, codes))}. The reason stands above.")
     return json.loads((places()[1] / "run.json").read_text(encoding="utf-8"))
 
 
+def together(command: list[str], size: int, grace: float = GRACE) -> list[int]:
+    """Exit codes of as many processes, which know of each other what torchrun would tell them. When one fails, the others, which may wait
+    for it, have `grace` seconds to say why they end, too."""
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
+    each = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")} | world
+    processes = [
+        subprocess.Popen(command, env=each | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, start_new_session=True) for rank in range(size)
+    ]
+
+    def pass_on(number: int, _: object) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        while all(process.poll() in (None, 0) for process in processes) and any(process.poll() is None for process in processes):
+            time.sleep(0.2)
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(grace)
+    finally:
+        for process in processes:
+            process.kill()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return [process.wait() for process in processes]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
 def main() -> None:
-    """One of torchrun's processes."""
+    """One of several processes."""
     order = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     data = Path(order["data"]) if order["data"] else None
     try:

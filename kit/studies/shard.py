@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from kit.config.fields import Count, Section
 from kit.data.cache import cache_folder
+from kit.device import usable_cards
 from kit.errors import KitError
 from kit.files import make_folder, write_durably
 from kit.studies.catalogue import choose, find_study
@@ -91,11 +92,5 @@ def carry_out(order: str | None, inputs: Path, working: Path, budget: Budget, sa
         setting=share.setting,
         say=say,
         teachers=(),
-        how=over_ray if cards() > 1 else in_turn,
+        how=over_ray if usable_cards() > 1 else in_turn,
     )
-
-
-def cards() -> int:
-    import torch
-
-    return torch.cuda.device_count()

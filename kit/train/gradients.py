@@ -10,6 +10,7 @@ import itertools
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 
 import torch
@@ -64,7 +65,7 @@ class Recorded:
         if self.pays is not False and self.graph is None and self.steps > WARM + (TIMED if self.pays is None else 0):
             self.record(images, labels, progress)
         if self.graph is None:
-            return self.learn(images, labels, progress)
+            return (self.watched if self.steps == WARM and self.pays is not False else self.learn)(images, labels, progress)
         self.images.copy_(images)
         self.labels.copy_(labels)
         self.graph.replay()
@@ -88,15 +89,31 @@ class Recorded:
             before, after = (f"{1000 * seconds:.1f} ms" for seconds in (self.plain, recorded))
             self.say(f"steps are {'' if self.pays else 'not '}recorded as a CUDA graph: {before} without, {after} with it")
 
+    def watched(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
+        """A step as it was, in which torch tells of every wait for the GPU: with one of them nothing is recorded. A recording that a wait
+        breaks off is never over for torch's allocator, which then keeps each later batch."""
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                values = self.learn(images, labels, progress)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        if any("called a synchronizing CUDA operation" in str(warning.message) for warning in said):
+            self.pays = False
+            self.say("steps can't be recorded as a CUDA graph: the host waits for the GPU in them")
+        return values
+
     def record(self, images: Tensor, labels: Tensor, progress: float) -> None:
-        """Of a batch's shape; nothing is computed yet. What a recording can't hold (a value that the host waits for) refuses it."""
+        """Of a batch's shape; nothing is computed yet. What a recording can't hold refuses it."""
         self.images, self.labels = images.clone(), labels.clone()
-        graph = torch.cuda.CUDAGraph()
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the feed's threads go on pinning and copying
                 self.values = self.learn(self.images, self.labels, progress)
         except RuntimeError as error:
             self.pays = False
+            torch.cuda.set_stream(before)  # torch does so only where the recording came to its end
             draws = torch.cuda.default_generators[images.device.index]  # still counts as recorded from, and would refuse to draw
             draws.graphsafe_set_state(torch.Generator(images.device).manual_seed(draws.initial_seed()).graphsafe_get_state())
             self.say(f"steps can't be recorded as a CUDA graph: {' '.join(str(error).split())[:160]}")

@@ -229,7 +229,7 @@ def begin(network: nn.Module, adapters: nn.Module, train: Train, device: Device)
 
 
 def take_step(state: Training, learn: Learn, batches: Batches, steps: int, steps_per_epoch: int, train: Train, world: World) -> int:
-    """One optimiser step; how many images this process looked at. Nothing here waits for the device."""
+    """One optimiser step; how many images this process looked at. Nothing here waits for the device, but for Muon under a scaler."""
     for group in state.optimizer.param_groups:
         group["lr"] = state.rate * rate_at(state.step, steps, steps_per_epoch, train)
     state.network.train()

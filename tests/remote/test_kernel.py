@@ -1,7 +1,11 @@
 """A kernel's session, and the folders that are pushed."""
 
 import json
+import os
 import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,7 @@ from slugify import slugify  # what the Kaggle client makes slugs with
 from kit.config.recipes import recipe
 from kit.config.schema import override
 from kit.errors import KitError
-from kit.remote.kernel import on_cards, session, session_seconds
+from kit.remote.kernel import on_cards, session, session_seconds, together
 
 KERNELS = sorted(path.parent for path in (Path(__file__).parents[2] / "kernels").glob("*/main.py"))
 FIELDS = {
@@ -52,9 +56,30 @@ def test_two_cards_share_a_session_and_a_refusal_is_said_once(kaggle, drawn, cap
     assert signal.getsignal(signal.SIGINT) is before
     assert record["state"] == "done"
     assert (kaggle / "working" / "submission.csv").is_file()
-    with pytest.raises(KitError, match="2 processes ended with exit code 1"):
+    with pytest.raises(KitError, match="2 processes ended with exit codes 1, 1"):
         on_cards(config, "1h", 10**6, drawn, 2)
     assert capfd.readouterr().err.count("was to be found there") == 1
+
+
+@pytest.mark.slow
+def test_a_signal_ends_two_cards_in_order(kaggle, drawn):
+    """With a hand-in of what there is, and not as a failure."""
+    config = override(recipe("sample").tiny(), ["train.epochs=10000", "train.save_seconds=0"])
+    log = kaggle / "working" / "log.txt"
+
+    def stop():
+        while not (log.is_file() and "distil 2/" in log.read_text(encoding="utf-8")):
+            time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    assert on_cards(config, "1h", 0, drawn, 2)["state"] == "suspended"
+    assert (kaggle / "working" / "submission.csv").is_file()
+
+
+def test_when_one_of_several_processes_fails_the_others_are_not_waited_for():
+    code = "import os, sys, time; sys.exit(7) if os.environ['RANK'] == '1' else time.sleep(600)"
+    assert together([sys.executable, "-c", code], 2, grace=0.5) == [-signal.SIGKILL, 7]
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
