@@ -35,7 +35,7 @@ def compression() -> Study:
             Arm(
                 f"{n}-bit-trained",
                 stored({"pack.bits": n, "quantize": later}),
-                f"{LATER} more epochs on the grid of {n} bits",
+                f"{LATER} more epochs on the grid of {n} bits; packed is the better of that and of {n}-bit",
                 begins="record",
             )
             for n in (6, 4, 3)

@@ -38,10 +38,10 @@ def hw7_report() -> Study:
         "parameters, as published; that is not told from chance. At equal parameters less of it is left, with a teacher or without. The "
         "big network is no better than the small ones: a third of the photos and twelve epochs are not enough for it, nor for what it "
         "could teach.",
-        "**Pruning.** A tenth of the parameters goes for nothing: the epochs after it bring more than it took. Slimming is better than as "
-        "many at random, and than magnitude where 70 or 50 % are left.",
-        "**Groups.** The other way round than published: as many groups as channels are best, and two or four are not told from one. At "
-        "equal parameters that network is the widest, and learns fastest; the published ones were trained to their end.",
+        "**Pruning.** A tenth of the parameters goes for nothing by γ or by the norm: the epochs after it bring what it took. Slimming is "
+        "better than as many at random, and than magnitude where 70 or 50 % are left.",
+        "**Groups.** The other way round than published: as many groups as channels are better than one; two and four are not told from "
+        "either. At equal parameters that network is the widest, and learns fastest; the published ones were trained to their end.",
     )
     reduction = f"{EPOCHS} epochs, {FINETUNE} after pruning, sizes above 1 M divided by {SMALLER}, {REDUCTION}"
     arms = (*teachers, *at_one_size(), *curves(), *groups())
