@@ -55,7 +55,6 @@ def read_photos(session: Session, data: Path, cache: Path) -> Material:
 
 def find_and_decode(session: Session, data: Path, cache: Path) -> Material:
     config, seed = session.config.data, session.config.train.seed
-    owed = ["hand in"] if session.begun_with else []
     with session.stage("photos"), session.budget.timed("photos"):
         whole = find_dataset(data, session.rules.classes, config.holdout, seed)
         dataset = with_more_training(subset(whole, config.subset, seed), config.unlabelled, session.config.train.final_fit)
@@ -64,7 +63,7 @@ def find_and_decode(session: Session, data: Path, cache: Path) -> Material:
         how: dict[str, Any] = {
             "workers": config.workers,
             "skip_bad": config.skip_bad,
-            "tick": lambda: session.budget.insist("the photos were read", *owed),
+            "tick": lambda: session.budget.insist("the photos were read", *session.owed),
         }
         if config.feed == "decode":
             training, digest = scan(dataset.training, session.log, **how)

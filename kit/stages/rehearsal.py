@@ -29,17 +29,16 @@ def rehearse(session: Session, material: Material, stage: str, student: nn.Modul
         Suspended: the budget is over before the rehearsal is.
     """
     budget, config = session.budget, session.config
-    owed = ["hand in"] if session.begun_with else []
     with budget.timed("rehearsal"):
         final = student
         if config.prune and stage == "distil":
-            budget.insist("the rehearsal of pruning", *owed)
+            budget.insist("the rehearsal of pruning", *session.owed)
             with budget.timed("prune"):
                 likely = as_if_trained(student)
                 final, _ = cut(session, material, likely, target_of(session, likely, material.dataset.classes))
             if config.prune.finetune_epochs:
                 step_once(session, material, final, teacher, config.prune.finetune_lr)
-        budget.insist("the rehearsal of the hand-in", *owed)
+        budget.insist("the rehearsal of the hand-in", *session.owed)
         over = bool(check_limits(config.limit or config.competition, count_parameters(student)))
         hand_in = rehearse_hand_in(session, material, f"{stage} evaluate", final)
         page = budget.longest.setdefault("page", PAGE)  # an earlier session has measured it

@@ -106,8 +106,7 @@ def digest_of(files: Sequence[Path]) -> str:
 
 def answer_of(session: Session, material: Material, teacher: nn.Module) -> Tensor:
     """Logits of the validation photos."""
-    owed = ["hand in"] if session.begun_with else []
-    look, tick = on_device([teacher], session), lambda: session.budget.insist("the teacher was evaluated", *owed)
+    look, tick = on_device([teacher], session), lambda: session.budget.insist("the teacher was evaluated", *session.owed)
     with session.budget.timed("teacher"):
         return session.world.lead(lambda: predict.logits(look, material.validation, session.config.data, tick=tick))
 
