@@ -121,7 +121,7 @@ def refuse_over_limit(config: Config, classes: int) -> nn.Module:
     student = build_student(name, widths_for(config.student, classes), classes)
     if config.lowrank:  # whether its layers can be as thin as that
         refuse_unusable(name, factorised(student, config), config.data.image_size)
-    elif not config.prune and (broken := check_limits(config.limit or config.competition, count_parameters(student))):
+    elif not config.prune and (broken := check_limits(config.whose_limit, count_parameters(student))):
         remedy = "Choose a smaller one" if is_library(name) else "Set student.parameters, smaller student.widths, or prune"
         raise KitError(f"The student {name!r} can't be handed in: {'; '.join(broken)}. {remedy}.")
     return student

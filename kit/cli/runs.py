@@ -171,7 +171,7 @@ def print_plan(config: Config, data: Path | None) -> None:
     from kit.models.students import build_student, count_parameters
     from kit.models.widths import widths_for
 
-    rules, known = competition(config.limit or config.competition), competition(config.competition).classes
+    rules, known = competition(config.whose_limit), competition(config.competition).classes
     if data is not None:
         known = find_dataset(data, known, config.data.holdout, config.train.seed).classes
     classes = len(known or SHAPES)

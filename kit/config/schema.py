@@ -230,6 +230,11 @@ class Config(Section):
     predict: Predict = Predict()
 
     @property
+    def whose_limit(self) -> str:
+        """The competition whose limit the student keeps."""
+        return self.limit or self.competition
+
+    @property
     def taught(self) -> bool:
         """Whether a term looks at more than labels: at a teacher."""
         return any(term.loss != "ce" for term in self.distill)

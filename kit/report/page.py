@@ -38,10 +38,9 @@ def page(run: Run) -> str:
 def answer(run: Run) -> dict[str, Any]:
     """What comes first."""
     record = run.record
-    rules = competition(run.config.limit or run.config.competition)
     return {
         "record": record,
-        "rules": rules,
+        "rules": competition(run.config.whose_limit),
         "competition": competition(run.config.competition),
         "problems": record.get("submission", {}).get("problems", []),
         "seconds": sum(session.get("seconds", 0) for session in record["sessions"]),

@@ -48,7 +48,7 @@ def quantize(session: Session, material: Material, students: dict[str, nn.Module
         if scores:
             session.note("quantize", packing=changed_by_packing(session, material, student, packed.student))
         parameters = packed.parameters  # as trained: batch norm was folded away, but no limit is met by that alone
-        over = check_limits(session.config.limit or session.config.competition, parameters, size)
+        over = check_limits(session.config.whose_limit, parameters, size)
         session.record |= {"validation_accuracy": scores.get("accuracy"), "validation_macro_f1": scores.get("macro_f1")}
         session.record |= {"parameters": parameters, "bytes": size, "over_the_limit": over}
         session.note("quantize", accuracy=scores.get("accuracy"), macro_f1=scores.get("macro_f1"), parameters=parameters, bytes=size)
@@ -80,7 +80,7 @@ def best_packed(session: Session, material: Material, students: dict[str, nn.Mod
             packed = unpack(file)
             packed.student.to(session.device.device)
             scores = predict.scores(packed.student, material.validation, session.config.data, views=session.config.predict)
-            broken = check_limits(session.config.limit or session.config.competition, packed.parameters, size)
+            broken = check_limits(session.config.whose_limit, packed.parameters, size)
             worth[stage] = (not broken, scores["accuracy"])
             session.log(f"packed after {stage} it would have {size:,} bytes, {predict.say(scores)}" + "".join(f"; {b}" for b in broken))
     chosen = max(reversed(students), key=worth.__getitem__)
@@ -173,12 +173,11 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
     if not found:
         session.log("no submission yet: no student is trained that could be handed in")
         return
-    limits = session.config.limit or session.config.competition
     students = []
     for widths, accuracy, weights in found:
         student = build_student(session.config.student.name, widths, len(material.dataset.classes))
         student.load_state_dict(weights)
-        students.append((not check_limits(limits, count_parameters(student)), accuracy, student))
+        students.append((not check_limits(session.config.whose_limit, count_parameters(student)), accuracy, student))
     fits, _, best = max(students, key=lambda entry: entry[:2])
     later = of_later_stages(session, students[0][2], len(material.dataset.classes)) if fits or session.config.lowrank else {}
     with session.budget.timed("hand in"):
@@ -190,7 +189,7 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
                 session.log(f"a copy's layers were made thinner for this submission: {count_parameters(later['lowrank']):,} parameters")
             finished = later
         else:  # its plan says to prune, later; until then a copy is
-            best, widths = cut(session, material, best, Target(competition(limits).max_parameters))
+            best, widths = cut(session, material, best, Target(competition(session.config.whose_limit).max_parameters))
             session.log(f"a copy was pruned to {count_parameters(best):,} parameters for this submission, widths {list(widths)}")
             finished = {"training": best.eval()}
         submit(session, material, quantize(session, material, finished), "suspended", submissions)

@@ -89,7 +89,7 @@ def target_of(session: Session, whole: nn.Module, classes: tuple[str, ...], shar
     def on_the_way(before: int, target: int) -> int:
         return target if share == 1 else int(before * (min(target, before) / before) ** share)
 
-    before, limit = count_parameters(whole), competition(config.limit or config.competition).max_parameters
+    before, limit = count_parameters(whole), competition(config.whose_limit).max_parameters
     asked = how.parameters or (None if how.macs or how.bytes else int(before * how.keep))
     parameters = min(filter(None, (limit, asked)), default=None)
     return Target(

@@ -39,7 +39,7 @@ def rehearse(session: Session, material: Material, stage: str, student: nn.Modul
             if config.prune.finetune_epochs:
                 step_once(session, material, final, teacher, config.prune.finetune_lr)
         budget.insist("the rehearsal of the hand-in", *session.owed)
-        over = bool(check_limits(config.limit or config.competition, count_parameters(student)))
+        over = bool(check_limits(config.whose_limit, count_parameters(student)))
         hand_in = rehearse_hand_in(session, material, f"{stage} evaluate", final)
         page = budget.longest.setdefault("page", PAGE)  # an earlier session has measured it
         asked = 1 + 2 * len(steps_of(config.prune))  # students of stages, for the page

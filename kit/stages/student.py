@@ -135,7 +135,7 @@ def factorised(student: nn.Module, config: Config) -> nn.Module:
     """
     if keeps_classifier(config):
         classifier(student).requires_grad_(False)  # of one that was read from a checkpoint it is not known
-    how, limit, folded = config.lowrank or LowRank(), competition(config.limit or config.competition).max_parameters, fold(student)
+    how, limit, folded = config.lowrank or LowRank(), competition(config.whose_limit).max_parameters, fold(student)
     if not how.parameters:
         thin = factorise(folded, ranks_up_to(folded, how.rank) if how.rank else ranks_of_energy(folded, how.energy))
         if not limit or count_parameters(thin) <= limit:
