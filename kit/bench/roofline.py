@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kit.bench.clock import clock
+from kit.models.look import hooked
 
 SIDE = {"cuda": 8192, "cpu": 1024}  # of the matrices that are multiplied
 BYTES = {"cuda": 1 << 30, "cpu": 1 << 27}  # that are copied, more than any cache holds
@@ -55,12 +56,8 @@ def layers_of(network: nn.Module, images: Tensor) -> list[Layer]:
         passes = 1 + module.weight.requires_grad + given[0].requires_grad
         found.append(Layer(flops, given[0].numel() + answer.numel() + module.weight.numel(), passes))
 
-    hooks = [m.register_forward_hook(note) for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    try:
+    with hooked([m.register_forward_hook(note) for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]):
         network(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from kit.compress.fold import fold
 from kit.compress.lsq import STEPPED, Stepped, with_steps
 from kit.config.schema import Pack
+from kit.models.look import hooked
 
 PHOTOS = 512  # with PLACES each, forty samples for every weight of a channel of the students here
 PLACES = 49  # of a map that are looked at
@@ -84,12 +85,9 @@ def look_at(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Inputs]:
             found.setdefault(name, Inputs()).add(samples_of(layer, given[0], draw))
 
         hooks.append(layer.register_forward_pre_hook(keep))
-    try:
+    with hooked(hooks):
         for images in batches:
             model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found
 
 

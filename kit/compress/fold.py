@@ -17,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from kit.errors import KitError
 from kit.models.blocks import Branches, plain
 from kit.models.library import SIDE, FromLibrary
+from kit.models.look import blank, evaluated, hooked
 
 TOLERANCE = 1e-2  # of the largest answer; rounding gives 1e-5, a norm in the wrong place changes all
 
@@ -94,7 +95,7 @@ def conv_norm_pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
 def norms_after(model: FromLibrary) -> dict[nn.Module, nn.Module]:
     """{norm: the convolution whose output it is given}, by a look at a blank photo."""
     gave: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensors too: an address that is freed may be given to the next map
-    found, was = {}, {module: module.training for module in model.modules()}
+    found = {}
 
     def keep(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         gave[id(output)] = module, output
@@ -105,13 +106,8 @@ def norms_after(model: FromLibrary) -> dict[nn.Module, nn.Module]:
 
     hooks = [m.register_forward_hook(keep) for m in model.modules() if isinstance(m, nn.Conv2d)]
     hooks += [m.register_forward_pre_hook(ask) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    try:
-        model.eval()(torch.zeros(1, 3, model.side, model.side, device=next(model.parameters()).device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in was.items():
-            module.training = training
+    with hooked(hooks), evaluated(model):
+        model(blank(model, model.side))
     return found
 
 

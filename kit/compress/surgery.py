@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from kit.compress.fold import alike, conv_norm_pairs
 from kit.errors import KitError
 from kit.models.blocks import Select, has_width
+from kit.models.look import hooked
 from kit.models.students import FrozenStem, build_student, widths_of
 
 SIZED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, Select)
@@ -224,12 +225,9 @@ def absorb(student: nn.Module, groups: list[Group], removed: Removed, image_size
 def arriving(model: nn.Module, layers: list[str], image_size: int) -> dict[str, Tensor]:
     """{layer: its input}, [N, C, H, W] or [N, C], for two pictures of noise."""
     seen: dict[str, Tensor] = {}
-    hooks = [
-        model.get_submodule(name).register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0]})) for name in layers
-    ]
-    model(torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)))
-    for hook in hooks:
-        hook.remove()
+    keep = lambda name: lambda _, inputs: seen.update({name: inputs[0]})  # noqa: E731
+    with hooked([model.get_submodule(name).register_forward_pre_hook(keep(name)) for name in layers]):
+        model(torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)))
     return seen
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit.errors import KitError
+from kit.models.look import blank, evaluated, hooked
 
 LOGITS = "logits"
 Seen = dict[str, Tensor]  # what a network says of a batch: logits, and maps by their module's name
@@ -43,12 +44,8 @@ def look(model: nn.Module, modules: Sequence[str], images: Tensor, inside: nn.Mo
 
         return hook
 
-    hooks = [named[name].register_forward_hook(keep(name)) for name in modules]
-    try:
+    with hooked([named[name].register_forward_hook(keep(name)) for name in modules]):
         logits = model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return seen | {LOGITS: logits}
 
 
@@ -62,10 +59,8 @@ def shapes(model: nn.Module, modules: Sequence[str], image_size: int) -> dict[st
     refuse_unknown(model, modules)
     if not modules:
         return {}
-    like, was = next(model.parameters()), {module: module.training for module in model.modules()}
-    seen = look(model.eval(), modules, torch.zeros(1, 3, image_size, image_size, device=like.device, dtype=like.dtype))
-    for module, training in was.items():
-        module.training = training
+    with evaluated(model):
+        seen = look(model, modules, blank(model, image_size))
     for name in modules:
         if seen[name].ndim != 4:
             raise KitError(f"A term of distill names the module {name!r}, which gives no feature map. Name one before the mean over space.")

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -9,45 +10,37 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit.models.blocks import training_only
+from kit.models.look import blank, hooked
 
 
 @torch.no_grad()
-def layer_rows(model: nn.Module, image_size: int) -> list[tuple[str, tuple[int, ...], int]]:
-    """(module's path, shape of its output for one photo [C, H, W], its own parameters) of every part as it is called, a part that is
-    called twice twice; containers that only string their parts together are left out. Evaluation mode, so nothing moves."""
-    rows: list[tuple[str, tuple[int, ...], int]] = []
+def called(model: nn.Module, parts: Iterable[tuple[str, nn.Module]], image_size: int) -> list[tuple[str, nn.Module, torch.Size]]:
+    """(name, module, shape of its output) of these parts as one blank photo calls them, a part that is called twice twice. Leaves the
+    model in evaluation mode, so that nothing moves."""
+    found: list[tuple[str, nn.Module, torch.Size]] = []
 
     def note(name: str, module: nn.Module, _: tuple[Tensor, ...], answer: Tensor) -> None:
-        rows.append((name, tuple(answer.shape[1:]), sum(p.numel() for p in module.parameters(recurse=False))))
+        found.append((name, module, answer.shape))
 
+    with hooked([module.register_forward_hook(partial(note, name)) for name, module in parts]):
+        model.eval()(blank(model, image_size))
+    return found
+
+
+def layer_rows(model: nn.Module, image_size: int) -> list[tuple[str, tuple[int, ...], int]]:
+    """(module's path, shape of its output for one photo [C, H, W], its own parameters) of every part; containers that only string their
+    parts together are left out."""
     parts = [(name, m) for name, m in model.named_modules() if m is not model and not isinstance(m, (nn.Sequential, nn.Identity))]
-    hooks = [module.register_forward_hook(partial(note, name)) for name, module in parts]
-    try:
-        model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return rows
+    rows = called(model, parts, image_size)
+    return [(name, tuple(shape[1:]), sum(p.numel() for p in module.parameters(recurse=False))) for name, module, shape in rows]
 
 
-@torch.no_grad()
 def count_macs(model: nn.Module, image_size: int) -> dict[str, int]:
-    """Multiplications of every convolution and linear layer for one photo, counted while it answers to an empty one. Branches that fuse
-    away are left out, as where parameters are counted. Leaves the model in evaluation mode, so that nothing moves."""
-    found: dict[str, int] = {}
-
-    def count(name: str, module: nn.Module, _: tuple[Tensor, ...], answer: Tensor) -> None:
-        found[name] = answer.numel() * module.weight[0].numel()
-
+    """Multiplications of every convolution and linear layer for one photo. Branches that fuse away are left out, as where parameters are
+    counted. Leaves the model in evaluation mode."""
     beside = training_only(model)
     layers = [(name, m) for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and m not in beside]
-    hooks = [module.register_forward_hook(partial(count, name)) for name, module in layers]
-    try:
-        model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+    return {name: shape.numel() * module.weight[0].numel() for name, module, shape in called(model, layers, image_size)}
 
 
 def activation_bytes(model: nn.Module, image_size: int) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kit.errors import KitError
+from kit.models.look import blank, evaluated, hooked
 
 
 @torch.no_grad()
@@ -34,19 +35,16 @@ def resize(model: nn.Module, widths: dict[nn.Conv2d, int], side: int, name: str)
                 cut(module, "weight", module.out_features, module.in_features)
 
     hooks = [m.register_forward_pre_hook(fit) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d, nn.Linear))]
-    training, like = model.training, next(model.parameters())
     try:
-        model.eval()(torch.zeros(1, 3, side, side, device=like.device))
+        with hooked(hooks), evaluated(model):
+            model(blank(model, side))
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         reason = " ".join(str(error).split())[:160]
         raise KitError(
             f"{name} can't be had with these widths: its forward pass fixes sizes, or they don't belong together ({reason}). "
             "Leave student.widths, and where a pruned one was wanted, choose another student."
         ) from None
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return model.train(training)
+    return model
 
 
 def cut_conv(conv: nn.Conv2d, ins: int, outs: int) -> None:

@@ -1,12 +1,11 @@
 """The networks that a study's configs name, for its figures and layer tables: shapes, without weights."""
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from kit.config.competitions import competition
 from kit.config.schema import Config
+from kit.models.cost import called
 from kit.models.library import shapes_on
 from kit.models.students import build_student
 from kit.models.widths import widths_for
@@ -37,21 +36,10 @@ def classes_of(config: Config) -> int:
     return len(competition(config.competition).classes or range(CLASSES))
 
 
-@torch.no_grad()
 def boxes(model: nn.Module, image_size: int) -> list[Box]:
     """The blocks of a network in the order in which they are called: its layers with weights, or what strings some of them together."""
-    found: list[Box] = []
-
-    def note(name: str) -> Any:
-        return lambda module, given, answer: found.append((name, tuple(answer.shape[1:]), sum(p.numel() for p in module.parameters())))
-
-    hooks = [module.register_forward_hook(note(name)) for name, module in blocks_of(model)]
-    try:
-        model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+    rows = called(model, blocks_of(model), image_size)
+    return [(name, tuple(shape[1:]), sum(p.numel() for p in module.parameters())) for name, module, shape in rows]
 
 
 def blocks_of(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:

@@ -1,0 +1,34 @@
+"""A look through a network: at a blank photo, with hooks that end with it, in a mode that does not outlive it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+
+def blank(model: nn.Module, side: int) -> Tensor:
+    """One photo [1, 3, side, side] as the model takes it."""
+    like = next(model.parameters())
+    return torch.zeros(1, 3, side, side, device=like.device, dtype=like.dtype)
+
+
+@contextmanager
+def hooked(hooks: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Hooks that have been registered are gone after the block, however it ends."""
+    with ExitStack() as stack:
+        for hook in hooks:
+            stack.enter_context(hook)
+        yield
+
+
+@contextmanager
+def evaluated(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in evaluation mode; after the block each module is in the mode that it was in."""
+    was = {module: module.training for module in model.modules()}
+    try:
+        yield model.eval()
+    finally:
+        for module, training in was.items():
+            module.training = training
