@@ -1,4 +1,7 @@
-"""The two ways a run ends early that are not bugs."""
+"""The two ways a run ends early that are not bugs, and what is said of a name that isn't there."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class KitError(Exception):
@@ -7,3 +10,9 @@ class KitError(Exception):
 
 class Suspended(Exception):
     """This session's time is over before the plan is. Not an error: the same command goes on from here."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The three names most like it, for a message; where none is like it, all that there are."""
+    known = list(known)
+    return ", ".join(difflib.get_close_matches(name, known, n=3) or known)

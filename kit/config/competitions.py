@@ -4,12 +4,11 @@ Sources: the course pages and Kaggle's competition pages of NTU ML 2020 to 2023.
 needs none: `60000params`, `250kB` and `60000params+250kB` are names of what they say.
 """
 
-import difflib
 import re
 from dataclasses import dataclass
 from decimal import Decimal
 
-from kit.errors import KitError
+from kit.errors import KitError, nearest
 
 FOOD11 = (
     "Bread", "Dairy product", "Dessert", "Egg", "Fried food", "Meat", "Noodles/Pasta", "Rice", "Seafood", "Soup", "Vegetable/Fruit",
@@ -83,8 +82,7 @@ def competition(name: str) -> Competition:
     if all(limit and limit[0] in ("parameters", "bytes") for limit in limits):
         most = dict(limit for limit in limits if limit)
         return Competition(f"a limit of {name}", max_parameters=most.get("parameters"), max_bytes=most.get("bytes"))
-    near = difflib.get_close_matches(name, COMPETITIONS, n=3) or COMPETITIONS
-    raise KitError(f"There is no competition {name!r}. Nearest: {', '.join(near)}; or a limit, such as 60000params or 250kB.")
+    raise KitError(f"There is no competition {name!r}. Nearest: {nearest(name, COMPETITIONS)}; or a limit, such as 60000params or 250kB.")
 
 
 def check_limits(name: str, parameters: int, size: int | None = None) -> list[str]:

@@ -5,9 +5,10 @@ last the factor stays.
 """
 
 import bisect
-import difflib
 import math
 from collections.abc import Callable
+
+from kit.errors import nearest
 
 Points = tuple[tuple[float, float], ...]
 
@@ -49,8 +50,7 @@ def check(ramp: str | Points) -> str | Points:
         ValueError: there is no such ramp, its points are in no order, or somewhere it gives no weight.
     """
     if isinstance(ramp, str) and ramp not in RAMPS:
-        near = difflib.get_close_matches(ramp, RAMPS, n=3) or RAMPS
-        raise ValueError(f"there is no ramp {ramp!r}. Nearest: {', '.join(near)}; or give points, [[p, factor], …]")
+        raise ValueError(f"there is no ramp {ramp!r}. Nearest: {nearest(ramp, RAMPS)}; or give points, [[p, factor], …]")
     places = [] if isinstance(ramp, str) else [x for x, _ in ramp]
     if not isinstance(ramp, str) and (not places or places != sorted(places) or not all(0 <= x <= 1 for x in places)):
         raise ValueError(f"the ramp's points are {ramp}: give at least one [p, factor], p from 0 to 1 and rising")

@@ -4,12 +4,11 @@
 of 2020; `sample` is the smoke test on photos that the kit draws itself.
 """
 
-import difflib
 from collections.abc import Callable
 
 from kit.config.schema import Augment, Config, Data, Predict, Prune, Student, Teacher, Train
 from kit.config.terms import CE, KD, Hint
-from kit.errors import KitError
+from kit.errors import KitError, nearest
 
 BOSS = Augment(crop_scale=(0.7, 1.0), vertical_flip=0.5, rotate=180, affine_rotate=30)
 KNOWN = Augment(crop_scale=(0.35, 1.0), brightness=0.2)  # nothing that a usual ImageNet teacher has not seen
@@ -126,6 +125,5 @@ RECIPES: dict[str, Callable[[], Config]] = {
 
 def recipe(name: str) -> Config:
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3) or RECIPES
-        raise KitError(f"There is no recipe {name!r}. Nearest: {', '.join(near)}.")
+        raise KitError(f"There is no recipe {name!r}. Nearest: {nearest(name, RECIPES)}.")
     return RECIPES[name]()

@@ -5,7 +5,6 @@ convolution has the width of its input, and where a block adds to what came befo
 which other programs' tools rely on. Any network of timm's is a student too, by its name, and where it was pruned its widths (library.py).
 """
 
-import difflib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from kit.errors import KitError
+from kit.errors import KitError, nearest
 from kit.models.blocks import Bottleneck, Classifier, LargeKernel, Residual, Select, following, has_width, strided_stem, training_only
 from kit.models.cifar import CifarResNet, PreCifarResNet, plain_ties, plain_widths, pre_ties, pre_widths
 from kit.models.course import cnn, cnn_deep, cnn_depthwise, hw7, hw13, mobilenet
@@ -228,8 +227,7 @@ def find(name: str) -> tuple[Spec, tuple[int, ...]]:
         return TABLE[name], ()
     if base in TABLE and TABLE[base].grouped and count.isdecimal() and int(count):
         return TABLE[base], (int(count),)
-    near = difflib.get_close_matches(name, TABLE, n=3) or TABLE
-    raise KitError(f"There is no student {name!r}. Nearest: {', '.join(near)}; or timm/NAME for one of timm's.")
+    raise KitError(f"There is no student {name!r}. Nearest: {nearest(name, TABLE)}; or timm/NAME for one of timm's.")
 
 
 def build_student(name: str, widths: Sequence[int], classes: int) -> nn.Module:

@@ -1,11 +1,10 @@
 """The studies, by name."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from kit.config.recipes import boss, medium, simple
-from kit.errors import KitError
+from kit.errors import KitError, nearest
 from kit.studies.cifar_slim import cifar_slim
 from kit.studies.compression import compression
 from kit.studies.hw7_architectures import hw7_architectures
@@ -66,8 +65,7 @@ STUDIES: dict[str, Callable[[], Study]] = {
 
 def find_study(name: str) -> Study:
     if name not in STUDIES:
-        near = difflib.get_close_matches(name, STUDIES, n=3) or STUDIES
-        raise KitError(f"There is no study {name!r}. Nearest: {', '.join(near)}.")
+        raise KitError(f"There is no study {name!r}. Nearest: {nearest(name, STUDIES)}.")
     return STUDIES[name]()
 
 
@@ -76,8 +74,7 @@ def choose(study: Study, names: Sequence[str]) -> Study:
     known, wanted = {arm.name: arm for arm in study.arms}, set()
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3) or known
-            raise KitError(f"The study {study.name!r} has no arm {name!r}. Nearest: {', '.join(near)}.")
+            raise KitError(f"The study {study.name!r} has no arm {name!r}. Nearest: {nearest(name, known)}.")
     for arm in reversed(study.arms):
         if arm.name in names or arm.name in wanted:
             wanted |= {arm.name, *arm.needs}
