@@ -21,8 +21,6 @@ from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import recalibrate
 from kit.config.competitions import read_limit
 from kit.config.schema import Config, Prune, override
-from kit.console import Log
-from kit.data.cache import Photos, load_photos
 from kit.data.loader import CachedBatches
 from kit.data.order import Order
 from kit.device import choose_device
@@ -31,7 +29,7 @@ from kit.models.cost import count_macs
 from kit.models.recognise import outputs_of
 from kit.models.students import count_parameters, widths_of
 from kit.session import make_room
-from kit.stages.known import dataset_for
+from kit.stages.known import Labelled, labelled_for
 from kit.stages.packing import pack_student, packed_size, rounded_by
 from kit.stages.photos import cached_batches
 from kit.stages.prune import RECALIBRATION
@@ -67,15 +65,6 @@ def parse_limits(words: list[str]) -> Limits:
     return limits
 
 
-@dataclass(frozen=True)
-class Photographs:
-    """What pruning measures with."""
-
-    training: Photos
-    validation: Photos
-    classes: tuple[str, ...]
-
-
 def compress(
     source: Path,
     to: list[str],
@@ -100,7 +89,7 @@ def compress(
     limits, found = parse_limits(to), find_weights(source)
     make_room(out, source)
     student, config = understand(found, name, assignments or [])
-    photos = read(source, data, cache, config, found.classes) if data else None
+    photos = labelled_for(source, found.classes, data, config, cache) if data else None
     classes = found.classes or (photos.classes if photos else tuple(map(str, range(outputs_of(found.weights) or 0))))
     before = count_parameters(student)
     yield f"{found.origin}: {config.student.name}, {before:,} parameters"
@@ -125,12 +114,6 @@ def compress(
         yield f"{predict.say(scores)}, not trained again"
 
 
-def read(source: Path, data: Path, cache: Path, config: Config, classes: tuple[str, ...] | None) -> Photographs:
-    dataset = dataset_for(source, classes, data, config)
-    photos = load_photos(dataset.splits[:2], config.data.cache_side, cache, Log(), skip_bad=config.data.skip_bad)
-    return Photographs(photos["training"], photos["validation"], dataset.classes)
-
-
 def ranks_to_fit(student: nn.Module, limits: Limits, config: Config) -> Ranks:
     if not limits.parameters or limits.macs or limits.bytes or config.pack.method == "course":
         raise KitError("--by rank meets a number of parameters in folded layers, and nothing else but bits: --to 40000params --to 6bit.")
@@ -142,7 +125,7 @@ def too_large(student: nn.Module, target: Target, config: Config) -> bool:
     return bool(over or (target.macs and sum(count_macs(student, config.data.image_size).values()) > target.macs))
 
 
-def pruned(student: nn.Module, target: Target, config: Config, classes: tuple[str, ...], photos: Photographs | None) -> nn.Module:
+def pruned(student: nn.Module, target: Target, config: Config, classes: tuple[str, ...], photos: Labelled | None) -> nn.Module:
     """A copy that keeps the target, its batch norms measured anew."""
     if photos is None:
         raise KitError(
@@ -157,14 +140,14 @@ def pruned(student: nn.Module, target: Target, config: Config, classes: tuple[st
     return slimmer.cpu()
 
 
-def views_of(photos: Photographs, config: Config) -> tuple[CachedBatches, Order, torch.device]:
+def views_of(photos: Labelled, config: Config) -> tuple[CachedBatches, Order, torch.device]:
     """Training batches as a run has them, and the device that they are on."""
     order, device = Order(len(photos.training), config.train.batch_size, config.train.seed), choose_device().device
     return cached_batches(photos.training, order, config.data, config.data.augment, device), order, device
 
 
 def fit_bytes(
-    student: nn.Module, most: int, bits_are_set: bool, config: Config, classes: tuple[str, ...], photos: Photographs | None
+    student: nn.Module, most: int, bits_are_set: bool, config: Config, classes: tuple[str, ...], photos: Labelled | None
 ) -> tuple[nn.Module, Config]:
     """As many bits as fit, and only then fewer channels."""
     fixed = bits_are_set or config.pack.method in ("course", "half")

@@ -12,14 +12,13 @@ from kit.compress.fold import fold
 from kit.compress.foreign import WRITERS, write_foreign
 from kit.compress.onnx import runner, to_int8, write_onnx
 from kit.config.schema import Config
-from kit.console import Log
-from kit.data.cache import Photos, load_photos
+from kit.data.cache import Photos
 from kit.data.order import Order
 from kit.data.squares import as_tensor
 from kit.errors import KitError
 from kit.files import write_durably
 from kit.session import make_room
-from kit.stages.known import dataset_for
+from kit.stages.known import labelled_for
 from kit.stages.weights import Found, find_weights, understand
 
 GRAPHS = ("onnx", "onnx-int8")
@@ -64,15 +63,14 @@ def export_graph(
         return
     if data is None:
         raise KitError("--format onnx-int8 needs photos to measure activations with: give --data.")
-    dataset = dataset_for(source, found.classes, data, config)
-    photos = load_photos(dataset.splits[:2], config.data.cache_side, cache, Log(), skip_bad=config.data.skip_bad)
-    order = Order(len(photos["training"]), BATCH, config.train.seed)
+    photos = labelled_for(source, found.classes, data, config, cache)
+    order = Order(len(photos.training), BATCH, config.train.seed)
     rows = [order.rows(step) for step in range(min(CALIBRATION, order.steps_per_epoch))]
-    small = to_int8(graph, (views_of(photos["training"], part, config) for part in rows))
+    small = to_int8(graph, (views_of(photos.training, part, config) for part in rows))
     write_durably(out, small)
     yield f"{out}: ONNX in int8, {config.student.name} at {config.data.image_size} px, {len(small):,} bytes"
     for kind, each in (("float32", graph), ("int8", small)):
-        accuracy, pace = measure(runner(each, torch.get_num_threads()), photos["validation"], config)
+        accuracy, pace = measure(runner(each, torch.get_num_threads()), photos.validation, config)
         yield f"{kind}: validation accuracy {accuracy:.4f}, {pace:.0f} images/s by ONNX Runtime on {torch.get_num_threads()} threads"
 
 

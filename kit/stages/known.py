@@ -1,10 +1,22 @@
 """The photos for a student that is there already: they must be of the classes that it knows."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from kit.config.schema import Config
+from kit.console import Log
+from kit.data.cache import Photos, load_photos
 from kit.data.layout import Dataset, find_dataset
 from kit.stages.assistant import refuse_other_classes
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What a student is changed and measured with."""
+
+    training: Photos
+    validation: Photos
+    classes: tuple[str, ...]
 
 
 def dataset_for(student: Path, classes: tuple[str, ...] | None, data: Path, config: Config) -> Dataset:
@@ -21,3 +33,10 @@ def dataset_for(student: Path, classes: tuple[str, ...] | None, data: Path, conf
     found = find_dataset(data, classes, config.data.holdout, config.train.seed)
     refuse_other_classes(student, classes, found.classes)
     return found
+
+
+def labelled_for(student: Path, classes: tuple[str, ...] | None, data: Path, config: Config, cache: Path) -> Labelled:
+    """The labelled photos below `data`, decoded. Raises as `dataset_for` and `load_photos`."""
+    dataset = dataset_for(student, classes, data, config)
+    photos = load_photos(dataset.splits[:2], config.data.cache_side, cache, Log(), skip_bad=config.data.skip_bad)
+    return Labelled(photos["training"], photos["validation"], dataset.classes)
