@@ -6,9 +6,8 @@ teach together: a student.kit, a run's folder, and a file below its `checkpoints
 
 import json
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from kit.compress.pack import is_packed, unpack
 from kit.config.schema import Config
@@ -16,7 +15,7 @@ from kit.errors import KitError
 from kit.models.students import build_student
 from kit.models.teacher import build_teacher, load_teacher
 from kit.models.widths import widths_for
-from kit.train.checkpoint import Damaged, Saved, read, saved_in
+from kit.train.checkpoint import Damaged, Saved, read, saved_in, weights_in
 
 SEEN = ("image_size", "mean", "std")  # what a network's input must have in common with the one that it was trained on
 
@@ -137,9 +136,3 @@ def from_checkpoint(saved: Saved, classes: tuple[str, ...] | None) -> tuple[nn.M
             f"{saved.path} is half of a stage and does not say how wide its network is. Give a result (-done-), or a student.kit."
         ) from None
     return network, config
-
-
-def weights_in(state: dict[str, Any]) -> dict[str, Tensor]:
-    if "weights" in state:
-        return state["weights"]
-    return state["best"]["weights"] or state.get("ema") or state["network"]

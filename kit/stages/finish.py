@@ -24,6 +24,7 @@ from kit.stages.packing import pack_student, rounded
 from kit.stages.photos import Material
 from kit.stages.prune import cut, steps_of
 from kit.stages.student import factorised
+from kit.train.checkpoint import weights_in
 
 PROVENANCE = "provenance.json"
 
@@ -219,5 +220,4 @@ def candidate(session: Session, stage: str, classes: int) -> tuple[tuple[int, ..
         return None
     pruned = session.checkpoints(stage.replace("finetune", "prune")).result() if stage.startswith("finetune") else None
     widths = state.get("widths") or (pruned["widths"] if pruned else widths_for(session.config.student, classes))
-    best = state["best"]
-    return widths, best["accuracy"] or 0.0, best["weights"] or state.get("ema") or state["network"]
+    return widths, state["best"]["accuracy"] or 0.0, weights_in(state)

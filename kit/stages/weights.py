@@ -15,7 +15,7 @@ from kit.console import Log
 from kit.errors import KitError
 from kit.models.recognise import as_network, outputs_of, recognise
 from kit.models.students import build_student, widths_of
-from kit.train.checkpoint import NAME, Damaged, Saved, read, saved_in, whole
+from kit.train.checkpoint import Damaged, described, read, saved_in, weights_in, whole
 
 
 @dataclass(frozen=True)
@@ -86,17 +86,13 @@ def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[
 
 def read_weights_file(file: Path) -> Foreign:
     """The state dict in a checkpoint of the kit, known by its name, or in another program's file."""
-    name = NAME.fullmatch(file.name)
-    if not name:
+    saved = described(file)
+    if not saved:
         return read_foreign(file)
-    stage = name["stage"] + name["number"]
     try:
-        content = read(Saved(file, stage, int(name["step"]), bool(name["done"]), name["digest"]))
+        state = read(saved)["state"]
     except Damaged as damage:
         raise KitError(f"{file} is damaged ({damage}). Give another checkpoint of the run.") from None
-    state = content["state"]
-    weights, which = state.get("weights") or (state.get("best") or {}).get("weights"), "best weights"
-    if not weights:
-        weights, which = state.get("ema") or state["network"], "newest weights"
-    done = "its result" if name["done"] else "unfinished"
-    return from_torch(f"checkpoint of {stage} at step {content['step']:,} ({done}, {which})", weights)
+    which = "best weights" if "weights" in state or state["best"]["weights"] else "newest weights"
+    done = "its result" if saved.done else "unfinished"
+    return from_torch(f"checkpoint of {saved.stage} at step {saved.step:,} ({done}, {which})", weights_in(state))

@@ -205,6 +205,13 @@ def read(saved: Saved) -> dict[str, Any]:
     return value
 
 
+def weights_in(state: dict[str, Any]) -> dict[str, Tensor]:
+    """What a stage's state would be deployed with: the teacher's result, the best epoch's weights, before one has ended the newest."""
+    if "weights" in state:
+        return state["weights"]
+    return state["best"]["weights"] or state.get("ema") or state["network"]
+
+
 def refuse_foreign(path: Path, content: dict[str, Any], identity: dict[str, str], config: dict[str, Any]) -> None:
     """Let through what this run may go on from: an equal config but for what is harmless, and the same photos and teacher.
 
