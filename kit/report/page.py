@@ -164,7 +164,7 @@ def lost(run: Run, stage: str) -> dict[str, Any] | None:
 
 def terms(run: Run, trained: list[str]) -> list[str]:
     every = [name for stage in trained for line in run.histories[stage] for name in line]
-    return [name for name in dict.fromkeys(every) if name not in ("stage", "epoch", "step", "accuracy", "macro_f1", "rate")]
+    return [name for name in dict.fromkeys(every) if name not in ("epoch", "step", "accuracy", "macro_f1", "rate")]
 
 
 def plot_term(run: Run, trained: list[str], name: str) -> dict[str, Any]:

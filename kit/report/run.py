@@ -1,6 +1,5 @@
 """A run's folder as the page reads it: run.json, the lines of its epochs, the answers, the networks that it left."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +21,7 @@ from kit.models.library import shapes_on
 from kit.models.students import build_student, count_parameters, widths_of
 from kit.models.teacher import build_teacher
 from kit.models.widths import widths_for
-from kit.session import read_record
+from kit.session import read_by_stage, read_record
 from kit.stages.prune import steps_of
 from kit.train.checkpoint import saved_in, whole
 
@@ -184,7 +183,7 @@ def read_run(out: Path) -> Run:
     record = read_record(out, Log()) if out.is_dir() else None
     if record is None:
         raise KitError(f"{out} holds no run.json that is whole. Give the folder of a run, the --out of `kit run`.")
-    histories = by_stage(read_lines(out / "metrics.jsonl"))
+    histories = read_by_stage(out / "metrics.jsonl")
     if not any(histories.values()):
         raise KitError(
             f"{out} holds no metrics.jsonl with an epoch in it: nothing has been learned there yet. Run the same `kit run` command again, "
@@ -194,22 +193,4 @@ def read_run(out: Path) -> Run:
         config = Config.model_validate(record["config"])
     except ValidationError:
         raise KitError(f"{out} was written by another version of the kit. Draw its page with that version.") from None
-    return Run(out, record, config, histories, by_stage(read_lines(out / "timing.jsonl")), read_answers(out / FILE) or NONE)
-
-
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """JSON lines; one that a kill left half written is passed over."""
-    lines = []
-    for text in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
-
-
-def by_stage(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    stages: dict[str, list[dict[str, Any]]] = {}
-    for line in lines:
-        stages.setdefault(line["stage"], []).append(line)
-    return stages
+    return Run(out, record, config, histories, read_by_stage(out / "timing.jsonl"), read_answers(out / FILE) or NONE)

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -203,11 +202,7 @@ def result_from_file(session: Session, file: Path, checkpoints: Checkpoints) -> 
     """The stage's result made again from teacher.ckpt, where that is the file that later checkpoints were trained with."""
     if not file.is_file() or sha256_of(file)[:16] != session.begun_with.get("teacher"):
         return None
-    try:
-        lines = [json.loads(line) for line in (session.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
-        lines = []
-    history = [line for line in lines if line.pop("stage") == "teacher"]
+    history = session.histories.get("teacher", [])
     weights = torch.load(file, map_location="cpu", weights_only=True)
     done = {"weights": weights, "sha256": sha256_of(file), "history": history}
     checkpoints.finish(history[-1]["step"] if history else 0, done)

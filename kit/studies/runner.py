@@ -17,8 +17,7 @@ from kit.data.layout import find_dataset
 from kit.errors import KitError
 from kit.files import Busy, locked, make_folder, sha256_of
 from kit.pipeline import run as run_pipeline
-from kit.report.run import by_stage, read_lines
-from kit.session import Watch
+from kit.session import Watch, read_by_stage
 from kit.stages.assistant import file_of
 from kit.studies.halving import Halving
 from kit.studies.journal import Entry, append, read
@@ -268,7 +267,7 @@ def run_job(job: Job, data: Path, cache: Path, budget: Budget, watch: Watch | No
 
 def curve_of(folder: Path) -> list[float]:
     """Validation accuracy after each epoch of distillation."""
-    lines = by_stage(read_lines(folder / "metrics.jsonl")).get("distil", [])
+    lines = read_by_stage(folder / "metrics.jsonl").get("distil", [])
     return [round(line["accuracy"], 6) for line in lines if "accuracy" in line]
 
 
