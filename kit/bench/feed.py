@@ -1,7 +1,6 @@
 """`kit bench feed`: normalised batches of training views, by the kit's feeds and by what people use today."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -44,21 +43,10 @@ def kit_ways(config: Config, split: Split, photos: Photos, device: torch.device)
     kept = "resident" if device.type == "cuda" else "mapped"
     feed = cached_batches(photos, order, data.model_copy(update={"feed": "cache"}), augment, device)
     yield Way(f"kit, {kept}", "decoded squares, one warp", counted(feed), batch)
-
-    @contextmanager
-    def streaming() -> Iterator[Callable[[], object]]:
-        streamed = cached_batches(photos, order, data.model_copy(update={"feed": "stream"}), augment, device)
-        steps = iter(range(2**62))
-        yield lambda: streamed(next(steps))
-
+    stream = data.model_copy(update={"feed": "stream"})
+    streaming = lambda: counted(cached_batches(photos, order, stream, augment, device))()  # noqa: E731  anew for each round
     yield Way("kit, streamed", "the same squares, gathered ahead by threads", streaming, batch, warm=5)
-
-    @contextmanager
-    def decoding() -> Iterator[Callable[[], object]]:
-        batches = DecodingBatches(split, order, SeededPipeline(data, augment), to_input(data), device, workers)
-        steps = iter(range(2**62))
-        yield lambda: batches(next(steps))
-
+    decoding = lambda: counted(DecodingBatches(split, order, SeededPipeline(data, augment), to_input(data), device, workers))()  # noqa: E731
     yield Way("kit, decoding", f"JPEGs anew each epoch, {workers} workers", decoding, batch, warm=2 * workers + 1, least=2 * workers)
     pixels, sizes = as_tensor(photos.pixels), torch.from_numpy(photos.sizes)
 
