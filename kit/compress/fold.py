@@ -119,18 +119,16 @@ def unfold(folded: nn.Module, student: nn.Module) -> nn.Module:
     Args:
         student: unfolded, of the same name and widths.
     """
-    norms = {id(getattr(parent, second)): getattr(parent, second) for parent, _, second in conv_norm_pairs(plain(student))}
-    weights = folded.state_dict()
-    fresh = {name: tensor for name, tensor in student.state_dict().items() if name not in weights}
-    biases = {}
-    for parent, first, second in conv_norm_pairs(student):
-        path = next(name for name, module in student.named_modules() if module is getattr(parent, first))
-        biases[id(getattr(parent, second))] = weights.pop(f"{path}.bias")
-        if getattr(parent, first).bias is not None:
-            weights[f"{path}.bias"] = torch.zeros_like(biases[id(getattr(parent, second))])
-    student.load_state_dict(weights | {name: tensor for name, tensor in fresh.items() if name not in weights})
-    for key, norm in norms.items():
+    pairs = [(getattr(parent, first), getattr(parent, second)) for parent, first, second in conv_norm_pairs(plain(student))]
+    names = {module: name for name, module in student.named_modules()}
+    weights, biases = student.state_dict() | folded.state_dict(), {}
+    for conv, norm in pairs:
+        biases[norm] = weights.pop(f"{names[conv]}.bias")
+        if conv.bias is not None:
+            weights[f"{names[conv]}.bias"] = torch.zeros_like(biases[norm])
+    student.load_state_dict(weights)
+    for norm, bias in biases.items():
         norm.reset_running_stats()
         norm.weight.fill_((1 + norm.eps) ** 0.5)
-        norm.bias.copy_(biases[key])
+        norm.bias.copy_(bias)
     return student.eval()
