@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
-from kit.config.schema import Config
+from kit.config.schema import Config, override
 from kit.console import console
 from kit.errors import KitError
 from kit.pipeline import run
@@ -31,7 +31,7 @@ class Measured:
 
 def measure(config: Config, data: Path, cache: Path, teachers: Sequence[Path]) -> Measured:
     """One epoch of every stage and the whole finish, in a folder that is thrown away."""
-    budget, shortest = Budget(None), with_epochs(config, teacher=1, distil=1, finetune=1, lowrank=1, qat=1)
+    budget, shortest = Budget(None), config.shortened(1)
     last = [stage for stage, epochs in epochs_of(shortest).items() if epochs][-1]
 
     def hush(stage: str, history: list[dict[str, Any]]) -> None:
@@ -52,18 +52,8 @@ def measure(config: Config, data: Path, cache: Path, teachers: Sequence[Path]) -
     return Measured(epoch, budget.elapsed() + EXIT - sum(epoch.values()))
 
 
-def with_epochs(config: Config, **epochs: int) -> Config:
-    """The recipe with other plans, validated; a stage that isn't named keeps its own."""
-    value = config.model_dump()
-    value["train"]["epochs"] = epochs.get("distil", config.train.epochs)
-    value["teacher"]["train"]["epochs"] = epochs.get("teacher", config.teacher.train.epochs)
-    if config.prune:
-        value["prune"]["finetune_epochs"] = epochs.get("finetune", config.prune.finetune_epochs) if config.prune.finetune_epochs else 0
-    if config.lowrank and config.lowrank.train_epochs:
-        value["lowrank"]["train_epochs"] = epochs.get("lowrank", config.lowrank.train_epochs)
-    if config.quantize.train_epochs:
-        value["quantize"]["train_epochs"] = epochs.get("qat", config.quantize.train_epochs)
-    return Config.model_validate(value)
+def with_epochs(config: Config, epochs: int) -> Config:
+    return override(config, [f"train.epochs={epochs}"])
 
 
 def epochs_of(config: Config) -> dict[str, int]:
@@ -101,13 +91,13 @@ def fit_epochs(config: Config, measured: Measured, budget: float, quota: float) 
     low, high = 0, math.ceil(quota / measured.epoch["distil"])
     while low < high:
         middle = (low + high + 1) // 2
-        if total(with_epochs(config, distil=middle), measured, budget) <= quota:
+        if total(with_epochs(config, middle), measured, budget) <= quota:
             low = middle
         else:
             high = middle - 1
     if low == 0:
         raise KitError(f"Not one epoch fits into {say_duration(quota)}: one alone takes {say_duration(measured.epoch['distil'])}.")
-    return with_epochs(config, distil=low)
+    return with_epochs(config, low)
 
 
 def describe(config: Config, measured: Measured, budget: float, quota: float) -> Iterator[Table | str]:

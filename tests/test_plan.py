@@ -35,8 +35,8 @@ def test_every_trained_stage_counts():
 def test_the_epochs_that_are_found_fill_the_quota_and_one_more_would_not_fit(quota):
     measured = Measured({"distil": 43.7}, overhead=90)
     found = fit_epochs(BOSS, measured, 2 * HOUR, quota * HOUR).train.epochs
-    more = with_epochs(BOSS, distil=found + 1)
-    assert total(with_epochs(BOSS, distil=found), measured, 2 * HOUR) <= quota * HOUR < total(more, measured, 2 * HOUR)
+    more = with_epochs(BOSS, found + 1)
+    assert total(with_epochs(BOSS, found), measured, 2 * HOUR) <= quota * HOUR < total(more, measured, 2 * HOUR)
 
 
 def test_a_plan_says_what_it_is_and_names_no_file_that_is_gone_when_it_is_read(drawn, tmp_path):

@@ -282,10 +282,8 @@ class Config(Section):
         for p in ramps.PLACES:
             if all(ramps.is_off(term.ramp, p) for term in self.distill):
                 raise ValueError(f"the ramps of all terms of distill are zero at p = {p:g}, and nothing is learnt there: change one")
-        plans = {"train.epochs": self.train.epochs, "quantize.train_epochs": self.quantize.train_epochs}
-        plans |= {"prune.finetune_epochs": self.prune.finetune_epochs} if self.prune else {}
-        plans |= {"lowrank.train_epochs": self.lowrank.train_epochs} if self.lowrank else {}
-        for name, epochs in plans.items():
+        later = [(f"{name}.{field}", getattr(section, field)) for name, field in LATER if (section := getattr(self, name))]
+        for name, epochs in [("train.epochs", self.train.epochs), *later]:
             if epochs and not any(ramps.factor(term.ramp, epoch / epochs) for epoch in range(epochs) for term in self.distill):
                 raise ValueError(f"the ramps of all terms of distill are zero in each of {name}={epochs}: change one, or give more epochs")
         return self
@@ -304,16 +302,20 @@ class Config(Section):
 
     def tiny(self) -> Self:
         """The same recipe, every stage, for a CPU and a few dozen photos: two epochs of small batches at 32 px."""
-        value = self.model_dump() | {"recipe": f"{self.recipe}-tiny"}  # what it hands in must not pass for the recipe's
-        few = {"epochs": 2, "batch_size": 16, "warmup_epochs": 0}
+        value = self.shortened(2).model_dump() | {"recipe": f"{self.recipe}-tiny"}  # what it hands in must not pass for the recipe's
+        few = {"batch_size": 16, "warmup_epochs": 0}
         value["data"] |= {"image_size": 32, "cache_size": 32}
         value["train"] |= few
         value["teacher"]["train"] |= few
-        value["quantize"] |= {"train_epochs": min(1, value["quantize"]["train_epochs"])}
-        if value["prune"]:
-            value["prune"] |= {"finetune_epochs": min(1, value["prune"]["finetune_epochs"])}
-        if value["lowrank"]:
-            value["lowrank"] |= {"train_epochs": min(1, value["lowrank"]["train_epochs"])}
+        return type(self).model_validate(value)
+
+    def shortened(self, epochs: int) -> Self:
+        """The same run with so many epochs of the teacher and of distillation, and one of each later training that it has."""
+        value = self.model_dump()
+        value["train"]["epochs"] = value["teacher"]["train"]["epochs"] = epochs
+        for section, field in LATER:
+            if value[section]:
+                value[section][field] = min(1, value[section][field])
         return type(self).model_validate(value)
 
     def settled(self) -> Self:
@@ -336,6 +338,7 @@ class Config(Section):
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+LATER = (("prune", "finetune_epochs"), ("lowrank", "train_epochs"), ("quantize", "train_epochs"))  # trainings after distillation
 # What a session may bring that another did not: it changes no weight.
 PACE = ("train.save_seconds", "teacher.train.save_seconds", "train.graph", "teacher.train.graph")
 HARMLESS = ("teacher.expected_accuracy", "data.workers", *PACE)
