@@ -199,10 +199,10 @@ def learn(
         session.world.lead(lambda: rehearse(session, material, stage, student, looking))
         torch.manual_seed(derive(plan.seed, f"{stage} adapters"))
         with recalled(session, material, stage, plan, looking) as recall:
-            fuse, wrap = is_fused(plan, session.world), recall.drawn if recall else lambda batches: batches
+            fuse, views = is_fused(plan, session.world), config.data.augment
             objective = Objective(student, looking, config.distill, config.data.image_size, gamma_penalty, recall, fuse)
-            parts = objective.adapters, wrap, objective.prepare, recall is not None  # what is recalled comes from the host
-            state = train(session, material, stage, student, objective, plan, config.data.augment, *parts)
+            adapters, prepare = objective.adapters, objective.prepare
+            state = train(session, material, stage, student, objective, plan, views, adapters=adapters, prepare=prepare, recall=recall)
         done = {"widths": widths} | state.state()
         checkpoints.finish(state.step, done)
     best = done["best"]

@@ -7,11 +7,12 @@ from torch import nn
 
 from kit import predict
 from kit.config.schema import Augment, Train
+from kit.distill.replay import Recall
 from kit.fuse import is_fused
 from kit.session import Session
 from kit.stages.photos import Material, make_order, make_views, mixing
 from kit.train.gradients import Loss
-from kit.train.loop import Batches, Training, fit
+from kit.train.loop import Training, fit
 
 
 def train(
@@ -23,12 +24,11 @@ def train(
     plan: Train,
     augment: Augment,
     adapters: nn.Module | None = None,
-    wrap: Callable[[Batches], Batches] = lambda batches: batches,
     prepare: Callable[[float], Hashable] = lambda progress: None,
-    asks_host: bool = False,
+    recall: Recall | None = None,
 ) -> Training:
-    """A stage's plan, carried through or on. wrap: put around the batches, for a loss that must know which step's they are. prepare,
-    asks_host: as `fit` takes them."""
+    """A stage's plan, carried through or on. prepare: as `fit` takes it. recall: what the loss asks in the teacher's place, on the host,
+    and must be told which step's batch that is of."""
     config = session.config
     order = make_order(session, material, plan)
     views = make_views(session, material, order, augment, is_fused(plan, session.world))
@@ -39,10 +39,11 @@ def train(
     session.log(f"{stage}: {views.says}")
     if plan.compile and not session.world.alone:
         session.log(f"{stage}: steps are not compiled, since several processes share a batch")
+    batches = mixing(views, order, augment, len(material.dataset.classes))
     return fit(
         network,
         loss,
-        wrap(mixing(views, order, augment, len(material.dataset.classes))),
+        recall.drawn(batches) if recall else batches,
         lambda model: predict.scores(model, material.validation, config.data),
         steps_per_epoch=order.steps_per_epoch,
         train=plan,
@@ -55,7 +56,7 @@ def train(
         world=session.world,
         unmixed=views,
         prepare=prepare,
-        asks_host=asks_host,
+        asks_host=recall is not None,
     )
 
 
