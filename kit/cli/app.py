@@ -1,9 +1,12 @@
 """The command's root, and the options that verbs share."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from kit.console import console
 from kit.version import VERSION, commit
@@ -55,6 +58,13 @@ def options(
 def say(line: str) -> None:
     """A line as it is: names and paths may hold what rich takes for markup."""
     console.print(line, markup=False)
+
+
+def show(parts: Iterable[Table | str], width: int) -> None:
+    """Tables `width` columns wide at least: on a narrower terminal their lines break, and numbers that are cut off help nobody."""
+    wide = Console(width=max(console.width, width))
+    for part in parts:
+        say(part) if isinstance(part, str) else wide.print(part)
 
 
 def submissions_folder() -> Path | None:

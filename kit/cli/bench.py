@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from kit.cli.app import CacheOption, SetOption, app, say
+from kit.cli.app import CacheOption, SetOption, app, say, show
 from kit.config.recipes import RECIPES, recipe
 from kit.config.schema import override
-from kit.console import console
 
 
 @app.command(
@@ -46,9 +44,7 @@ def bench(
         find_place(page, outcomes.place_of(name, choose_device().says))  # now, and not after half an hour
     outcome = run(name, override(recipe(name_of_recipe), assignments or []), data, cache_folder(cache), rounds)
     outcomes.write(outcome, json)
-    wide = Console(width=max(console.width, 160))
-    for part in outcomes.screen(outcome):
-        say(part) if isinstance(part, str) else wide.print(part)
+    show(outcomes.screen(outcome), 160)
     say(f"{json}: {len(outcome.rows)} ways, {rounds} rounds")
     if page:
         outcomes.fill(page, outcome)

@@ -4,11 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from kit.cli.app import CacheOption, DataOption, SetOption, app, say
+from kit.cli.app import CacheOption, DataOption, SetOption, app, say, show
 from kit.config.competitions import COMPETITIONS, competition
-from kit.console import console
 from kit.errors import KitError
 
 FORMATS = ("ckpt", "hw7-8bit", "hw7-16bit", "safetensors", "onnx", "onnx-int8")  # kit/export.py's, whose import takes seconds
@@ -46,9 +44,7 @@ def inspect(
     """Layers with shapes, parameters, MACs, bits and bytes. No pickle is executed."""
     from kit.inspection import inspect as describe
 
-    wide = Console(width=max(console.width, 130))  # on a narrow terminal its lines break; numbers that are cut off help nobody
-    for part in describe(file, image_size):
-        console.print(part, markup=False) if isinstance(part, str) else wide.print(part)
+    show(describe(file, image_size), 130)
 
 
 @app.command(
@@ -180,6 +176,4 @@ def students(
     """The students side by side: parameters, multiplications, activations, and the time of a step on this machine."""
     from kit.gallery import compare
 
-    wide = Console(width=max(console.width, 160))
-    for part in compare(names or (), image_size, classes, parameters, multiple):
-        say(part) if isinstance(part, str) else wide.print(part)
+    show(compare(names or (), image_size, classes, parameters, multiple), 160)
