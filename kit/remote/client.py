@@ -91,26 +91,29 @@ class Kaggle:
                     self.say(f"{error}; asking again every {LONG_PAUSE / 60:.0f} minutes, for {self.patience / 3600:.0f} h at most")
                 self.sleep(pause)
 
-    def send_file(self, url: str, content: bytes, name: str) -> None:
-        """PUT a file to the place that Kaggle gave for it, again while it does not arrive.
+    def transfer(self, name: str, url: str, content: bytes | None = None) -> bytes:
+        """A file's content from the place that Kaggle gave for it, or `content` put there; again while it does not arrive.
 
         Raises:
-            KitError: it was refused, or could not be sent as long as `ask` asks.
+            KitError: it was refused, or did not arrive for as long as `ask` asks.
         """
         import requests
 
-        def attempt() -> None:
+        method, done = ("GET", "fetched") if content is None else ("PUT", "uploaded")
+
+        def attempt() -> bytes:
             try:
-                answer = requests.put(url, data=content, timeout=self.seconds)
-            except (requests.exceptions.RequestException, OSError) as error:
-                raise Unreachable(f"the file {name} could not be uploaded ({type(error).__name__})") from None
-            says = f"could not be uploaded ({answer.status_code} {answer.reason})"
+                answer = requests.request(method, url, data=content, timeout=self.seconds)
+            except OSError as error:  # requests' own are such
+                raise Unreachable(f"the file {name} could not be {done} ({type(error).__name__})") from None
+            says = f"could not be {done} ({answer.status_code} {answer.reason})"
             if answer.status_code in PASSING:
                 raise Unreachable(f"the file {name} {says}")
-            if not answer.ok:
+            if not answer.ok:  # an address that has expired stays so, however long a chain is patient
                 raise KitError(f"{name} {says}. Try again later.")
+            return answer.content  # urllib3 has compared its length, as it was sent, with the announced one
 
-        self.again(attempt)
+        return self.again(attempt)
 
 
 @contextlib.contextmanager

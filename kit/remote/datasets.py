@@ -58,7 +58,7 @@ def upload_file(kaggle: Kaggle, file: Path) -> str:
     wanted.type, wanted.name, wanted.content_length = ApiBlobType.DATASET, file.name, len(content)
     wanted.last_modified_epoch_seconds = int(file.stat().st_mtime)
     answer = kaggle.ask(lambda client: client.blobs.blob_api_client.start_blob_upload(wanted))
-    kaggle.send_file(answer.create_url, content, file.name)
+    kaggle.transfer(file.name, answer.create_url, content)
     return answer.token
 
 

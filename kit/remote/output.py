@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kit.config.schema import in_words
 from kit.errors import KitError
 from kit.files import make_folder, write_durably
-from kit.remote.client import PASSING, Kaggle, Unreachable
+from kit.remote.client import Kaggle
 
 PAGE = 100  # files that are listed at once
 PROVENANCE = "provenance.json"
@@ -41,27 +40,21 @@ class Provenance(BaseModel):
     student_sha256: str | None = None
 
 
-@dataclass(frozen=True)
-class OutputFile:
-    name: str
-    url: str
-
-
-def list_output(kaggle: Kaggle, ref: str) -> tuple[list[OutputFile], str]:
-    """All files of a kernel's newest session, and its log.
+def list_output(kaggle: Kaggle, ref: str) -> tuple[dict[str, str], str]:
+    """{name: address} of all files of a kernel's newest session, and its log.
 
     Raises:
         KitError: Kaggle refused, or could not be reached.
     """
     from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest
 
-    files: list[OutputFile] = []
+    files: dict[str, str] = {}
     wanted = ApiListKernelSessionOutputRequest()
     wanted.user_name, wanted.kernel_slug = ref.split("/")
     wanted.page_size, log = PAGE, ""
     while True:
         answer = kaggle.ask(lambda client: client.kernels.kernels_api_client.list_kernel_session_output(wanted))
-        files += [OutputFile(file.file_name, file.url) for file in answer.files or []]
+        files |= {file.file_name: file.url for file in answer.files or []}
         log = log or answer.log or ""
         if not answer.next_page_token:
             return files, log
@@ -89,24 +82,24 @@ def contents(kaggle: Kaggle, ref: str, pattern: str = ".*") -> Iterator[tuple[st
         wish = re.compile(pattern)
     except re.error as error:
         raise KitError(f"{pattern!r} is no regular expression ({error}). All CSVs are '.*\\.csv', all files '.*'.") from None
-    files = {file.name: file for file in list_output(kaggle, ref)[0]}
-    fitting = [file for name, file in files.items() if wish.fullmatch(name) and name != PROVENANCE]
+    files, _ = list_output(kaggle, ref)
+    fitting = [name for name in files if wish.fullmatch(name) and name != PROVENANCE]
     if not fitting and not (PROVENANCE in files and wish.fullmatch(PROVENANCE)):
         raise KitError(f"The newest session of {ref} left no file that fits {pattern!r}. Has it ended? Look at its page.")
     written: dict[str, Any] = {}
     if PROVENANCE in files:
-        content = download(kaggle, files[PROVENANCE])
+        content = kaggle.transfer(PROVENANCE, files[PROVENANCE])
         written = read_provenance(content, f"{PROVENANCE} of {ref}", "Run the session again")
         yield PROVENANCE, content
-    for file in fitting:
-        content = download(kaggle, file)
-        wanted, found = written.get(WRITTEN_DOWN.get(file.name, "")), hashlib.sha256(content).hexdigest()
+    for name in fitting:
+        content = kaggle.transfer(name, files[name])
+        wanted, found = written.get(WRITTEN_DOWN.get(name, "")), hashlib.sha256(content).hexdigest()
         if wanted and wanted != found:
             raise KitError(
-                f"{file.name} of {ref} has the sha256 {found[:16]}…, its run wrote {wanted[:16]}…: Kaggle gave another session's file or a "
+                f"{name} of {ref} has the sha256 {found[:16]}…, its run wrote {wanted[:16]}…: Kaggle gave another session's file or a "
                 "damaged one. It is not kept; try again later."
             )
-        yield file.name, content
+        yield name, content
 
 
 def read_object(content: bytes) -> dict[str, Any]:
@@ -152,30 +145,7 @@ def mirror(kaggle: Kaggle, ref: str, folder: Path) -> list[Path]:
     return sorted(kept)
 
 
-def download(kaggle: Kaggle, file: OutputFile) -> bytes:
-    """A file's content, asked for again while it does not come whole.
-
-    Raises:
-        KitError: as `Kaggle.ask`.
-    """
-    import requests
-
-    def attempt() -> bytes:
-        try:
-            answer = requests.get(file.url, timeout=kaggle.seconds)
-        except requests.exceptions.RequestException as error:
-            raise Unreachable(f"the file {file.name} could not be fetched ({type(error).__name__})") from None
-        says = f"could not be fetched ({answer.status_code} {answer.reason})"
-        if answer.status_code in PASSING:
-            raise Unreachable(f"the file {file.name} {says}")
-        if not answer.ok:  # an address that has expired stays so, however long a chain is patient
-            raise KitError(f"{file.name} {says}. Try again later.")
-        return answer.content  # urllib3 has compared its length, as it was sent, with the announced one
-
-    return kaggle.again(attempt)
-
-
 def session_record(kaggle: Kaggle, ref: str) -> tuple[dict[str, Any], list[str]]:
     """run.json of the newest session, empty where it left none that can be read, and the names of all that it left."""
-    files = {file.name: file for file in list_output(kaggle, ref)[0]}
-    return read_object(download(kaggle, files["run.json"])) if "run.json" in files else {}, list(files)
+    files, _ = list_output(kaggle, ref)
+    return read_object(kaggle.transfer("run.json", files["run.json"])) if "run.json" in files else {}, list(files)

@@ -192,7 +192,7 @@ def upload(kaggle: Kaggle, entry: Entry) -> str:
     wanted.competition_name, wanted.file_name, wanted.content_length = entry.rules.slug, entry.csv.name, len(content)
     wanted.last_modified_epoch_seconds = int(entry.csv.stat().st_mtime)
     answer = kaggle.ask(lambda client: client.competitions.competition_api_client.start_submission_upload(wanted))
-    kaggle.send_file(answer.create_url, content, entry.csv.name)
+    kaggle.transfer(entry.csv.name, answer.create_url, content)
     return answer.token
 
 

@@ -404,7 +404,7 @@ def test_output_is_fetched_whole_or_not_at_all(tmp_path, server, kaggle):
     small = kernel(tmp_path)
     (small / "main.py").write_text("from pathlib import Path\nfor i in range(5):\n    Path(f'{i}.txt').write_text(str(i) * 100)\n")
     chain(small, kaggle, print, folder=tmp_path / "chain", max_sessions=1)
-    assert [file.name for file in list_output(kaggle, REF)[0]] == [f"{i}.txt" for i in range(5)]
+    assert list(list_output(kaggle, REF)[0]) == [f"{i}.txt" for i in range(5)]
     server.faults["download"].extend([503, 500])
     (pulled,) = fetch(kaggle, REF, tmp_path / "pulled", "3.txt")
     assert pulled.read_text() == "3" * 100
