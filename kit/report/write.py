@@ -13,10 +13,9 @@ from kit import predict
 from kit.answers import FILE, Answers, answers_to
 from kit.data.cache import Photos
 from kit.files import make_folder, write_durably
-from kit.models.students import build_student
 from kit.report.run import Run, read_run
 from kit.session import Session
-from kit.stages.finish import candidate
+from kit.stages.finish import so_far
 from kit.stages.photos import Material
 from kit.stages.prune import steps_of
 from kit.train.budget import EXIT, PAGE, Budget
@@ -70,12 +69,10 @@ def look_at_students(session: Session, material: Material) -> None:
         if not room_for(session.budget, evaluation):
             session.log(f"no time to ask the student of {stage} for the page")
             break
-        if not files or answers.of.get(stage) == files[-1].digest or (found := candidate(session, stage, len(classes))) is None:
+        if not files or answers.of.get(stage) == files[-1].digest or (found := so_far(session, stage, len(classes))) is None:
             continue
-        widths, _, weights = found
-        student = build_student(session.config.student.name, widths, len(classes))
-        student.load_state_dict(weights)
-        answers.logits[stage] = predict.logits(student.to(session.device.device).eval(), photos, session.config.data).numpy()
+        student = found.student(session.config, len(classes)).to(session.device.device)
+        answers.logits[stage] = predict.logits(student, photos, session.config.data).numpy()
         answers.of[stage] = files[-1].digest
     answers.thumbnails = thumbnails(answers, photos)
     answers.save(session.out / FILE)

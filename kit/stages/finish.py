@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from kit.compress.lsq import with_steps
 from kit.compress.pack import Packed, unpack
 from kit.compress.prune import Target
 from kit.config.competitions import check_limits, competition
+from kit.config.schema import Config
 from kit.errors import KitError, Suspended
 from kit.files import sha256_of, write_json
 from kit.ledger import file_away
@@ -152,6 +154,21 @@ def provenance(session: Session, state: str) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class SoFar:
+    """What a stage has come to: its best epoch, else its newest weights. accuracy: on validation; after a final fit it is 0, and of stages
+    that keep the limit the latest counts."""
+
+    widths: tuple[int, ...]
+    accuracy: float
+    weights: dict[str, Tensor]
+
+    def student(self, config: Config, classes: int) -> nn.Module:
+        student = build_student(config.student.name, self.widths, classes)
+        student.load_state_dict(self.weights)
+        return student.eval()
+
+
 def hand_in_best_so_far(session: Session, material: Material | None, pause: Suspended, submissions: Path | None) -> None:
     """Every session ends with a submission: a provisional one, from the best weights so far that keep the limit."""
     reason, asked = str(pause)[0].upper() + str(pause)[1:], session.budget.stop
@@ -164,7 +181,7 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         session.log("the submission of the session before stays" if left else "no submission yet: there was no time for one")
         return
     stages = [stage for step in reversed(steps_of(session.config.prune)) for stage in (step.finetune, step.prune)]
-    found = [c for stage in (*stages, "distil") if (c := candidate(session, stage, len(material.dataset.classes)))]
+    found = [each for stage in (*stages, "distil") if (each := so_far(session, stage, len(material.dataset.classes)))]
     if not found and not asked and not session.checkpoints("teacher").files():
         raise KitError(
             f"{reason}, and nothing is trained yet that could be handed in. The decoded photos and what was saved are "
@@ -174,50 +191,52 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
     if not found:
         session.log("no submission yet: no student is trained that could be handed in")
         return
-    students = []
-    for widths, accuracy, weights in found:
-        student = build_student(session.config.student.name, widths, len(material.dataset.classes))
-        student.load_state_dict(weights)
-        students.append((not check_limits(session.config.whose_limit, count_parameters(student)), accuracy, student))
-    fits, _, best = max(students, key=lambda entry: entry[:2])
-    later = of_later_stages(session, students[0][2], len(material.dataset.classes)) if fits or session.config.lowrank else {}
     with session.budget.timed("hand in"):
-        if fits:
-            finished = {"training": best.eval()} | later
-        elif session.config.lowrank:  # thin layers keep the limit, as trained so far or as they would begin
-            if not later:
-                later = {"lowrank": factorised(best, session.config).eval()}
-                session.log(f"a copy's layers were made thinner for this submission: {count_parameters(later['lowrank']):,} parameters")
-            finished = later
-        else:  # its plan says to prune, later; until then a copy is
-            best, widths = cut(session, material, best, Target(competition(session.config.whose_limit).max_parameters))
-            session.log(f"a copy was pruned to {count_parameters(best):,} parameters for this submission, widths {list(widths)}")
-            finished = {"training": best.eval()}
-        submit(session, material, quantize(session, material, finished), "suspended", submissions)
+        submit(session, material, quantize(session, material, best_of(session, material, found)), "suspended", submissions)
+
+
+def best_of(session: Session, material: Material, found: list[SoFar]) -> dict[str, nn.Module]:
+    """{stage: student} to choose from when they are packed. found: the latest stage first; where none keeps the limit, a copy does."""
+    config, classes = session.config, len(material.dataset.classes)
+    students = [each.student(config, classes) for each in found]
+    fits = [not check_limits(config.whose_limit, count_parameters(student)) for student in students]
+    best = max(range(len(found)), key=lambda i: (fits[i], found[i].accuracy))
+    later = of_later_stages(session, students[0], classes) if fits[best] or config.lowrank else {}
+    if fits[best]:
+        return {"training": students[best]} | later
+    if later:  # thin layers keep the limit
+        return later
+    if config.lowrank:
+        thin = factorised(students[best], config).eval()
+        session.log(f"a copy's layers were made thinner for this submission: {count_parameters(thin):,} parameters")
+        return {"lowrank": thin}
+    # its plan says to prune, later; until then a copy is
+    slimmer, widths = cut(session, material, students[best], Target(competition(config.whose_limit).max_parameters))
+    session.log(f"a copy was pruned to {count_parameters(slimmer):,} parameters for this submission, widths {list(widths)}")
+    return {"training": slimmer.eval()}
 
 
 def of_later_stages(session: Session, student: nn.Module, classes: int) -> dict[str, nn.Module]:
     """{stage: what it has made so far of the last pruning's student}, of the stages that change its layers. Their accuracies are no
     measure beside the others': of weights on grids, or of fewer weights. They are compared once they are packed."""
     found = {}
-    if session.config.lowrank and (begun := candidate(session, "lowrank", classes)):
+    if session.config.lowrank and (begun := so_far(session, "lowrank", classes)):
         student = factorised(student, session.config)
-        student.load_state_dict(begun[2])
+        student.load_state_dict(begun.weights)
         found["lowrank"] = student.eval()
-    if begun := candidate(session, "qat", classes):
+    if begun := so_far(session, "qat", classes):
         student = with_steps(student, session.config.pack)
-        student.load_state_dict(begun[2])
+        student.load_state_dict(begun.weights)
         found["qat"] = student.eval()
     return found
 
 
-def candidate(session: Session, stage: str, classes: int) -> tuple[tuple[int, ...], float, dict[str, Tensor]] | None:
-    """(widths, validation accuracy, weights) of the best epoch of a stage so far, else of its newest weights; None before any. After a
-    final fit the accuracy is 0, and of stages that keep the limit the latest counts."""
+def so_far(session: Session, stage: str, classes: int) -> SoFar | None:
+    """None before its first step."""
     checkpoints = session.checkpoints(stage)
     state = checkpoints.result() or checkpoints.load()
     if state is None or state.get("step") == 0:  # saved before the first step: it knows nothing
         return None
     pruned = session.checkpoints(stage.replace("finetune", "prune")).result() if stage.startswith("finetune") else None
     widths = state.get("widths") or (pruned["widths"] if pruned else widths_for(session.config.student, classes))
-    return widths, state["best"]["accuracy"] or 0.0, weights_in(state)
+    return SoFar(widths, state["best"]["accuracy"] or 0.0, weights_in(state))
