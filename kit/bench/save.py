@@ -45,7 +45,7 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
 def in_training(config: Config, device: Device) -> Training:
     """A state of full size: an optimiser that has taken a step, the best weights, and the state at the last epoch's end."""
     student = build_student(config.student.name, widths_for(config.student, CLASSES), CLASSES)
-    state = begin(student, torch.nn.Module(), config.train, device)
+    state = begin(student, torch.nn.Module(), config.train, 1, device)
     for group in state.optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.randn_like(parameter)

@@ -47,11 +47,11 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
     photos = decoded(split, config, cache)
     feed = cached_batches(photos, order, config.data, config.data.augment, where)
     objective = Objective(student, panel, config.distill, config.data.image_size)
-    state = begin(student, objective.adapters, train, device)
+    state = begin(student, objective.adapters, train, STEPS // train.epochs, device)
     images, labels = feed(0)
 
     def step(learn: Learn, batches: Batches = lambda _: (images, labels)) -> None:
-        take_step(state, learn, batches, STEPS, STEPS // train.epochs, train, World())
+        take_step(state, learn, batches, World())
 
     def ce(images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         return F.cross_entropy(student(images).float(), labels), {}

@@ -63,11 +63,11 @@ def step_once(session: Session, material: Material, student: nn.Module, teacher:
     plan = config.train.model_copy(update={"lr": lr})
     objective = Objective(student, teacher, config.distill, config.data.image_size)
     order = make_order(session, material, plan)
-    state = begin(student, objective.adapters, plan, session.device)
+    state = begin(student, objective.adapters, plan, order.steps_per_epoch, session.device)
     views = make_views(session, material, order, config.data.augment)
     batches = mixing(views, order, config.data.augment, len(material.dataset.classes))
     learn = Backward(objective, state.optimizer, state.scaler, session.device)
-    take_step(state, learn, batches, 1, 1, plan, session.world)
+    take_step(state, learn, batches, session.world)
 
 
 def rehearse_hand_in(session: Session, material: Material, evaluation: str, student: nn.Module) -> float:

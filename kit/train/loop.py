@@ -45,13 +45,15 @@ RATES = {"finetune": "prune.finetune_lr", "lowrank": "lowrank.train_lr", "qat": 
 
 @dataclass
 class Training:
-    """Everything that changes while a network trains.
+    """A plan, and everything that changes while a network is trained by it.
 
     best: accuracy, epoch and weights of the best epoch by validation. rate: what the learning rate is multiplied by, below 1 after the
     run has diverged once. good: the state to go back to then, None after that. fresh: the state at the last epoch's end, which is good
     when the next epoch has been sound: that an update was too much shows only in the losses after it.
     """
 
+    plan: Train
+    steps_per_epoch: int
     network: nn.Module
     adapters: nn.Module
     optimizer: torch.optim.Optimizer
@@ -66,6 +68,21 @@ class Training:
     rate: float = 1.0
     good: dict[str, Any] | None = None
     fresh: dict[str, Any] | None = None
+
+    @property
+    def steps(self) -> int:
+        """Of the whole plan."""
+        return self.plan.epochs * self.steps_per_epoch
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are over."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def progress(self) -> float:
+        """The share of the plan's epochs that is over: what ramps look at."""
+        return self.epoch / self.plan.epochs
 
     @property
     def deployed(self) -> nn.Module:
@@ -137,9 +154,8 @@ def fit(
         StorageError: the session's last checkpoint could not be written.
     """
     world = world or World()
-    state = begin(network, adapters or nn.Module(), train, device)
-    learners = nn.ModuleList([network, state.adapters])
-    stage, steps = checkpoints.stage, train.epochs * steps_per_epoch
+    state = begin(network, adapters or nn.Module(), train, steps_per_epoch, device)
+    learners, stage = nn.ModuleList([network, state.adapters]), checkpoints.stage
     if saved := checkpoints.load():
         try:
             state.load(saved, device.device)
@@ -150,7 +166,7 @@ def fit(
                 f"{stage}: what was saved does not fit what is trained here now ({' '.join(str(error).split())[:160]}): another version of "
                 "the kit began this stage. End the run with that one, or begin anew in another --out."
             ) from None
-        log(f"{stage}: going on from step {state.step:,} of {steps:,} (epoch {state.step // steps_per_epoch} of {train.epochs})")
+        log(f"{stage}: going on from step {state.step:,} of {state.steps:,} (epoch {state.epoch} of {train.epochs})")
     else:
         state.remember()
         save(state, checkpoints, budget)  # what it takes is known from here on, and a disk without room stops the run now and not tonight
@@ -166,30 +182,30 @@ def fit(
 
     step, evaluation, saving, waiting = (f"{stage} {kind}" for kind in KINDS)
     begun_at, saved_at, pace, seen, met = state.step, budget.clock(), Pace(budget, stage), 0, set[Hashable]()
-    with progress(stage, steps, shown=world.first, done=state.step) as moved, shared_norms(learners, world):
-        while state.step < steps and not out_of_patience(state, train, steps_per_epoch):
-            ends_epoch, terms = (state.step + 1) % steps_per_epoch == 0, prepare(share_done(state, steps_per_epoch, train))
+    with progress(stage, state.steps, shown=world.first, done=state.step) as moved, shared_norms(learners, world):
+        while state.step < state.steps and not out_of_patience(state):
+            ends_epoch, terms = (state.step + 1) % steps_per_epoch == 0, prepare(state.progress)
             work = "compile" if is_fused(train, world) and terms not in met else step  # a step after it does not take as long
             if not budget.fits(work, saving, "hand in", *([evaluation] if ends_epoch else [])):
                 if state.step > begun_at:
-                    sound(state, steps_per_epoch, stage, device, log)
+                    sound(state, stage, device, log)
                     save(state, checkpoints, budget)
-                budget.insist(f"step {state.step + 1:,} of {steps:,} of {stage}", work, saving, "hand in", evaluation)
+                budget.insist(f"step {state.step + 1:,} of {state.steps:,} of {stage}", work, saving, "hand in", evaluation)
             with budget.timed(work):
-                seen += world.size * take_step(state, learn, batches, steps, steps_per_epoch, train, world)
+                seen += world.size * take_step(state, learn, batches, world)
             met.add(terms)
             moved(state.step)
             due = not world.all(budget.clock() - saved_at < train.save_seconds)
             if ends_epoch or due:
                 with budget.timed(waiting):
-                    fine = sound(state, steps_per_epoch, stage, device, log)
+                    fine = sound(state, stage, device, log)
                 due = due or not fine
             if ends_epoch and fine:
                 with budget.timed(evaluation):
-                    finish_epoch(state, look, steps_per_epoch, train)
+                    finish_epoch(state, look)
                 seconds, seen = pace.restart(seen), 0
                 on_epoch(state.history, seconds)
-                log(describe(stage, state, train, seconds))
+                log(describe(stage, state, seconds))
             if due:
                 with suppress_full_disk(log):
                     save(state, checkpoints, budget)
@@ -202,7 +218,7 @@ def fit(
         budget.insist(f"batch norm of {stage} was measured anew", *owed)
         torch.manual_seed(derive(train.seed, "measure"))
         remeasure(last := candidate(state), unmixed or batches, measured, world)
-        offer(state, last, {} if train.final_fit else look(last), steps_per_epoch)
+        offer(state, last, {} if train.final_fit else look(last))
     log(f"{stage}: {chosen(state)}")
     return state
 
@@ -216,9 +232,11 @@ def suppress_full_disk(log: Log) -> Iterator[None]:
         log(f"no checkpoint this time: {error}")
 
 
-def begin(network: nn.Module, adapters: nn.Module, train: Train, device: Device) -> Training:
+def begin(network: nn.Module, adapters: nn.Module, train: Train, steps_per_epoch: int, device: Device) -> Training:
     network.to(device.device)
     return Training(
+        plan=train,
+        steps_per_epoch=steps_per_epoch,
         network=network,
         adapters=adapters,
         optimizer=make_optimizer([network, adapters], train),
@@ -228,17 +246,18 @@ def begin(network: nn.Module, adapters: nn.Module, train: Train, device: Device)
     )
 
 
-def take_step(state: Training, learn: Learn, batches: Batches, steps: int, steps_per_epoch: int, train: Train, world: World) -> int:
+def take_step(state: Training, learn: Learn, batches: Batches, world: World) -> int:
     """One optimiser step; how many images this process looked at. Nothing here waits for the device, but for Muon under a scaler."""
+    train = state.plan
     for group in state.optimizer.param_groups:
-        group["lr"] = state.rate * rate_at(state.step, steps, steps_per_epoch, train)
+        group["lr"] = state.rate * rate_at(state.step, state.steps, state.steps_per_epoch, train)
     state.network.train()
     images, labels = batches(state.step)
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]
 
     def gradients() -> dict[str, Tensor]:
         torch.manual_seed(derive(train.seed, "global", state.step))  # for dropout and whatever else draws from the global generator
-        values = learn(images, labels, share_done(state, steps_per_epoch, train))
+        values = learn(images, labels, state.progress)
         # one message; the losses with it, so that no sum of theirs is rounded by when a checkpoint is due
         world.average([*(p.grad for p in trained if p.grad is not None), *values.values()])
         return values
@@ -260,14 +279,9 @@ def take_step(state: Training, learn: Learn, batches: Batches, steps: int, steps
     return len(images)
 
 
-def share_done(state: Training, steps_per_epoch: int, train: Train) -> float:
-    """Of the plan's epochs, those that are over: what ramps look at."""
-    return state.step // steps_per_epoch / train.epochs
-
-
-def finish_epoch(state: Training, evaluate: Evaluate, steps_per_epoch: int, train: Train) -> None:
+def finish_epoch(state: Training, evaluate: Evaluate) -> None:
     """Average the losses, evaluate the deployed weights, keep them if they are the best so far; in a final fit without a look."""
-    epoch, losses = state.step // steps_per_epoch, means(state, steps_per_epoch)
+    train, epoch, losses = state.plan, state.epoch, means(state)
     deployed = state.deployed.eval()
     scores = {} if train.final_fit else evaluate(deployed)
     slower = {"rate": state.rate} if state.rate != 1 else {}
@@ -275,16 +289,16 @@ def finish_epoch(state: Training, evaluate: Evaluate, steps_per_epoch: int, trai
     state.sums = {}
     if state.average and epoch > (train.swa_from or 0) * train.epochs:
         state.average.update_parameters(state.network)
-    offer(state, deployed, scores, steps_per_epoch)
+    offer(state, deployed, scores)
     state.remember()
 
 
-def offer(state: Training, model: nn.Module, scores: dict[str, float], steps_per_epoch: int) -> None:
+def offer(state: Training, model: nn.Module, scores: dict[str, float]) -> None:
     """Keep a network's weights as the best where its accuracy is; without scores, in a final fit, the newest are."""
     accuracy = scores.get("accuracy")
     if accuracy is None or accuracy > state.best["accuracy"]:
         weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        state.best = {"accuracy": accuracy, "epoch": state.step // steps_per_epoch, "weights": weights}
+        state.best = {"accuracy": accuracy, "epoch": state.epoch, "weights": weights}
 
 
 def candidate(state: Training) -> nn.Module:
@@ -296,8 +310,9 @@ def candidate(state: Training) -> nn.Module:
     return best
 
 
-def means(state: Training, steps: int) -> dict[str, float]:
-    """Of each loss term over the epoch's steps. Waits for the device."""
+def means(state: Training) -> dict[str, float]:
+    """Of each loss term over the epoch's steps so far. Waits for the device."""
+    steps = state.step % state.steps_per_epoch or state.steps_per_epoch
     return {name: round(float(value) / steps, 6) for name, value in state.sums.items()}
 
 
@@ -307,7 +322,7 @@ def save(state: Training, checkpoints: Checkpoints, budget: Budget) -> None:
         checkpoints.save(state.step, state.state())
 
 
-def sound(state: Training, steps_per_epoch: int, stage: str, device: Device, log: Log) -> bool:
+def sound(state: Training, stage: str, device: Device, log: Log) -> bool:
     """Whether the run is where it should be. If not, it is back at the end of the epoch before the last one, with a smaller step, once.
 
     Where it goes back to depends on the step alone, whenever it is asked: a run that diverges takes the same steps after a kill.
@@ -315,7 +330,7 @@ def sound(state: Training, steps_per_epoch: int, stage: str, device: Device, log
     Raises:
         KitError: the second time.
     """
-    trouble = find_trouble(state, steps_per_epoch)
+    trouble = find_trouble(state)
     if trouble is None:
         return True
     if state.good is None:
@@ -335,14 +350,13 @@ def sound(state: Training, steps_per_epoch: int, stage: str, device: Device, log
     return False
 
 
-def find_trouble(state: Training, steps_per_epoch: int) -> str | None:
+def find_trouble(state: Training) -> str | None:
     """A loss that is no number; or, at an epoch's end, one that is ten times what it was at the start. Waits for the device."""
-    steps = state.step % steps_per_epoch or steps_per_epoch
-    losses = means(state, steps)
+    losses = means(state)
     for name, value in losses.items():
         if not math.isfinite(value):
             return f"the loss {name!r} is no number any more"
-    if steps < steps_per_epoch:
+    if state.step % state.steps_per_epoch:
         return None
     for name, value in losses.items():
         if name == "loss" and len(losses) > 1:
@@ -352,17 +366,17 @@ def find_trouble(state: Training, steps_per_epoch: int) -> str | None:
     return None
 
 
-def out_of_patience(state: Training, train: Train, steps_per_epoch: int) -> bool:
-    epoch = state.step // steps_per_epoch
-    return train.patience is not None and bool(state.history) and epoch - state.best["epoch"] >= train.patience
+def out_of_patience(state: Training) -> bool:
+    patience = state.plan.patience
+    return patience is not None and bool(state.history) and state.epoch - state.best["epoch"] >= patience
 
 
-def describe(stage: str, state: Training, train: Train, seconds: dict[str, float]) -> str:
+def describe(stage: str, state: Training, seconds: dict[str, float]) -> str:
     line = state.history[-1]
     losses = "  ".join(f"{name} {value:.3f}" for name, value in line.items() if name not in ("epoch", "step", "accuracy", "macro_f1"))
     scored = f"val {line['accuracy']:.4f} (best {state.best['accuracy']:.4f})" if "accuracy" in line else "no validation"
     pace = f"{seconds['seconds']:.1f} s  {seconds['images_per_second']:.0f} img/s"
-    return f"{stage} {line['epoch']}/{train.epochs}  {losses}  {scored}  {pace}"
+    return f"{stage} {line['epoch']}/{state.plan.epochs}  {losses}  {scored}  {pace}"
 
 
 def chosen(state: Training) -> str:

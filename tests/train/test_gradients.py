@@ -43,12 +43,12 @@ def trained(plan, recorded, *, steps=STEPS, wrap=lambda loss: loss, says=print, 
     student.fc = nn.Sequential(nn.Dropout(0.2), student.fc)
     teacher = build_teacher("torchvision/resnet18", 5).eval().requires_grad_(False).to(device.device, device.teacher)
     objective = Objective(student, teacher, TERMS, 64)
-    state = begin(student, objective.adapters, plan, device)
+    state = begin(student, objective.adapters, plan, steps // 2, device)
     learn = Backward(wrap(objective), state.optimizer, state.scaler, device)
     if recorded:
         learn = Recorded(learn, objective.prepare, says)
     for _ in range(steps):
-        take_step(state, learn, batches, steps, steps // 2, plan, World())
+        take_step(state, learn, batches, World())
     return {name: tensor for part in (state.network, state.adapters, state.ema.module) for name, tensor in part.state_dict().items()}, learn
 
 

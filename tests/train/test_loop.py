@@ -202,9 +202,9 @@ def test_a_run_that_diverges_twice_stops_and_keeps_a_sound_checkpoint(tmp_path):
 
 @pytest.mark.parametrize(("mean", "trouble"), [(0.3, None), (3.0, "the loss 'ce' has exploded from 0.002 at the first step to 3")])
 def test_a_trained_networks_loss_may_grow_tenfold_and_still_be_next_to_nothing(mean, trouble):
-    state = begin(network(), nn.Module(), Train(epochs=2), cpu(""))
+    state = begin(network(), nn.Module(), Train(epochs=2), PER_EPOCH, cpu(""))
     state.step, state.first, state.sums = PER_EPOCH, {"ce": torch.tensor(0.002)}, {"ce": torch.tensor(mean * PER_EPOCH)}
-    assert find_trouble(state, PER_EPOCH) == trouble
+    assert find_trouble(state) == trouble
 
 
 def test_what_another_version_saved_of_another_network_is_told_of(tmp_path):

@@ -23,10 +23,10 @@ def train(terms, steps, device=CPU, wrap=lambda loss, state: loss):
     torch.manual_seed(0)
     student, teacher = build_student("even", (), 5), build_teacher("torchvision/resnet18", 5).eval().requires_grad_(False)
     objective = Objective(student, teacher, terms, 32)
-    state = begin(student, objective.adapters, SGD, device)
+    state = begin(student, objective.adapters, SGD, 2, device)
     learn, draw = Backward(wrap(objective, state), state.optimizer, state.scaler, device), torch.Generator().manual_seed(0)
     for _ in range(steps):
-        take_step(state, learn, lambda step: (torch.randn(4, 3, 32, 32, generator=draw), torch.arange(4)), 4, 2, SGD, World())
+        take_step(state, learn, lambda step: (torch.randn(4, 3, 32, 32, generator=draw), torch.arange(4)), World())
     return state
 
 
