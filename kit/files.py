@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written to a temporary name, flushed, renamed, the folder flushed."""
+"""Files that are either whole or not there: written to a temporary name, flushed, renamed, the folder flushed. And where caches lie."""
 
 import errno
 import fcntl
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -70,6 +71,15 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise KitError(f"The folder {path} can't be made ({error.strerror}). Choose another place with --out or --cache.") from None
     return path
+
+
+def cache_folder(given: Path | None) -> Path:
+    """Where caches live: `given`, else temporary disk on Kaggle (its output folder is small and kept), else the user's cache."""
+    if given is not None:
+        return given
+    if Path("/kaggle/working").is_dir():
+        return Path(tempfile.gettempdir()) / "kit"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kaggle-submission-kit"
 
 
 def flush_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ import typer
 from kit.cli.app import CacheOption, SetOption, app, say, show
 from kit.config.recipes import RECIPES, recipe
 from kit.config.schema import override
+from kit.files import cache_folder
 
 
 @app.command(
@@ -34,7 +35,6 @@ def bench(
     """Time the kit's ways beside those that people use, in one run and in shuffled rounds: medians, spread, and ratios to a baseline."""
     from kit.bench import outcome as outcomes
     from kit.bench.catalogue import run
-    from kit.data.cache import cache_folder
     from kit.device import choose_device
     from kit.files import find_place
     from kit.session import make_room

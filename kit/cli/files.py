@@ -8,6 +8,7 @@ import typer
 from kit.cli.app import CacheOption, DataOption, SetOption, app, say, show
 from kit.config.competitions import COMPETITIONS, competition
 from kit.errors import KitError
+from kit.files import cache_folder
 
 FORMATS = ("ckpt", "hw7-8bit", "hw7-16bit", "safetensors", "onnx", "onnx-int8")  # kit/export.py's, whose import takes seconds
 
@@ -21,7 +22,6 @@ def predict(
     cache: CacheOption = None,
 ) -> None:
     """Predict a split with a packed student; with accuracy and per-class scores where there are labels."""
-    from kit.data.cache import cache_folder
     from kit.score import predict_split
 
     for line in predict_split(file, data, out, split, cache_folder(cache)):
@@ -89,7 +89,6 @@ def compress(
 ) -> None:
     """Prune and quantize a student that is there, without training; fewer bits come before fewer channels. Pruning needs --data."""
     from kit.compression import compress as bring_under
-    from kit.data.cache import cache_folder
 
     for line in bring_under(source, to, out, data, cache_folder(cache), student, assignments, by):
         say(line)
@@ -114,7 +113,6 @@ def export(
     cache: CacheOption = None,
 ) -> None:
     """The weights as another program reads them, batch norm in its place; or an ONNX graph, folded. onnx-int8 is calibrated on --data."""
-    from kit.data.cache import cache_folder
     from kit.export import export as write
 
     for line in write(source, form, out, data, cache_folder(cache), student, assignments):
@@ -153,7 +151,6 @@ def doctor(
     cache: CacheOption = None,
 ) -> None:
     """What is wrong with this machine, before it costs hours; fails if a run could not work."""
-    from kit.data.cache import cache_folder
     from kit.doctor import examine
 
     if not examine(data, cache_folder(cache)):

@@ -16,6 +16,7 @@ from kit.config.recipes import RECIPES
 from kit.config.schema import Config, override, places_of
 from kit.console import console
 from kit.errors import KitError
+from kit.files import cache_folder
 from kit.studies.catalogue import STUDIES, choose, find_study
 
 
@@ -93,7 +94,6 @@ def run(
     if dry_run:
         print_plan(config, data)
         return
-    from kit.data.cache import cache_folder
     from kit.data.draw import draw_dataset
     from kit.pipeline import run as run_pipeline
     from kit.train.budget import Budget, parse_duration
@@ -145,7 +145,6 @@ def plan(
 ) -> None:
     """How many hours and sessions a run needs on this machine: one epoch of everything is done and measured."""
     from kit import plan as planning
-    from kit.data.cache import cache_folder
     from kit.train.budget import parse_duration
 
     number = [f"train.epochs={epochs}"] if epochs and epochs != "auto" else []
@@ -236,7 +235,6 @@ def study(
     cache: CacheOption = None,
 ) -> None:
     """Arms × seeds of a question, run or gone on with; its table and figure from the journal."""
-    from kit.data.cache import cache_folder
     from kit.data.draw import draw_dataset
     from kit.studies.document import write
     from kit.studies.journal import read

@@ -10,7 +10,6 @@ import io
 import json
 import os
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -55,15 +54,6 @@ class Photos:
     def labelled(self) -> bool:
         """Whether any photo has a label."""
         return bool((self.labels >= 0).any())
-
-
-def cache_folder(given: Path | None) -> Path:
-    """Where caches live: `given`, else temporary disk on Kaggle (its output folder is small and kept), else the user's cache."""
-    if given is not None:
-        return given
-    if Path("/kaggle/working").is_dir():
-        return Path(tempfile.gettempdir()) / "kit"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kaggle-submission-kit"
 
 
 def load_photos(

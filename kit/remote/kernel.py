@@ -14,6 +14,7 @@ from typing import Any
 
 from kit.config.schema import Config
 from kit.errors import KitError
+from kit.files import cache_folder
 
 KAGGLE = "KIT_KAGGLE"  # names another folder for /kaggle: a rehearsal at home
 LEAST = "KIT_LEAST_STEP"  # set by the first lines of a bundle that goes on with a run
@@ -56,7 +57,6 @@ def places() -> tuple[Path, Path]:
 
 
 def on_this_machine(config: Config, budget: str, least_step: int, data: Path | None) -> dict[str, Any]:
-    from kit.data.cache import cache_folder
     from kit.pipeline import run
     from kit.train.budget import Budget
 

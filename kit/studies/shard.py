@@ -14,10 +14,9 @@ from typing import Literal
 from pydantic import ValidationError
 
 from kit.config.fields import Count, Section
-from kit.data.cache import cache_folder
 from kit.device import usable_cards
 from kit.errors import KitError
-from kit.files import make_folder, write_durably
+from kit.files import cache_folder, make_folder, write_durably
 from kit.studies.catalogue import choose, find_study
 from kit.studies.runner import Place, Say, in_turn, run_study
 from kit.studies.spread import over_ray
