@@ -8,7 +8,7 @@ import typer
 from kit.cli.app import CacheOption, SetOption, app, say, show
 from kit.config.recipes import RECIPES, recipe
 from kit.config.schema import override
-from kit.files import cache_folder
+from kit.files import cache_folder, find_place
 
 
 @app.command(
@@ -36,7 +36,7 @@ def bench(
     from kit.bench import outcome as outcomes
     from kit.bench.catalogue import run
     from kit.device import choose_device
-    from kit.files import find_place
+
     from kit.session import make_room
 
     make_room(json, data, option="--json")
