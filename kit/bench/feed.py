@@ -9,7 +9,7 @@ from kit.augment.reference import SeededPipeline
 from kit.augment.views import draw_views
 from kit.bench import rivals
 from kit.bench.clock import Way, counted, measure
-from kit.bench.material import decoded, find_photos, in_a_fresh_process, memory, workers_of
+from kit.bench.material import decoded, in_a_fresh_process, memory, training_photos, workers_of
 from kit.bench.outcome import Outcome, rates
 from kit.config.schema import Config
 from kit.data.cache import Photos
@@ -23,7 +23,7 @@ from kit.stages.photos import cached_batches, to_input
 
 
 def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
-    split = find_photos(data, config)
+    split = training_photos(data, config)
     photos, workers = decoded(split, config, cache), workers_of(config)
     ways, where = [*kit_ways(config, split, photos, device.device), *rival_ways(config, split, device.device)], device.device
     rows = rates(measure(ways, rounds, where, seconds))

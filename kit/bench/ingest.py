@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from kit.bench.clock import Way, measure
-from kit.bench.material import find_photos, in_a_fresh_process, memory, workers_of
+from kit.bench.material import in_a_fresh_process, memory, training_photos, workers_of
 from kit.bench.outcome import Outcome, rates
 from kit.config.schema import Config
 from kit.console import Log
@@ -23,7 +23,7 @@ LONGER = 4  # times as many photos, to see whether memory grows with them
 
 
 def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
-    split, side, workers = find_photos(data, config), config.data.cache_side, workers_of(config)
+    split, side, workers = training_photos(data, config), config.data.cache_side, workers_of(config)
 
     def whole(folder: Path) -> None:
         shutil.rmtree(folder / "cache", ignore_errors=True)

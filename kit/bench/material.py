@@ -19,7 +19,7 @@ from kit.data.records import is_record
 from kit.errors import KitError
 
 
-def find_photos(data: Path, config: Config) -> Split:
+def training_photos(data: Path, config: Config) -> Split:
     """The training photos of the data set below a folder, or the photos that lie in it, whose labels are then all 0.
 
     Raises:

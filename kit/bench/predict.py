@@ -7,7 +7,7 @@ import torch
 
 from kit import predict
 from kit.bench.clock import Way, always, measure
-from kit.bench.material import classes_of, decoded, find_photos
+from kit.bench.material import classes_of, decoded, training_photos
 from kit.bench.outcome import Outcome, rates
 from kit.compress.pack import pack, unpack
 from kit.config.schema import Config
@@ -20,7 +20,7 @@ PLAIN = "as trained"
 
 
 def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
-    split, where, side = find_photos(data, config), device.device, config.data.image_size
+    split, where, side = training_photos(data, config), device.device, config.data.image_size
     photos, classes = decoded(split, config, cache), classes_of(split)
     trained = build_student(config.student.name, widths_for(config.student, classes), classes).eval()
     with tempfile.TemporaryDirectory(prefix="kit-bench-") as folder:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit.bench.clock import Way, always, counted, measure
-from kit.bench.material import classes_of, decoded, find_photos, memory
+from kit.bench.material import classes_of, decoded, memory, training_photos
 from kit.bench.outcome import Outcome, Row, milliseconds, number
 from kit.bench.roofline import floor, layers_of, measure_rates
 from kit.config.schema import Config
@@ -37,7 +37,7 @@ STEPS = 1 << 30  # of the plan that the learning rate is read from
 
 
 def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
-    split, where, train = find_photos(data, config), device.device, config.train
+    split, where, train = training_photos(data, config), device.device, config.train
     torch.manual_seed(train.seed)
     student = build_student(config.student.name, widths_for(config.student, classes_of(split)), classes_of(split))
     teacher = build_teacher(config.teacher.arch, classes_of(split)).eval().requires_grad_(False)

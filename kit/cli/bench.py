@@ -36,7 +36,6 @@ def bench(
     from kit.bench import outcome as outcomes
     from kit.bench.catalogue import run
     from kit.device import choose_device
-
     from kit.session import make_room
 
     make_room(json, data, option="--json")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from kit.config import ramps
-from kit.config.fields import Count, Positive, Section, Share, Weight, Wish
+from kit.config.fields import Count, Positive, Section, Share, Switch, Weight
 from kit.config.terms import Term
 from kit.errors import KitError
 
@@ -94,7 +94,7 @@ class Train(Section):
     patience: int | None = Field(None, ge=1)  # epochs without a better validation accuracy before the plan ends
     seed: int = 20220013
     save_seconds: Weight = 60  # between checkpoints
-    compile: Wish = None  # losses and gradients by torch.compile; other last bits, and some time at each start
+    compile: Switch = None  # losses and gradients by torch.compile; other last bits, and some time at each start
     graph: bool | None = None  # on a GPU: a step's gradients recorded as a CUDA graph; None: where that is faster
 
     @model_validator(mode="after")

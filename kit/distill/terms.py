@@ -19,7 +19,7 @@ Shape = tuple[int, int, int]  # channels, height, width of a map
 DISTANCES = {"smooth_l1": features.smooth_l1, "mse": features.mse}
 
 
-def plain(term: KD | DKD | MLKD, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+def as_asked(term: KD | DKD | MLKD, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
     """As they are, or standardised if the term says so."""
     return (losses.standardise(ours), losses.standardise(theirs)) if term.standardise else (ours, theirs)
 
@@ -27,12 +27,12 @@ def plain(term: KD | DKD | MLKD, ours: Tensor, theirs: Tensor) -> tuple[Tensor, 
 # (term, the student's logits, the teacher's, labels) → loss
 OF_LOGITS: dict[type, Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
     CE: lambda term, ours, theirs, labels: losses.ce(ours, labels, term.smoothing),
-    KD: lambda term, ours, theirs, labels: losses.kd(*plain(term, ours, theirs), term.temperature),
+    KD: lambda term, ours, theirs, labels: losses.kd(*as_asked(term, ours, theirs), term.temperature),
     FixedKD: lambda term, ours, theirs, labels: losses.kd(ours, theirs, term.temperature),
     L2: lambda term, ours, theirs, labels: losses.l2(ours, theirs),
-    DKD: lambda term, ours, theirs, labels: losses.dkd(*plain(term, ours, theirs), labels, term.temperature, term.alpha, term.beta),
+    DKD: lambda term, ours, theirs, labels: losses.dkd(*as_asked(term, ours, theirs), labels, term.temperature, term.alpha, term.beta),
     DIST: lambda term, ours, theirs, labels: losses.dist(ours, theirs, term.temperature, term.beta, term.gamma),
-    MLKD: lambda term, ours, theirs, labels: losses.mlkd(*plain(term, ours, theirs), term.temperatures),
+    MLKD: lambda term, ours, theirs, labels: losses.mlkd(*as_asked(term, ours, theirs), term.temperatures),
 }
 
 

@@ -20,7 +20,7 @@ from kit.remote.client import Kaggle, Refused
 from kit.remote.datasets import upload
 from kit.remote.output import mirror, session_record
 from kit.remote.push import PATIENCE, TAIL, Dropped, Ended, Pushed, newest_version, push, read_metadata, wait_for
-from kit.train.checkpoint import described, steps_of
+from kit.train.checkpoint import described, steps_in
 
 LIMIT = 9 * 3600.0  # seconds after which Kaggle ends a session
 LATE = 0.95  # of the limit: the last look at a session that it ends, and the last line of its log, come before
@@ -229,7 +229,7 @@ def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ende
         if ended.state == "COMPLETE" or refusal.code not in (403, 404):
             raise
         record, names = {}, []  # a session that failed may have no output to show
-    saved = steps_of(found for name in names if (found := described(Path(name))))
+    saved = steps_in(found for name in names if (found := described(Path(name))))
     step, done = max(saved, steps_told(record)), record.get("state") == "done"
     if step > story.step or (done and step == story.step):  # the last session may only hand in
         mirror(kaggle, pushed.ref, folder / "output")

@@ -153,10 +153,10 @@ def described(path: Path) -> Saved | None:
 
 def steps_done(out: Path, log: Log) -> int:
     """How far a run is: the steps of all its stages, by the newest checkpoints that are whole."""
-    return steps_of(saved for saved, _ in whole(reversed(saved_in(out)), log))
+    return steps_in(saved for saved, _ in whole(reversed(saved_in(out)), log))
 
 
-def steps_of(files: Iterable[Saved]) -> int:
+def steps_in(files: Iterable[Saved]) -> int:
     """The steps of all stages, by the newest of these files."""
     newest: dict[str, int] = {}
     for saved in files:
