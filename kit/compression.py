@@ -20,7 +20,8 @@ from kit.compress.pack import unpack
 from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import recalibrate
 from kit.config.competitions import read_limit
-from kit.config.schema import Config, Prune, override
+from kit.config.override import override
+from kit.config.schema import Config, Prune
 from kit.data.loader import CachedBatches
 from kit.data.order import Order
 from kit.device import choose_device

@@ -12,7 +12,8 @@ from typing import Any
 
 from rich.table import Table
 
-from kit.config.schema import Config, override
+from kit.config.override import override
+from kit.config.schema import Config
 from kit.console import console
 from kit.errors import KitError
 from kit.pipeline import run

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kit.config.schema import Config, differences
+from kit.config.differences import differences
+from kit.config.schema import Config
 from kit.console import Log
 from kit.errors import KitError
 from kit.files import StorageError

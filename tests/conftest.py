@@ -100,8 +100,8 @@ def stop_when_it_learns(budget: Any, out: Path) -> None:
 def runs(drawn, tmp_path_factory) -> Runs:
     """One small run for all tests of its page: class folders with names that are not to be trusted, a session that is stopped and one
     that goes on to the end."""
+    from kit.config.override import override
     from kit.config.recipes import recipe  # here: few tests need what a whole run imports
-    from kit.config.schema import override
     from kit.pipeline import run
     from kit.train.budget import Budget
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import override
 from kit.errors import KitError
 from kit.pipeline import check_recipe
 

@@ -28,8 +28,9 @@ from kit.cli import main  # noqa: F401  brings the verbs
 from kit.cli.app import app
 from kit.config.competitions import COMPETITIONS
 from kit.config.fields import Section
+from kit.config.override import override, parse_value
 from kit.config.recipes import RECIPES, recipe
-from kit.config.schema import Config, override, parse_value
+from kit.config.schema import Config
 from kit.config.terms import Term, Weighted
 from kit.data.draw import draw_dataset
 from kit.studies.catalogue import STUDIES

@@ -5,8 +5,8 @@ import torch
 
 from kit.compress.foreign import read_foreign, write_foreign
 from kit.compress.pack import pack, unpack
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import override
 from kit.console import Log
 from kit.errors import KitError
 from kit.export import export

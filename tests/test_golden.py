@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from kit.augment.warp import normalise
+from kit.config.override import override
 from kit.config.recipes import RECIPES, recipe
-from kit.config.schema import override
 from kit.models.teacher import build_teacher
 from kit.pipeline import run
 from kit.train.budget import Budget

@@ -4,8 +4,8 @@ from rich.table import Table
 
 from kit.compress.foreign import write_foreign
 from kit.compress.pack import pack
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import override
 from kit.console import Log, console
 from kit.errors import KitError
 from kit.inspection import inspect

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from kit.compress.pack import unpack
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import override
 from kit.config.terms import AFD, CE, CRD, KD, FixedKD, Hint, Review, SimKD
 from kit.distill.replay import Replay
 from kit.errors import KitError

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from kit.cli import main  # noqa: F401  brings the verbs
 from kit.cli.app import app
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import override
 from kit.console import console
 from kit.errors import KitError
 from kit.plan import Measured, fit_epochs, measure, sessions, total, with_epochs

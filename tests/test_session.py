@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import override
 from kit.errors import KitError
 from kit.session import alone, make_room, open_session, read_record
 from kit.train.budget import Budget

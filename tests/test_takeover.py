@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import Config, override
+from kit.config.schema import Config
 from kit.errors import KitError
 from kit.files import StorageError
 from kit.takeover import take_over

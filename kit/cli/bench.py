@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from kit.cli.app import CacheOption, SetOption, app, say, show
+from kit.config.override import override
 from kit.config.recipes import RECIPES, recipe
-from kit.config.schema import override
 from kit.files import cache_folder, find_place
 
 

@@ -11,9 +11,10 @@ from typer.core import TyperCommand
 
 from kit.cli.app import CacheOption, DataOption, SetOption, TeacherOption, app, say, submissions_folder
 from kit.config.competitions import competition
+from kit.config.override import override, places_of
 from kit.config.own import find_recipe
 from kit.config.recipes import RECIPES
-from kit.config.schema import Config, override, places_of
+from kit.config.schema import Config
 from kit.console import console
 from kit.errors import KitError
 from kit.files import cache_folder

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from kit.config.override import in_words
 from kit.config.recipes import RECIPES, recipe
-from kit.config.schema import Config, in_words
+from kit.config.schema import Config
 from kit.errors import KitError
 
 FUNCTION = "recipe"

@@ -4,17 +4,15 @@ The config travels inside checkpoints and packed files, so it holds no path and 
 how long a session lasts belong to the command. `digest` leaves out what may change between two sessions of one run.
 """
 
-import difflib
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from kit.config import ramps
 from kit.config.fields import Count, Positive, Section, Share, Switch, Weight
 from kit.config.terms import Term
-from kit.errors import KitError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -342,105 +340,3 @@ LATER = (("prune", "finetune_epochs"), ("lowrank", "train_epochs"), ("quantize",
 # What a session may bring that another did not: it changes no weight.
 PACE = ("train.save_seconds", "teacher.train.save_seconds", "train.graph", "teacher.train.graph")
 HARMLESS = ("teacher.expected_accuracy", "data.workers", *PACE)
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """`section.field: old → new` for every field that decides the result and differs between two dumped configs. One that an earlier
-    version of the kit did not have is at its default there."""
-    flat_old, flat_new = flatten(of_today(old)), flatten(of_today(new))
-    names = [name for name in dict.fromkeys((*flat_old, *flat_new)) if name not in HARMLESS]
-    missing = "(absent)"
-    return [
-        f"{name}: {flat_old.get(name, missing)} → {flat_new.get(name, missing)}"
-        for name in names
-        if flat_old.get(name, missing) != flat_new.get(name, missing)
-    ]
-
-
-def of_today(dumped: dict[str, Any]) -> dict[str, Any]:
-    """A dumped config with the fields that have come since; as it is where it is no config any more."""
-    try:
-        return Config.model_validate(dumped).model_dump(mode="json")
-    except ValidationError:
-        return dumped
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": [1, 2]}} → {"a.b.0": 1, "a.b.1": 2}."""
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else None
-    if children is None:
-        return {prefix: value}
-    return {k: v for name, child in children for k, v in flatten(child, f"{prefix}.{name}".lstrip(".")).items()}
-
-
-def override(config: Config, assignments: list[str]) -> Config:
-    """Apply `section.field=value` assignments and validate the whole. Values are JSON, or else plain text.
-
-    Raises:
-        KitError: for an unknown field (with the nearest names) or a value that the field refuses.
-    """
-    merged = config.model_dump(mode="json")  # lists, whose places can be set
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals:
-            raise KitError(f"--set {assignment}: write section.field=value, for example --set train.epochs=30.")
-        *parents, last = path.split(".")
-        place: Any = merged
-        for name in parents:
-            place = place[step_into(place, name, path)]
-        place[step_into(place, last, path)] = parse_value(text)
-    try:
-        return type(config).model_validate(merged)
-    except ValidationError as error:
-        raise KitError(f"--set is refused: {in_words(error)}.") from None
-
-
-def in_words(error: ValidationError) -> str:
-    """What each field has against its value; for a field that is not there the nearest names. What a list lacks for want of a part that is
-    refused itself is left out."""
-    details, errors = [], error.errors()
-    for e in errors:
-        if any(len(other["loc"]) > len(e["loc"]) > 0 and other["loc"][: len(e["loc"])] == e["loc"] for other in errors):
-            continue
-        name = ".".join(map(str, e["loc"])) or "config"
-        near = difflib.get_close_matches(str(e["loc"][-1]), all_fields(), n=3) if e["type"] == "extra_forbidden" else []
-        says = f"there is no such field. Nearest: {', '.join(near)}" if near else e["msg"]
-        if e["type"] == "model_type":
-            says = (
-                f"a section: write {name}.FIELD=VALUE, or where it is null the whole, as JSON with double quotes, --set "
-                f"'{name}={{\"FIELD\": VALUE}}'; or null where none is allowed"
-            )
-        details.append(f"{name}: {says} (got {e['input']!r:.80})")
-    return "; ".join(details)
-
-
-def all_fields(section: type[Section] = Section) -> set[str]:
-    """The names of the fields of every section."""
-    return set(section.model_fields).union(*(all_fields(below) for below in section.__subclasses__()))
-
-
-def step_into(place: Any, name: str, path: str) -> str | int:
-    """The key or index `name` of a dumped section, or a KitError that lists the nearest names."""
-    if isinstance(place, (list, tuple)) and name.isdigit() and int(name) < len(place):
-        return int(name)
-    if isinstance(place, dict) and name in place:
-        return name
-    if isinstance(place, dict):
-        near = difflib.get_close_matches(name, place, n=3) or places_of(name) or sorted(place)
-        raise KitError(f"--set {path}: there is no {name!r} here. Nearest: {', '.join(near)}.")
-    whole, form = path[: path.index(f".{name}")], f'{{"{name}": …}}' if place is None else "…"
-    has = "is null" if place is None else f"has no {name!r}"
-    raise KitError(f"--set {path}: {whole} {has} here; set the whole of it: --set '{whole}={form}'.")
-
-
-def places_of(field: str) -> list[str]:
-    """The sections that have this field: `train.epochs` for `epochs`."""
-    sections = {name: info.annotation for name, info in Config.model_fields.items()}
-    return [f"{name}.{field}" for name, kind in sections.items() if field in getattr(kind, "model_fields", {})]
-
-
-def parse_value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return {"None": None, "True": True, "False": False}.get(text, text)

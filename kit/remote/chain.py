@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
 
-from kit.config.schema import in_words
+from kit.config.override import in_words
 from kit.errors import KitError
 from kit.files import Busy, locked, make_folder, write_json
 from kit.remote.client import Kaggle, Refused

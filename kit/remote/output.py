@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kit.config.schema import in_words
+from kit.config.override import in_words
 from kit.errors import KitError
 from kit.files import make_folder, write_durably
 from kit.remote.client import Kaggle

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from kit.config.schema import differences
+from kit.config.differences import differences
 from kit.errors import KitError
 from kit.files import make_folder, write_durably
 from kit.report.figures import Line, Plot, plot

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from kit.config.competitions import competition
+from kit.config.differences import differences
 from kit.config.recipes import RECIPES
-from kit.config.schema import Predict, differences
+from kit.config.schema import Predict
 from kit.report import scores
 from kit.report.figures import Line, Plot, histogram, plot, reliability, sizes, sparkline
 from kit.report.render import brief, percent, render, whole_percent

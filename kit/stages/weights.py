@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from kit.compress.fold import unfold
 from kit.compress.foreign import Foreign, from_torch, read_foreign
 from kit.compress.pack import is_packed, unpack
-from kit.config.schema import Config, Data, Student, Train, override
+from kit.config.override import override
+from kit.config.schema import Config, Data, Student, Train
 from kit.config.terms import CE
 from kit.console import Log
 from kit.errors import KitError

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kit.config.schema import differences
+from kit.config.differences import differences
 from kit.console import Log
 from kit.errors import KitError
 from kit.files import write_durably

@@ -16,8 +16,8 @@ from kit.bench.outcome import Outcome, Row
 from kit.bench.roofline import Layer, Rates, floor, layers_of, measure_rates
 from kit.cli import main  # noqa: F401  brings the verbs
 from kit.cli.app import app
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import override
 from kit.errors import KitError
 from kit.files import fill_place
 

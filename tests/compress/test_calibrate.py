@@ -10,8 +10,9 @@ from kit.compress.fold import fold
 from kit.compress.lsq import Stepped, trained_codes
 from kit.compress.pack import pack, unpack
 from kit.compress.quantize import restore
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import Pack, override
+from kit.config.schema import Pack
 from kit.models.students import STUDENTS, build_student, widths_of
 
 CPU = torch.device("cpu")

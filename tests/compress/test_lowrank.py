@@ -5,8 +5,8 @@ from torch import nn
 from kit.compress.fold import fold
 from kit.compress.lowrank import factorise, factors, ranks_of_energy, ranks_up_to, ranks_within
 from kit.compress.pack import pack, unpack
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import override
 from kit.errors import KitError
 from kit.models.students import build_student, count_parameters, widths_of
 

@@ -9,8 +9,9 @@ from kit.compress.fold import fold
 from kit.compress.lsq import Stepped, SteppedLinear, trained_codes, with_steps
 from kit.compress.pack import pack, unpack
 from kit.compress.quantize import restore
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import Pack, override
+from kit.config.schema import Pack
 from kit.distill.align import LOGITS, look
 from kit.models.students import STUDENTS, build_student, count_parameters, widths_of
 

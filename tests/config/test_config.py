@@ -1,8 +1,9 @@
 import pytest
 
 from kit.config.competitions import check_limits
+from kit.config.differences import differences
+from kit.config.override import override
 from kit.config.recipes import RECIPES, recipe
-from kit.config.schema import differences, override
 from kit.errors import KitError
 
 

@@ -3,14 +3,14 @@
 import pytest
 
 from kit.config.competitions import check_limits, competition
+from kit.config.override import override
 from kit.config.own import find_recipe
 from kit.config.recipes import recipe
-from kit.config.schema import override
 from kit.errors import KitError
 
 OWN = """
 from kit.config.recipes import record
-from kit.config.schema import override
+from kit.config.override import override
 
 
 def recipe():

@@ -1,8 +1,8 @@
 import pytest
 
+from kit.config.override import override
 from kit.config.ramps import RAMPS, factor, is_off
 from kit.config.recipes import recipe
-from kit.config.schema import override
 from kit.config.terms import KD
 from kit.errors import KitError
 

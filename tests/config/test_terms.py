@@ -7,9 +7,9 @@ from typing import get_args
 
 import pytest
 
+from kit.config.override import override
 from kit.config.ramps import RAMPS
 from kit.config.recipes import recipe
-from kit.config.schema import override
 from kit.config.terms import Term
 from kit.distill.terms import OF_LOGITS, OF_MAPS
 

@@ -21,7 +21,7 @@ from kit.remote.bundle import LIMIT, bundle, notebook, pack
 HEAD = """
 import kit
 from kit.config.recipes import recipe
-from kit.config.schema import override
+from kit.config.override import override
 from kit.remote.kernel import session
 
 if __name__ == "__main__":

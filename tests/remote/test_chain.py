@@ -25,7 +25,7 @@ HEAD = """
 import os, tempfile
 from pathlib import Path
 from kit.config.recipes import recipe
-from kit.config.schema import override
+from kit.config.override import override
 from kit.data.draw import draw_dataset
 from kit.remote.kernel import session
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from slugify import slugify  # what the Kaggle client makes slugs with
 
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import override
 from kit.errors import KitError
 from kit.remote.kernel import on_cards, session, session_seconds, together
 

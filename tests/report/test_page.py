@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 import pytest
 
 from kit.answers import read_answers
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import Predict, override
+from kit.config.schema import Predict
 from kit.errors import KitError
 from kit.pipeline import run
 from kit.report.figures import Line, Plot, plot

@@ -7,8 +7,8 @@ import torch
 import torchvision
 
 from kit.compress.pack import pack
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import override
 from kit.config.terms import Hint, SimKD
 from kit.errors import KitError
 from kit.models.students import build_student, widths_of

@@ -3,8 +3,8 @@ import torch
 
 from kit.compress.calibrate import PHOTOS
 from kit.compress.lsq import Stepped, with_steps
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import override
 from kit.data.order import Order
 from kit.models.students import build_student
 from kit.stages.packing import rounded_by

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import override
 from kit.errors import KitError
 from kit.models.blocks import Select
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of

@@ -3,8 +3,8 @@ import itertools
 import pytest
 import torch
 
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import override
 from kit.models.students import build_student
 from kit.session import open_session
 from kit.stages.photos import read_photos

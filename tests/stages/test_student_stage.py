@@ -3,8 +3,8 @@ import json
 import pytest
 
 from kit.compress.lowrank import ranks_in
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.config.schema import override
 from kit.models.students import build_student, count_parameters
 from kit.stages.student import factorised
 

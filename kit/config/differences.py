@@ -1,0 +1,36 @@
+"""In what two configs differ that decides the result."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from kit.config.schema import HARMLESS, Config
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """`section.field: old → new` for every field that decides the result and differs between two dumped configs. One that an earlier
+    version of the kit did not have is at its default there."""
+    flat_old, flat_new = flatten(of_today(old)), flatten(of_today(new))
+    names = [name for name in dict.fromkeys((*flat_old, *flat_new)) if name not in HARMLESS]
+    missing = "(absent)"
+    return [
+        f"{name}: {flat_old.get(name, missing)} → {flat_new.get(name, missing)}"
+        for name in names
+        if flat_old.get(name, missing) != flat_new.get(name, missing)
+    ]
+
+
+def of_today(dumped: dict[str, Any]) -> dict[str, Any]:
+    """A dumped config with the fields that have come since; as it is where it is no config any more."""
+    try:
+        return Config.model_validate(dumped).model_dump(mode="json")
+    except ValidationError:
+        return dumped
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": [1, 2]}} → {"a.b.0": 1, "a.b.1": 2}."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else None
+    if children is None:
+        return {prefix: value}
+    return {k: v for name, child in children for k, v in flatten(child, f"{prefix}.{name}".lstrip(".")).items()}
