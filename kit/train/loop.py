@@ -156,16 +156,7 @@ def fit(
     world = world or World()
     state = begin(network, adapters or nn.Module(), train, steps_per_epoch, device)
     learners, stage = nn.ModuleList([network, state.adapters]), checkpoints.stage
-    if saved := checkpoints.load():
-        try:
-            state.load(saved, device.device)
-        except (ValueError, RuntimeError) as error:  # torch's, of an optimiser's groups and of a network's tensors
-            if isinstance(error, RuntimeError) and "loading state_dict" not in str(error):
-                raise  # such as too little memory
-            raise KitError(
-                f"{stage}: what was saved does not fit what is trained here now ({' '.join(str(error).split())[:160]}): another version of "
-                "the kit began this stage. End the run with that one, or begin anew in another --out."
-            ) from None
+    if goes_on(state, checkpoints, device):
         log(f"{stage}: going on from step {state.step:,} of {state.steps:,} (epoch {state.epoch} of {train.epochs})")
     else:
         state.remember()
@@ -221,6 +212,26 @@ def fit(
         offer(state, last, {} if train.final_fit else look(last))
     log(f"{stage}: {chosen(state)}")
     return state
+
+
+def goes_on(state: Training, checkpoints: Checkpoints, device: Device) -> bool:
+    """Bring the state to the newest checkpoint; whether there is one.
+
+    Raises:
+        KitError: it does not fit.
+    """
+    if not (saved := checkpoints.load()):
+        return False
+    try:
+        state.load(saved, device.device)
+    except (ValueError, RuntimeError) as error:  # torch's, of an optimiser's groups and of a network's tensors
+        if isinstance(error, RuntimeError) and "loading state_dict" not in str(error):
+            raise  # such as too little memory
+        raise KitError(
+            f"{checkpoints.stage}: what was saved does not fit what is trained here now ({' '.join(str(error).split())[:160]}): another "
+            "version of the kit began this stage. End the run with that one, or begin anew in another --out."
+        ) from None
+    return True
 
 
 @contextmanager
