@@ -11,6 +11,8 @@ from kit.console import Log
 from kit.errors import KitError
 from kit.export import export
 from kit.models.students import build_student, widths_of
+from kit.models.teacher import build_teacher
+from kit.stages.weights import find_weights, understand
 from kit.train.checkpoint import Checkpoints
 
 
@@ -81,3 +83,17 @@ def test_graphs_are_exported_and_int8_is_measured_on_validation(tmp_path, drawn)
     said = said_by(tmp_path / "student.kit", "onnx-int8", tmp_path / "w8.onnx", drawn, tmp_path / "cache")
     assert "int8: validation accuracy" in said
     assert (tmp_path / "w8.onnx").stat().st_size < (tmp_path / "w.onnx").stat().st_size
+
+
+def test_a_checkpoint_by_itself_knows_as_much_as_its_run(tmp_path):
+    """Its config, image size among it, and classes: `kit compress` and `kit export` measure with them."""
+    student = packed_run(tmp_path / "run")
+    config = override(recipe("record"), ["data.image_size=64"])
+    checkpoints = Checkpoints(tmp_path / "run", "distil", {}, config.model_dump(mode="json"), Log(silent=True))
+    file = checkpoints.finish(9, {"best": {"weights": student.state_dict(), "accuracy": 0.5, "epoch": 1}})
+    alone, run = find_weights(file), find_weights(tmp_path / "run")
+    assert alone.config == run.config == config
+    assert alone.classes == run.classes == unpack(tmp_path / "run" / "student.kit").classes
+    teacher = Checkpoints(tmp_path / "run", "teacher", {}, config.model_dump(mode="json"), Log(silent=True))
+    weights = build_teacher("timm/resnet18", 11).state_dict()
+    assert understand(find_weights(teacher.finish(9, {"weights": weights})), None, [])[1].student.name == "timm/resnet18"

@@ -23,7 +23,7 @@ from kit.models.students import FrozenStem, build_student, count_parameters, wid
 from kit.models.widths import widths_for
 from kit.rng import derive
 from kit.session import Session
-from kit.stages.assistant import as_checkpoint, refuse_leak, refuse_other_classes
+from kit.stages.assistant import refuse_leak, refuse_other_classes
 from kit.stages.photos import Material
 from kit.stages.prune import steps_of
 from kit.stages.recall import recalled
@@ -31,7 +31,7 @@ from kit.stages.rehearsal import rehearse
 from kit.stages.teacher import on_device
 from kit.stages.training import train
 from kit.stages.weights import find_weights
-from kit.train.checkpoint import read, to_bytes
+from kit.train.checkpoint import to_bytes
 
 
 def check_terms(config: Config, teacher: nn.Module) -> None:
@@ -97,11 +97,8 @@ def take_weights(session: Session, material: Material, student: nn.Module, sourc
         raise KitError(f"{session.out} holds a student that the run trains itself: leave out --begin, or choose another --out.")
     if found.classes:
         refuse_other_classes(source, found.classes, material.dataset.classes)
-    saved, trained = as_checkpoint(source), found.config
-    if saved and not trained:
-        trained = Config.model_validate(read(saved)["config"])
-    if trained:
-        refuse_leak(source, trained, config, material.dataset.held_out)
+    if found.config:
+        refuse_leak(source, found.config, config, material.dataset.held_out)
     try:
         student.load_state_dict(found.weights)
     except RuntimeError as error:

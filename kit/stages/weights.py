@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from kit.console import Log
 from kit.errors import KitError
 from kit.models.recognise import as_network, outputs_of, recognise
 from kit.models.students import build_student, widths_of
-from kit.train.checkpoint import Damaged, described, read, saved_in, weights_in, whole
+from kit.train.checkpoint import Damaged, Saved, described, read, saved_in, weights_in, whole
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,29 @@ def trained_weights(out: Path) -> Found | None:
     students = [saved for saved in saved_in(out) if saved.stage not in ("teacher", "lowrank", "qat")]  # the last two have other layers
     for saved, content in whole(reversed(students), Log()):
         if content["state"]["best"]["weights"]:
-            config = Config.model_validate(content["config"]) if content["config"] else None
-            packed = out / "student.kit"
-            classes = unpack(packed).classes if is_packed(packed) else None
-            return Found(content["state"]["best"]["weights"], saved.path.name, config, classes)
+            return Found(content["state"]["best"]["weights"], saved.path.name, config_in(content), classes_in(out))
     return None
+
+
+def config_in(checkpoint: dict[str, Any]) -> Config | None:
+    return Config.model_validate(checkpoint["config"]) if checkpoint["config"] else None
+
+
+def classes_in(out: Path) -> tuple[str, ...] | None:
+    """What a run's packed student knows, where there is one: checkpoints don't say."""
+    return unpack(packed).classes if is_packed(packed := out / "student.kit") else None
 
 
 def weights_of_file(file: Path) -> Found:
     """A packed student is unfolded: programs that know its architecture know it with batch norm."""
     if file.name == "student.kit" and not file.is_file():
         raise KitError(f"{file.parent} holds neither a checkpoint of a student nor a student.kit. Give the folder of a run, or a file.")
+    if saved := described(file):
+        content = read_checkpoint(saved)
+        config = None if saved.stage == "teacher" else config_in(content)
+        return Found(weights_in(content["state"]), str(file), config, classes_in(file.parent.parent) if config else None)
     if not is_packed(file):
-        return Found(read_weights_file(file).weights, str(file))
+        return Found(read_foreign(file).weights, str(file))
     packed = unpack(file)
     if packed.ranks:
         raise KitError(f"The layers of {file} are factorised: no other program knows them so. Give the run or file that it was made of.")
@@ -87,13 +98,19 @@ def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[
 
 def read_weights_file(file: Path) -> Foreign:
     """The state dict in a checkpoint of the kit, known by its name, or in another program's file."""
-    saved = described(file)
-    if not saved:
+    if not (saved := described(file)):
         return read_foreign(file)
-    try:
-        state = read(saved)["state"]
-    except Damaged as damage:
-        raise KitError(f"{file} is damaged ({damage}). Give another checkpoint of the run.") from None
+    state = read_checkpoint(saved)["state"]
     which = "best weights" if "weights" in state or state["best"]["weights"] else "newest weights"
     done = "its result" if saved.done else "unfinished"
     return from_torch(f"checkpoint of {saved.stage} at step {saved.step:,} ({done}, {which})", weights_in(state))
+
+
+def read_checkpoint(saved: Saved) -> dict[str, Any]:
+    """Raises:
+    KitError: it is damaged.
+    """
+    try:
+        return read(saved)
+    except Damaged as damage:
+        raise KitError(f"{saved.path} is damaged ({damage}). Give another checkpoint of the run.") from None
