@@ -35,7 +35,14 @@ class Refused(KitError):
 
 
 class Unreachable(Exception):
-    """No answer came, or one that says to ask later or can't be read; whether Kaggle has done what was asked is not known."""
+    """No answer came, or one that says to ask later or can't be read; whether Kaggle has done what was asked is not known.
+
+    may_pass: whether hours of patience could help.
+    """
+
+    def __init__(self, message: str, may_pass: bool = True):
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ class Kaggle:
             try:
                 return attempt()
             except Unreachable as error:
-                if pause is None:
+                if pause is None or (number == len(PAUSES) and not error.may_pass):
                     raise KitError(f"{str(error)[0].upper()}{str(error)[1:]}, {number + 1} times. Try again later.") from None
                 if number == len(PAUSES):
                     self.say(f"{error}; asking again every {LONG_PAUSE / 60:.0f} minutes, for {self.patience / 3600:.0f} h at most")
@@ -130,8 +137,8 @@ def translated() -> Any:
         raise Refused(hide(f"Kaggle refuses ({code}): {error}. {REMEDIES.get(code, '')}").strip(), code) from None
     except (requests.exceptions.RequestException, OSError) as error:
         raise Unreachable(f"no answer from Kaggle ({type(error).__name__})") from None
-    except (ValueError, KeyError) as error:  # a proxy's page, or a word that the library does not know
-        raise Unreachable(hide(f"an answer from Kaggle that can't be read ({error})")) from None
+    except (ValueError, KeyError) as error:  # a proxy's page, which passes, or a word that the library does not know
+        raise Unreachable(hide(f"an answer from Kaggle that can't be read ({error})"), may_pass=not isinstance(error, KeyError)) from None
 
 
 def wait_no_longer(session: Any, seconds: float) -> None:
