@@ -20,6 +20,7 @@ from rich.text import Text
 from kit.console import console
 from kit.errors import KitError
 from kit.remote import credentials as secrets
+from kit.remote.metadata import kernels_here
 
 Verdict = Literal["ok", "note", "broken"]
 Finding = tuple[Verdict, str, str]  # verdict, what was found, what to do
@@ -66,7 +67,7 @@ def checks(data: Path | None, cache: Path) -> Iterator[tuple[str, Callable[[], F
     yield "memory", memory
     yield "Kaggle credentials", credentials
     yield "Kaggle client and GPU time", kaggle
-    if kernels := sorted(head.parent for head in Path("kernels").glob("*/main.py")):
+    if kernels := kernels_here():
         yield "bundles", lambda: bundles(kernels)
     if data is not None:
         yield "data set", lambda: dataset(data)

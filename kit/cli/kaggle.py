@@ -14,12 +14,14 @@ from kit.console import console
 from kit.errors import KitError
 
 
-def kernels_here(incomplete: str) -> list[str]:
+def completed(incomplete: str) -> list[str]:
     """What a shell completes."""
-    return sorted(head.parent.name for head in Path("kernels").glob("*/main.py"))
+    from kit.remote.metadata import kernels_here
+
+    return [kernel.name for kernel in kernels_here()]
 
 
-KernelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A folder of kernels/.", autocompletion=kernels_here)]
+KernelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A folder of kernels/.", autocompletion=completed)]
 StudyOption = Annotated[str | None, typer.Option(help="For the kernel study: which one.", show_default=False)]
 ArmOption = Annotated[list[str] | None, typer.Option("--arm", help="Only this arm of it; may be repeated.", show_default=False)]
 ShardOption = Annotated[str, typer.Option(help="Only every n-th of its arms, from the k-th on: k/n.")]
@@ -37,9 +39,8 @@ def bundle(
 ) -> None:
     """One self-contained script for Kaggle: a kernel's head with the kit inside."""
     from kit.remote import bundle as bundling
-    from kit.remote.client import kernel_folder
     from kit.remote.credentials import account
-    from kit.remote.metadata import NOBODY, write_owner
+    from kit.remote.metadata import NOBODY, kernel_folder, write_owner
 
     kernel = kernel_folder(name)
     built = bundling.notebook(kernel) if notebook else bundling.bundle(kernel)
@@ -68,8 +69,8 @@ def push(
     """Bundle a kernel and start its session on Kaggle; success is a version number and no dropped source."""
     from kit.remote import push as pushing
     from kit.remote.bundle import compose, read_head, write_script
-    from kit.remote.client import connect, kernel_folder
-    from kit.remote.metadata import read_metadata
+    from kit.remote.client import connect
+    from kit.remote.metadata import kernel_folder, read_metadata
     from kit.train.budget import parse_duration
 
     part = share("push", name, study, arms or [], shard, seeds)
@@ -162,7 +163,8 @@ def chain(
     """Session after session on Kaggle until the run is done: push, wait, attach the output, push again."""
     from kit.remote.chain import VIAS
     from kit.remote.chain import chain as run_chain
-    from kit.remote.client import connect, kernel_folder
+    from kit.remote.client import connect
+    from kit.remote.metadata import kernel_folder
 
     if name == "study":
         raise KitError(
@@ -203,8 +205,8 @@ def pull(
     seeds: SeedsOption = 1,
 ) -> None:
     """Fetch what a kernel's newest session left on Kaggle, compared with what its run wrote down, and file it."""
-    from kit.remote.client import connect, kernel_folder
-    from kit.remote.metadata import read_metadata
+    from kit.remote.client import connect
+    from kit.remote.metadata import kernel_folder, read_metadata
     from kit.remote.pull import WANTED
     from kit.remote.pull import pull as fetch
 

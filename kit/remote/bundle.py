@@ -89,11 +89,6 @@ def notebook(kernel: Path) -> Path:
 def read_head(kernel: Path) -> str:
     try:
         return (kernel / "main.py").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        there = ", ".join(sorted(head.parent.name for head in kernel.parent.glob("*/main.py"))) or "none"
-        raise KitError(
-            f"There is no {kernel / 'main.py'} to bundle. Kernels in {kernel.parent}: {there}. Run it in a clone's folder."
-        ) from None
     except UnicodeDecodeError as error:
         raise KitError(f"{kernel / 'main.py'} can't be bundled, it is not in UTF-8 ({error}): save it so.") from None
 

@@ -9,7 +9,6 @@ import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kit.errors import KitError
@@ -188,16 +187,3 @@ def no_credentials() -> str:
         "There are no Kaggle credentials here. Make a token on kaggle.com/settings and save it as ~/.kaggle/access_token "
         "(or set KAGGLE_API_TOKEN)."
     )
-
-
-def kernel_folder(name: str) -> Path:
-    """`kernels/NAME` of the clone that the command runs in.
-
-    Raises:
-        KitError: with the kernels that there are.
-    """
-    folder = Path("kernels") / name
-    if not (folder / "main.py").is_file():
-        there = ", ".join(sorted(head.parent.name for head in Path("kernels").glob("*/main.py"))) or "none"
-        raise KitError(f"There is no {folder / 'main.py'}. Kernels here: {there}. Run it in a clone's folder.")
-    return folder

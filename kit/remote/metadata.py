@@ -108,3 +108,20 @@ def in_words(wrong: Any) -> str:
         return f"{name} is unknown and would be ignored"
     wanted = WANTED.get(wrong["type"], FORMS.get(name, "owner/slug")).format(**wrong.get("ctx", {}))
     return f"{'.'.join(map(str, wrong['loc']))} is {wrong['input']!r:.80}, wanted is {wanted}"
+
+
+def kernels_here() -> list[Path]:
+    """The folders of kernels/ in the clone that the command runs in."""
+    return sorted(head.parent for head in Path("kernels").glob("*/main.py"))
+
+
+def kernel_folder(name: str) -> Path:
+    """`kernels/NAME` of that clone.
+
+    Raises:
+        KitError: with the kernels that there are.
+    """
+    if (folder := Path("kernels") / name) not in (here := kernels_here()):
+        there = ", ".join(kernel.name for kernel in here) or "none"
+        raise KitError(f"There is no {folder / 'main.py'}. Kernels here: {there}. Run it in a clone's folder.")
+    return folder

@@ -17,6 +17,7 @@ import pytest
 from kit.data.draw import draw_dataset
 from kit.errors import KitError
 from kit.remote.bundle import LIMIT, bundle, notebook, pack
+from kit.remote.metadata import kernel_folder
 
 HEAD = """
 import kit
@@ -180,7 +181,9 @@ def test_a_head_that_is_not_in_utf8_is_named(tmp_path):
         bundle(kernel)
 
 
-def test_a_kernel_that_is_not_there_is_answered_with_those_that_are(tmp_path):
+def test_a_kernel_that_is_not_there_is_answered_with_those_that_are(tmp_path, monkeypatch):
     kernel_with(HEAD, tmp_path)
-    with pytest.raises(KitError, match=r"Kernels in .*: test\."):
-        bundle(tmp_path / "kernels" / "recrod")
+    monkeypatch.chdir(tmp_path)
+    assert kernel_folder("test") == Path("kernels/test")
+    with pytest.raises(KitError, match=r"There is no kernels/recrod/main.py\. Kernels here: test\."):
+        kernel_folder("recrod")
