@@ -16,7 +16,7 @@ from kit.data.cache import Photos
 from kit.data.layout import Split
 from kit.data.loader import DecodingBatches
 from kit.data.order import Order
-from kit.data.squares import as_tensor
+from kit.data.squares import as_tensor, gathered
 from kit.device import Device, choose_device
 from kit.rng import generator
 from kit.stages.photos import cached_batches, to_input
@@ -53,7 +53,7 @@ def kit_ways(config: Config, split: Split, photos: Photos, device: torch.device)
     def host(step: int) -> None:
         rows = order.rows(step)
         draw_views(sizes[rows], generator(order.seed, "augment", step), data, augment)
-        pixels[rows]
+        gathered(pixels, rows)
 
     yield Way("kit, the host's part", "order, draws and gathered squares: all that is left when a GPU warps", counted(host), batch)
 
