@@ -21,7 +21,7 @@ LEAST = "KIT_LEAST_STEP"  # set by the first lines of a bundle that goes on with
 ENDS_AFTER = "KIT_SESSION_LIMIT"  # likewise, of one whose session Kaggle was told to end: after how many seconds
 BUDGET = "8h30m"
 SHORTEST, LONGEST = 20 * 60, 12 * 3600  # seconds to limit a session to: it must end in order; Kaggle gives no more
-GRACE = 30.0  # seconds
+GRACE = 30.0  # seconds that the others have, when one of several processes has failed
 MARGIN, SHARE = 30 * 60, 0.25  # seconds before the limit when a session's budget ends; of a short one not more than this share
 
 
@@ -96,9 +96,7 @@ def together(command: list[str], size: int, grace: float = GRACE) -> list[int]:
     for it, have `grace` seconds to say why they end, too."""
     world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
     each = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")} | world
-    processes = [
-        subprocess.Popen(command, env=each | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, start_new_session=True) for rank in range(size)
-    ]
+    processes: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int, _: object) -> None:
         for process in processes:
@@ -106,6 +104,8 @@ def together(command: list[str], size: int, grace: float = GRACE) -> list[int]:
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        for rank in map(str, range(size)):
+            processes.append(subprocess.Popen(command, env=each | {"RANK": rank, "LOCAL_RANK": rank}, start_new_session=True))
         while all(process.poll() in (None, 0) for process in processes) and any(process.poll() is None for process in processes):
             time.sleep(0.2)
         for process in processes:
