@@ -46,17 +46,15 @@ def train(
         recall.drawn(batches) if recall else batches,
         lambda model: predict.scores(model, material.validation, config.data),
         steps_per_epoch=order.steps_per_epoch,
-        train=plan,
+        train=plan.model_copy(update={"graph": False}) if recall else plan,  # steps that wait for the host can't be recorded
         checkpoints=session.checkpoints(stage),
         budget=session.budget,
         device=session.device,
         log=session.log,
         on_epoch=lambda history, seconds: tell(session, stage, history, seconds),
         adapters=adapters,
-        world=session.world,
         unmixed=views,
         prepare=prepare,
-        asks_host=recall is not None,
     )
 
 

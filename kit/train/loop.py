@@ -128,21 +128,18 @@ def fit(
     log: Log,
     on_epoch: Callable[[list[dict[str, Any]], dict[str, float]], None],
     adapters: nn.Module | None = None,
-    world: World | None = None,
     unmixed: Batches | None = None,
     prepare: Callable[[float], Hashable] = lambda progress: None,
-    asks_host: bool = False,
 ) -> Training:
     """Train until the plan is done, going on from the newest checkpoint.
 
     Args:
         loss: (images, labels, share of the plan's epochs that is over) → (total, {name: value}).
         evaluate: "accuracy" on validation, 0…1, and other scores, of a network in evaluation mode; not called for a final fit.
+        budget: of the processes that share each batch.
         adapters: train along but are not part of the network.
-        world: the processes that share each batch.
         unmixed: the same batches without mixup, which batch norm is measured on; None: as they are.
         prepare: as `Recorded` takes it.
-        asks_host: the loss waits for something that is not on the device.
         on_epoch: is given the history, a dictionary an epoch, and where the last epoch's seconds went; after each epoch and at the
             beginning.
     Returns:
@@ -153,7 +150,7 @@ def fit(
             before is kept.
         StorageError: the session's last checkpoint could not be written.
     """
-    world = world or World()
+    world = budget.world
     state = begin(network, adapters or nn.Module(), train, steps_per_epoch, device)
     learners, stage = nn.ModuleList([network, state.adapters]), checkpoints.stage
     if goes_on(state, checkpoints, device):
@@ -168,7 +165,7 @@ def fit(
 
     plain = Backward(loss, state.optimizer, state.scaler, device)
     learn: Learn = plain
-    if not asks_host and train.graph is not False and device.device.type == "cuda" and world.alone:
+    if train.graph is not False and device.device.type == "cuda" and world.alone:
         learn = Recorded(plain, prepare, lambda message: log(f"{stage}: {message}"), train.graph)
 
     step, evaluation, saving, waiting = (f"{stage} {kind}" for kind in KINDS)
@@ -202,16 +199,27 @@ def fit(
                     save(state, checkpoints, budget)
                 saved_at = budget.clock()
     state.good = state.fresh = None
-    if measured := min(steps_per_epoch, batches_to_measure(train, state.average)):
-        owed = [evaluation, *[step] * measured, "hand in"]
-        if not budget.fits(*owed):
-            save(state, checkpoints, budget)
-        budget.insist(f"batch norm of {stage} was measured anew", *owed)
-        torch.manual_seed(derive(train.seed, "measure"))
-        remeasure(last := candidate(state), unmixed or batches, measured, world)
-        offer(state, last, {} if train.final_fit else look(last))
+    measure_norms(state, unmixed or batches, look, checkpoints, budget)
     log(f"{stage}: {chosen(state)}")
     return state
+
+
+def measure_norms(state: Training, batches: Batches, evaluate: Evaluate, checkpoints: Checkpoints, budget: Budget) -> None:
+    """The plan's end: batch norms measured anew in what may be deployed, where weights were averaged or the plan asks for it.
+
+    Raises:
+        Suspended: there is no time for it; the state is saved.
+    """
+    train, stage = state.plan, checkpoints.stage
+    if not (steps := min(state.steps_per_epoch, batches_to_measure(train, state.average))):
+        return
+    owed = [f"{stage} evaluate", *[f"{stage} step"] * steps, "hand in"]
+    if not budget.fits(*owed):
+        save(state, checkpoints, budget)
+    budget.insist(f"batch norm of {stage} was measured anew", *owed)
+    torch.manual_seed(derive(train.seed, "measure"))
+    remeasure(last := candidate(state), batches, steps, budget.world)
+    offer(state, last, {} if train.final_fit else evaluate(last))
 
 
 def goes_on(state: Training, checkpoints: Checkpoints, device: Device) -> bool:

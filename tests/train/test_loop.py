@@ -97,7 +97,6 @@ def train(out, plan, *, stop_at=None, kill_at=None, per_epoch=PER_EPOCH, world=N
         device=cpu(""),
         log=Log(),
         on_epoch=lambda history, seconds: (out / "history").write_text(repr(history)),
-        world=world,
     )
 
 
