@@ -10,7 +10,8 @@ import numpy as np
 from kit.config.competitions import COMPETITIONS
 from kit.config.recipes import RECIPES
 from kit.data.decode import photo_size
-from kit.data.layout import Dataset, Split, find_dataset
+from kit.data.layout import find_dataset
+from kit.data.splits import Dataset, Split
 from kit.errors import KitError
 from kit.files import write_durably
 

@@ -6,7 +6,8 @@ from kit import predict
 from kit.config.competitions import FOOD11
 from kit.config.schema import Data
 from kit.data.cache import load_photos
-from kit.data.layout import find_dataset, subset
+from kit.data.layout import find_dataset
+from kit.data.splits import subset
 from kit.models.teacher import load_teacher
 
 

@@ -13,9 +13,9 @@ from kit.bench.material import decoded, in_a_fresh_process, memory, training_pho
 from kit.bench.outcome import Outcome, rates
 from kit.config.schema import Config
 from kit.data.cache import Photos
-from kit.data.layout import Split
 from kit.data.loader import DecodingBatches
 from kit.data.order import Order
+from kit.data.splits import Split
 from kit.data.squares import as_tensor, gathered
 from kit.device import Device, choose_device
 from kit.rng import generator

@@ -16,7 +16,7 @@ from kit.bench.outcome import Outcome, rates
 from kit.config.schema import Config
 from kit.console import Log
 from kit.data.cache import decode_into, load_photos
-from kit.data.layout import Split
+from kit.data.splits import Split
 from kit.device import Device
 
 LONGER = 4  # times as many photos, to see whether memory grows with them

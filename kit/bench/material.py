@@ -14,8 +14,9 @@ from kit.config.schema import Config
 from kit.console import Log
 from kit.data.cache import Photos, load_photos
 from kit.data.decode import die_with_parent, signals_held
-from kit.data.layout import Split, find_dataset, photos_in, subset
+from kit.data.layout import find_dataset, photos_in
 from kit.data.records import is_record
+from kit.data.splits import Split, subset
 from kit.errors import KitError
 
 

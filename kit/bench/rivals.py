@@ -17,8 +17,8 @@ from torchvision import transforms
 from kit.augment.reference import SeededPipeline
 from kit.config.schema import Augment, Data
 from kit.data.decode import signals_held
-from kit.data.layout import Split
 from kit.data.loader import start_worker
+from kit.data.splits import Split
 from kit.errors import KitError
 
 ENDLESS = 10**9  # photos that a sampler gives: the clock says when it is enough

@@ -21,7 +21,7 @@ import numpy as np
 
 from kit.console import Log, progress
 from kit.data.decode import photo_digest, photo_size, to_squares
-from kit.data.layout import Split
+from kit.data.splits import Split
 from kit.errors import KitError
 from kit.files import StorageError, flush_folder, locked, make_folder, sha256_of, write_durably
 

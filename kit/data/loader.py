@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from kit.data.cache import Photos
 from kit.data.decode import die_with_parent, read_rgb, signals_held
-from kit.data.layout import Split
 from kit.data.order import Order
+from kit.data.splits import Split
 from kit.data.squares import choose_squares
 from kit.device import sent
 from kit.rng import derive, generator

@@ -6,7 +6,8 @@ from pathlib import Path
 from kit.config.schema import Config
 from kit.console import Log
 from kit.data.cache import Photos, load_photos
-from kit.data.layout import Dataset, find_dataset
+from kit.data.layout import find_dataset
+from kit.data.splits import Dataset
 from kit.stages.assistant import refuse_other_classes
 
 

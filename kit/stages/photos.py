@@ -17,9 +17,10 @@ from kit.augment.views import show_views, training_views
 from kit.augment.warp import normalise
 from kit.config.schema import Augment, Data, Train
 from kit.data.cache import Photos, load_photos, scan
-from kit.data.layout import Dataset, find_dataset, subset
+from kit.data.layout import find_dataset
 from kit.data.loader import CachedBatches, DecodingBatches
 from kit.data.order import Order
+from kit.data.splits import Dataset, subset
 from kit.errors import KitError
 from kit.fuse import fused
 from kit.rng import derive

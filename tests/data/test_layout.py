@@ -6,7 +6,8 @@ import pytest
 
 from kit.config.competitions import FOOD11
 from kit.data.draw import draw_dataset
-from kit.data.layout import find_dataset, subset
+from kit.data.layout import find_dataset
+from kit.data.splits import subset
 from kit.errors import KitError
 
 
@@ -103,20 +104,6 @@ def test_without_validation_a_stratified_share_is_held_out(copy):
     assert dataset.held_out
     assert np.bincount(dataset.validation.labels).tolist() == [4] * 6
     assert not {*dataset.training.paths} & {*dataset.validation.paths}
-
-
-def test_a_subset_is_stratified_and_repeatable(drawn):
-    small, again = (subset(find(drawn), 0.5, seed=3) for _ in range(2))
-    assert [s.paths for s in small.splits] == [s.paths for s in again.splits]
-    assert np.bincount(small.training.labels).tolist() == [10] * 6
-    assert len(small.evaluation) == 12
-
-
-def test_subsets_of_one_seed_keep_apart_what_is_held_out(copy):
-    """What has learnt from any of them may be validated by any other."""
-    shutil.rmtree(copy / "validation")
-    parts = [subset(find(copy), share, seed=0) for share in (0.4, 0.7, 1)]
-    assert not {p for part in parts for p in part.training.paths} & {p for part in parts for p in part.validation.paths}
 
 
 def refused(root, *words, classes=None):

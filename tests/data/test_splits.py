@@ -1,0 +1,20 @@
+import shutil
+
+import numpy as np
+
+from kit.data.layout import find_dataset
+from kit.data.splits import subset
+
+
+def test_a_subset_is_stratified_and_repeatable(drawn):
+    small, again = (subset(find_dataset(drawn, None, 0.2, seed=0), 0.5, seed=3) for _ in range(2))
+    assert [s.paths for s in small.splits] == [s.paths for s in again.splits]
+    assert np.bincount(small.training.labels).tolist() == [10] * 6
+    assert len(small.evaluation) == 12
+
+
+def test_subsets_of_one_seed_keep_apart_what_is_held_out(drawn, tmp_path):
+    """What has learnt from any of them may be validated by any other."""
+    own = shutil.copytree(drawn, tmp_path / "own", ignore=shutil.ignore_patterns("validation"))
+    parts = [subset(find_dataset(own, None, 0.2, seed=0), share, seed=0) for share in (0.4, 0.7, 1)]
+    assert not {p for part in parts for p in part.training.paths} & {p for part in parts for p in part.validation.paths}
