@@ -17,6 +17,7 @@ from torch import nn
 from kit.compress.surgery import refuse_unprunable
 from kit.config.competitions import check_limits, competition
 from kit.config.schema import Config
+from kit.config.stages import steps_of
 from kit.console import Log
 from kit.device import shortages_named
 from kit.errors import KitError, Suspended
@@ -31,7 +32,7 @@ from kit.stages.assistant import file_of, read_teacher
 from kit.stages.finish import hand_in_best_so_far, quantize, submit
 from kit.stages.history import sum_up
 from kit.stages.photos import read_photos
-from kit.stages.prune import prune, steps_of
+from kit.stages.prune import prune
 from kit.stages.rehearsal import as_if_trained
 from kit.stages.student import check_terms, distil, factorised, finetune, train_factorised, train_quantized
 from kit.stages.teacher import get_teachers

@@ -18,8 +18,7 @@ from kit.console import console
 from kit.errors import KitError
 from kit.pipeline import run
 from kit.train.budget import EXIT, Budget, say_duration
-from kit.train.checkpoint import STAGES
-from kit.train.loop import KINDS
+from kit.train.pace import KINDS
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,7 @@ def measure(config: Config, data: Path, cache: Path, teachers: Sequence[Path]) -
     if budget.stop:
         raise KitError(f"{budget.stop} before everything was measured. The same command begins anew.")
     # the last of several steps of pruning stands for all
-    trained = [stage for stage in STAGES if stage != "prune"]
-    seconds = {stage: sum((budget.spent[f"{stage} {kind}"] for kind in KINDS), 0.0) for stage in trained}
+    seconds = {stage: sum((budget.spent[f"{stage} {kind}"] for kind in KINDS), 0.0) for stage in epochs_of(config)}
     epoch = {stage: spent for stage, spent in seconds.items() if spent}
     return Measured(epoch, budget.elapsed() + EXIT - sum(epoch.values()))
 

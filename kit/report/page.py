@@ -10,6 +10,7 @@ from kit.config.competitions import competition
 from kit.config.differences import differences
 from kit.config.recipes import RECIPES
 from kit.config.schema import Predict
+from kit.config.stages import kind_of
 from kit.report import scores
 from kit.report.figures import Line, Plot, histogram, plot, reliability, sizes, sparkline
 from kit.report.render import brief, percent, render, whole_percent
@@ -135,7 +136,7 @@ def accuracy_plot(run: Run, trained: list[str]) -> Plot:
     dots, end, order = [], lines[-1].points[-1][0], list(run.student_stages)
     ways = {order.index(line.name): line for line in lines}
     for i, stage in enumerate(order):
-        if stage.startswith("prune") and stage in found:  # between two lines, and tied to both
+        if kind_of(stage) == "prune" and stage in found:  # between two lines, and tied to both
             before, after = [way for at, way in ways.items() if at < i][-1:], [way for at, way in ways.items() if at > i][:1]
             pruned = (before[0].points[-1][0] + 0.5 if before else 0.5, found[stage])  # nothing before: begun with another's student
             dots.append((*pruned, "hollow"))

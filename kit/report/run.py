@@ -14,6 +14,7 @@ from kit.compress.fold import fold, fold_shape
 from kit.compress.lowrank import Ranks, factor_shape
 from kit.compress.pack import Packed, unpack
 from kit.config.schema import Config
+from kit.config.stages import kind_of, steps_of, up_to_pruning
 from kit.console import Log
 from kit.errors import KitError
 from kit.models.cost import count_macs
@@ -22,7 +23,6 @@ from kit.models.students import build_student, count_parameters, widths_of
 from kit.models.teacher import build_teacher
 from kit.models.widths import widths_for
 from kit.session import read_by_stage, read_record
-from kit.stages.prune import steps_of
 from kit.train.checkpoint import saved_in, whole
 
 STUDENT_STAGES = {
@@ -78,12 +78,10 @@ class Run:
     @cached_property
     def student_stages(self) -> dict[str, str]:
         """{stage: its name in words}, in the order of the run; the steps of pruning are numbered but for the last."""
-        steps = steps_of(self.config.prune)
-        numbered = [f", step {i}" if len(steps) > 1 else "" for i in range(1, len(steps) + 1)]
-        pairs = zip(steps, numbered, strict=True)
-        middle = {stage: STUDENT_STAGES[kind] + which for step, which in pairs for stage, kind in step.stages.items()}
-        last = ("lowrank", "qat", "quantize")
-        return {key: STUDENT_STAGES[key] for key in ("distil",)} | middle | {key: STUDENT_STAGES[key] for key in last}
+        prune = self.config.prune
+        words = {stage: STUDENT_STAGES[kind_of(stage)] for stage in (*up_to_pruning(prune), "lowrank", "qat", "quantize")}
+        numbered = enumerate(steps_of(prune), 1) if prune and prune.steps > 1 else ()
+        return words | {stage: f"{words[stage]}, step {i}" for i, step in numbered for stage in (step.prune, step.finetune)}
 
     @property
     def trained(self) -> list[str]:

@@ -11,13 +11,13 @@ from PIL import Image
 
 from kit import predict
 from kit.answers import FILE, Answers, answers_to
+from kit.config.stages import kind_of, up_to_pruning
 from kit.data.cache import Photos
 from kit.files import make_folder, write_durably
 from kit.report.run import Run, read_run
 from kit.session import Session
 from kit.stages.finish import so_far
 from kit.stages.photos import Material
-from kit.stages.prune import steps_of
 from kit.train.budget import EXIT, PAGE, Budget
 
 FILE_NAME = "report.html"
@@ -63,9 +63,9 @@ def look_at_students(session: Session, material: Material) -> None:
     """Answers of the stages' best students, each asked once and while there is time, and the worst mistakes' thumbnails."""
     photos, classes = material.validation, material.dataset.classes
     answers = answers_to(session.out / FILE, photos, classes)
-    for stage in ("distil", *(stage for step in steps_of(session.config.prune) for stage in step.stages)):  # qat's are the packed one's
+    for stage in up_to_pruning(session.config.prune):  # qat's are the packed one's
         files = session.checkpoints(stage).files()
-        evaluation = f"{stage} evaluate" if stage.startswith("finetune") else "distil evaluate"
+        evaluation = f"{stage} evaluate" if kind_of(stage) == "finetune" else "distil evaluate"
         if not room_for(session.budget, evaluation):
             session.log(f"no time to ask the student of {stage} for the page")
             break

@@ -16,6 +16,7 @@ from kit.compress.pack import Packed, unpack
 from kit.compress.prune import Target
 from kit.config.competitions import check_limits, competition
 from kit.config.schema import Config
+from kit.config.stages import kind_of, up_to_pruning
 from kit.errors import KitError, Suspended
 from kit.files import sha256_of, write_json
 from kit.ledger import file_away
@@ -24,9 +25,9 @@ from kit.models.widths import widths_for
 from kit.session import Session, command
 from kit.stages.packing import pack_student, rounded
 from kit.stages.photos import Material
-from kit.stages.prune import cut, steps_of
+from kit.stages.prune import cut
 from kit.stages.student import factorised
-from kit.train.checkpoint import weights_in
+from kit.train.checkpoint import saved_in, weights_in
 
 PROVENANCE = "provenance.json"
 
@@ -137,15 +138,14 @@ def report_submission(session: Session, csv: Path, state: str, found: list[str])
 
 def provenance(session: Session, state: str) -> dict[str, Any]:
     """Where a submission came from, enough to make it again."""
-    stages = ["qat", "lowrank", *(step.finetune for step in reversed(steps_of(session.config.prune))), "distil"]
-    weights = [saved.path.name for stage in stages for saved in session.checkpoints(stage).files()[-1:]]
+    trained = [saved.path.name for saved in saved_in(session.out) if saved.kind not in ("teacher", "prune")]
     kept = ("recipe", "validation_accuracy", "parameters", "bytes", "commit", "versions", "device", "photos", "teacher", "stages", "config")
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
         "state": state,
         "competition": session.config.competition,
         "command": command(),
-        "checkpoint": weights[0] if weights else None,
+        "checkpoint": trained[-1] if trained else None,
         "student_sha256": sha256_of(session.out / "student.kit"),
         "csv_sha256": session.record["submission"]["sha256"],
         "problems": session.record["submission"]["problems"] + (["it was made with --subset"] if session.record["partial"] else []),
@@ -180,8 +180,8 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         session.log(goes_on)
         session.log("the submission of the session before stays" if left else "no submission yet: there was no time for one")
         return
-    stages = [stage for step in reversed(steps_of(session.config.prune)) for stage in (step.finetune, step.prune)]
-    found = [each for stage in (*stages, "distil") if (each := so_far(session, stage, len(material.dataset.classes)))]
+    stages = reversed(up_to_pruning(session.config.prune))
+    found = [each for stage in stages if (each := so_far(session, stage, len(material.dataset.classes)))]
     if not found and not asked and not session.checkpoints("teacher").files():
         raise KitError(
             f"{reason}, and nothing is trained yet that could be handed in. The decoded photos and what was saved are "
@@ -237,6 +237,6 @@ def so_far(session: Session, stage: str, classes: int) -> SoFar | None:
     state = checkpoints.result() or checkpoints.load()
     if state is None or state.get("step") == 0:  # saved before the first step: it knows nothing
         return None
-    pruned = session.checkpoints(stage.replace("finetune", "prune")).result() if stage.startswith("finetune") else None
+    pruned = session.checkpoints(stage.replace("finetune", "prune")).result() if kind_of(stage) == "finetune" else None
     widths = state.get("widths") or (pruned["widths"] if pruned else widths_for(session.config.student, classes))
     return SoFar(widths, state["best"]["accuracy"] or 0.0, weights_in(state))

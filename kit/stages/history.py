@@ -10,7 +10,7 @@ from kit.stages.photos import Material
 from kit.stages.student import later_plans
 from kit.train.budget import say_duration
 from kit.train.checkpoint import saved_in, steps_done
-from kit.train.loop import KINDS
+from kit.train.pace import KINDS
 
 SHOWN = {"step": "steps", "evaluate": "evaluations", "save": "saves", "wait": "waiting"}
 

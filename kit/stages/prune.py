@@ -1,6 +1,5 @@
 """Pruning: the same student with fewer channels, its batch norms measured anew; at once or step by step."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import recalibrate
 from kit.config.competitions import competition
 from kit.config.schema import Prune
+from kit.config.stages import Step, steps_of
 from kit.models.blocks import Select
 from kit.models.cost import count_macs
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
@@ -20,28 +20,6 @@ from kit.stages.packing import packed_size
 from kit.stages.photos import Material, make_order, make_views
 
 RECALIBRATION = 20  # batches; at 128 photos each the averages are within a percent of an epoch's
-
-
-@dataclass(frozen=True)
-class Step:
-    """One of the steps from the whole student to the target. prune, finetune: names of its stages. share: of the way, by ratio."""
-
-    prune: str = "prune"
-    finetune: str = "finetune"
-    share: float = 1.0
-
-    @property
-    def stages(self) -> dict[str, str]:
-        """{stage: its kind}."""
-        return {self.prune: "prune", self.finetune: "finetune"}
-
-
-def steps_of(prune: Prune | None) -> list[Step]:
-    """The last step's stages have no number, so a run at once and the end of a run in steps are found by the same names."""
-    if prune is None:
-        return []
-    earlier = [Step(f"prune{i}", f"finetune{i}", i / prune.steps) for i in range(1, prune.steps)]
-    return [*earlier, Step()]
 
 
 def prune(session: Session, material: Material, student: nn.Module, step: Step) -> nn.Module:

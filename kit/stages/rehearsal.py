@@ -9,12 +9,13 @@ from torch import nn
 from kit import predict
 from kit.compress.pack import unpack
 from kit.config.competitions import check_limits
+from kit.config.stages import up_to_pruning
 from kit.distill.objective import Objective
 from kit.models.students import count_parameters
 from kit.session import Session
 from kit.stages.packing import pack_student, rounded
 from kit.stages.photos import Material, make_order, make_views, mixing
-from kit.stages.prune import cut, steps_of, target_of
+from kit.stages.prune import cut, target_of
 from kit.train.budget import PAGE
 from kit.train.gradients import Backward
 from kit.train.loop import begin, take_step
@@ -42,7 +43,7 @@ def rehearse(session: Session, material: Material, stage: str, student: nn.Modul
         over = bool(check_limits(config.whose_limit, count_parameters(student)))
         hand_in = rehearse_hand_in(session, material, f"{stage} evaluate", final)
         page = budget.longest.setdefault("page", PAGE)  # an earlier session has measured it
-        asked = 1 + 2 * len(steps_of(config.prune))  # students of stages, for the page
+        asked = len(up_to_pruning(config.prune))  # students of stages, for the page
         budget.longest["report"] = page + asked * budget.longest[f"{stage} evaluate"]
         # an oversized one prunes a copy; one on the grid isn't rounded, but the one before it is, and was rehearsed
         whole = hand_in + (budget.longest.get("prune", 0) if over else 0)

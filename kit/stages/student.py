@@ -14,6 +14,7 @@ from kit.compress.lowrank import factorise, ranks_in, ranks_of_energy, ranks_up_
 from kit.compress.lsq import with_steps
 from kit.config.competitions import competition
 from kit.config.schema import Config, LowRank, Train
+from kit.config.stages import steps_of
 from kit.config.terms import SimKD
 from kit.distill.align import classifier, take_classifier
 from kit.distill.objective import Objective
@@ -25,7 +26,6 @@ from kit.rng import derive
 from kit.session import Session
 from kit.stages.assistant import refuse_leak, refuse_other_classes
 from kit.stages.photos import Material
-from kit.stages.prune import steps_of
 from kit.stages.recall import recalled
 from kit.stages.rehearsal import rehearse
 from kit.stages.teacher import on_device

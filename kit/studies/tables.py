@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kit.config.stages import kind_of
 from kit.studies.journal import Entry
 from kit.studies.study import Arm, Study
 
@@ -215,7 +216,7 @@ def steps(made: list[Row]) -> pd.DataFrame:
     lines = []
     for row in made:
         kinds = [stage for stage in (row.stages[0] if row.stages else {}) if row.stages[0][stage].get("parameters") and stage != "teacher"]
-        if not any(stage.startswith("prune") for stage in kinds):
+        if not any(kind_of(stage) == "prune" for stage in kinds):
             continue
         for stage in kinds:
             found = [each[stage] for each in row.stages if stage in each]

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from kit.config.differences import differences
+from kit.config.stages import REPEATED, STAGES, kind_of
 from kit.console import Log
 from kit.errors import KitError
 from kit.files import write_durably
@@ -29,8 +30,6 @@ from kit.world import World
 FOLDER = "checkpoints"
 FORMAT = 2  # of what a file holds; one of another format is refused
 GENERATIONS = 2
-STAGES = ("teacher", "distil", "prune", "finetune", "lowrank", "qat")  # in the order of a run
-REPEATED = ("prune", "finetune")  # may come in several steps, prune1 finetune1 prune2 …, of which the last has no number
 NAME = re.compile(r"(?P<stage>[a-z]+)(?P<number>\d*)-(?P<step>\d{9})(?P<done>-done)?-(?P<digest>[0-9a-f]{16})\.pt")
 
 
@@ -46,15 +45,14 @@ class Saved:
 
     @property
     def kind(self) -> str:
-        """The stage without the number of its step."""
-        return self.stage.rstrip("0123456789")
+        return kind_of(self.stage)
 
     @property
     def age(self) -> tuple[int, float, int, int, bool]:
-        """Sorts a run's checkpoints, oldest first."""
-        kind = self.kind
-        number = int(self.stage[len(kind) :] or 0) or math.inf
-        return 2 * (kind in ("lowrank", "qat")) + (kind in REPEATED), number, STAGES.index(kind), self.step, self.done
+        """Sorts a run's checkpoints, oldest first: all steps of what is repeated come in the place of its first stage."""
+        number = int(self.stage.removeprefix(self.kind) or 0) or math.inf
+        first = REPEATED[0] if self.kind in REPEATED else self.kind
+        return STAGES.index(first), number, STAGES.index(self.kind), self.step, self.done
 
 
 class Damaged(Exception):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from kit.config.schema import Train
+from kit.config.stages import kind_of
 from kit.console import Log, progress
 from kit.device import Device
 from kit.errors import KitError
@@ -354,7 +355,7 @@ def sound(state: Training, stage: str, device: Device, log: Log) -> bool:
         return True
     if state.good is None:
         plan = "teacher.train" if stage == "teacher" else "train"
-        rate = RATES.get(stage.rstrip("0123456789"), f"{plan}.lr")
+        rate = RATES.get(kind_of(stage), f"{plan}.lr")
         raise KitError(
             f"{stage}: {trouble} at step {state.step:,}, again after the learning rate was cut to {state.rate:g} of the plan's. The "
             f"checkpoint before is kept. Begin again in another --out with a smaller --set {rate}=… or with --set {plan}.clip_norm=1."

@@ -6,12 +6,13 @@ from torch import nn
 
 from kit.config.override import override
 from kit.config.recipes import recipe
+from kit.config.stages import Step, steps_of
 from kit.errors import KitError
 from kit.models.blocks import Select
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
 from kit.session import open_session
 from kit.stages.photos import read_photos
-from kit.stages.prune import Step, prune, steps_of, target_of, with_new_weights
+from kit.stages.prune import prune, target_of, with_new_weights
 from kit.train.budget import Budget
 
 WHOLE = count_parameters(build_student("record", (), 6))
@@ -43,12 +44,6 @@ def test_a_photo_that_is_moved_to_another_class_is_another_photo(drawn, tmp_path
     later = open_session(session.config, tmp_path / "out", Budget(None), log)
     with pytest.raises(KitError, match=r"photos below .* are not those"):
         read_photos(later, tmp_path / "photos", tmp_path / "out" / "cache")
-
-
-def test_the_last_of_several_steps_has_the_names_of_the_only_one():
-    assert steps_of(None) == []
-    assert steps_of(recipe("sample").prune) == [Step("prune", "finetune", 1.0)]
-    assert [step.prune for step in steps_of(override(recipe("sample"), ["prune.steps=3"]).prune)] == ["prune1", "prune2", "prune"]
 
 
 @pytest.mark.parametrize("restart", ["false", "true"])
