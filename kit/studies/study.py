@@ -1,9 +1,11 @@
 """What a study is: arms as data, each a whole config under a name, and the one that the others are held against."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from kit.config.override import override
 from kit.config.schema import Config
 
 Changes = dict[str, Any]  # "section.field": value
@@ -55,17 +57,8 @@ class Study:
 
 
 def replaced(config: Config, changes: Changes) -> Config:
-    """The config with fields replaced, and validated as a whole. A section that is replaced is given as a model or a dictionary."""
-    value = config.model_dump()
-    for path, new in changes.items():
-        *parents, last = path.split(".")
-        place = value
-        for name in parents:
-            place = place[name]
-        if last not in place:
-            raise KeyError(f"{path} is no field of a config")
-        place[last] = new
-    return Config.model_validate(value)
+    """The config with fields replaced as by `--set`, and validated as a whole. A section that is replaced is given as a dictionary."""
+    return override(config, [f"{path}={json.dumps(value)}" for path, value in changes.items()])
 
 
 def kept_answers(config: Config) -> Config:
