@@ -144,6 +144,9 @@ def refuse_order(file: Path, answer: np.ndarray, labels: np.ndarray, classes: tu
 
     Two classes at least must trade places, each taken for the other's most often, and more than twice as many of their photos must be
     right under the other names: mere weakness, which leaves outputs unused, does not look like that.
+
+    Where classes are many, clearly right is twice as often as chance, and hardly better than chance is less than half as often again. Few
+    classes leave less room above chance, and both margins shrink with it: of two classes it is three in four, and five in eight.
     """
     from scipy.optimize import linear_sum_assignment  # here: the two take a second to import, and a teacher is looked at once a run
     from sklearn.metrics import confusion_matrix
@@ -154,14 +157,15 @@ def refuse_order(file: Path, answer: np.ndarray, labels: np.ndarray, classes: tu
     elsewhere = [(t, o) for t, o in pairs if t != o]
     moved = [(t, o) for t, o in elsewhere if o == table[t].argmax()]
     clear = sum(table[pair] for pair in elsewhere) > 2 * sum(table[t, t] for t, _ in elsewhere)
-    best = sum(table[pair] for pair in pairs) / len(labels)
-    if len(moved) >= 2 and clear and best > 2 / len(classes):
+    best, chance = sum(table[pair] for pair in pairs) / len(labels), 1 / len(classes)
+    margin = chance * (1 - chance)
+    if len(moved) >= 2 and clear and best > chance + margin:
         shown = "; ".join(f"output {o} looks like {classes[t]!r} ({t})" for t, o in moved[:4]) + ("; …" if len(moved) > 4 else "")
         raise KitError(
             f"The classes of the teacher {file} are in another order: it reaches {accuracy:.4f} on validation, and would reach {best:.4f} "
             f"otherwise: {shown}. Give a teacher that was trained on these classes in this order."
         )
-    if accuracy < 1.5 / len(classes):
+    if accuracy < chance + margin / 2:
         raise KitError(f"The teacher {file} reaches {accuracy:.4f} on validation, hardly better than chance. Is it the right file?")
 
 

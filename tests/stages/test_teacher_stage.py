@@ -31,6 +31,16 @@ def test_a_teacher_in_another_order_is_refused_and_the_order_is_told(accuracy, o
         refuse_order("t.pt", answers(accuracy, order), LABELS, CLASSES)
 
 
+def test_of_two_classes_a_teacher_is_taken_well_below_all_right_and_refused_where_they_are_swapped():
+    labels, right = np.arange(100) % 2, np.arange(100) % 10 < 7
+    refuse_order("t.pt", np.where(right, labels, 1 - labels), labels, CLASSES[:2])
+    swapped = np.where(np.arange(100) % 10 < 9, 1 - labels, labels)
+    with pytest.raises(KitError, match=r"in another order: it reaches 0.1000 on validation, and would reach 0.9000"):
+        refuse_order("t.pt", swapped, labels, CLASSES[:2])
+    with pytest.raises(KitError, match="hardly better than chance"):
+        refuse_order("t.pt", np.where(np.arange(100) % 10 < 6, labels, 1 - labels), labels, CLASSES[:2])
+
+
 def test_a_teacher_that_leaves_outputs_unused_is_weak_and_in_no_other_order():
     """Of each pair it names one class only: the other names would be right as often."""
     refuse_order("t.pt", np.array([1, 1, 3, 3, 5, 5])[LABELS], LABELS, CLASSES)
