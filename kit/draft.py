@@ -1,5 +1,6 @@
 """`kit new`: a recipe file to begin with, fitted to a folder of photos that was looked at."""
 
+import math
 import re
 import shlex
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from kit.files import write_durably
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 SIDES = (32, 48, 64, 96, 128, 160, 192, 224)  # px, of which one is proposed
 LOOKS = 200  # photos whose size is read
+HOLDOUT = "\n            holdout={share},  # of training, to validate with: a fifth has no photo for some class"
+FIFTH = 0.2  # of training, which is held out where there is no validation folder
 PARAMETERS = 60_000  # that are proposed: HW13's limit
 
 TEMPLATE = '''"""{name}: {photos}
@@ -40,7 +43,7 @@ def recipe() -> Config:
         competition="{competition}",  # {about}
         limit={limit},  # what the student may have at most: "60000params", "250kB", "60000params+250kB"; None: the competition's
         data=Data(
-            image_size={side},  # px, of the networks' input; time grows with its square
+            image_size={side},  # px, of the networks' input; time grows with its square{holdout}
             augment=Augment(crop_scale=(0.35, 1.0), horizontal_flip=0.5, brightness=0.2),  # which changes leave a photo in its class?
         ),
         student=Student(name="even", parameters={parameters:_}),  # as wide as fits; `kit students` lists the others
@@ -72,7 +75,8 @@ def draft(name: str, data: Path, folder: Path) -> Iterator[str]:
     file = folder / f"{check_name(name)}.py"
     if file.exists():
         raise KitError(f"{file} is there already. Choose another name, or remove it.")
-    dataset = find_dataset(data, None, 0.2, 0)
+    share = share_to_hold_out(find_dataset(data, None, None, 0))
+    dataset = find_dataset(data, None, share, 0)
     competition = rules_of(dataset)
     side, many = side_for(dataset.training), len(dataset.training) >= 2_000
     photos = (
@@ -87,6 +91,7 @@ def draft(name: str, data: Path, folder: Path) -> Iterator[str]:
         about="its classes, CSV and teacher's file" if competition != "any" else "any folder: classes and ids from the photos",
         limit=f'"{PARAMETERS}params"' if competition == "any" else None,
         side=side,
+        holdout="" if share == FIFTH else HOLDOUT.format(share=share),
         parameters=COMPETITIONS[competition].max_parameters or PARAMETERS,
         batch=64 if many else 32,  # some dozens of steps an epoch
         lr=16e-3 if many else 8e-3,
@@ -111,6 +116,12 @@ def rules_of(dataset: Dataset) -> str:
     if len(fits) > 1:
         fits = [name for name in fits if (dataset.root / COMPETITIONS[name].teacher_file).is_file()]
     return fits[0] if len(fits) == 1 else "any"
+
+
+def share_to_hold_out(dataset: Dataset) -> float:
+    """A fifth, or as many tenths more as give validation a photo for each class; nothing is held out where it has a folder."""
+    photos, classes = len(dataset.training), len(dataset.classes) if dataset.held_out else 0
+    return next((share for share in (FIFTH, 0.3, 0.4, 0.5) if math.ceil(share * photos) >= classes), FIFTH)
 
 
 def side_for(split: Split) -> int:

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from kit.cli import main  # noqa: F401  brings the verbs
 from kit.cli.app import app
 from kit.config.own import find_recipe
+from kit.data.layout import find_dataset
 from kit.draft import draft, side_for
 from kit.errors import KitError
 
@@ -57,7 +58,14 @@ def test_a_folders_name_with_a_space_is_quoted_where_it_is_to_be_copied(here, tm
     assert "--data 'my photos' --budget 9h" in (tmp_path / "mine.py").read_text()
 
 
-def test_small_photos_get_the_smallest_side(real):
-    from kit.data.layout import find_dataset
+def test_a_share_is_held_out_that_so_few_photos_can_be_divided_by(here, tmp_path):
+    """A fifth of twelve photos has none for some of six classes."""
+    few = shutil.copytree(here, tmp_path / "few", ignore=shutil.ignore_patterns("validation", "?_[2-9].jpg", "?_1?.jpg"))
+    list(draft("few", few, tmp_path))
+    config = find_recipe("./few.py")
+    assert config.data.holdout == 0.5
+    find_dataset(few, None, config.data.holdout, config.train.seed)
 
+
+def test_small_photos_get_the_smallest_side(real):
     assert side_for(find_dataset(real / "food101-regrouped", None, 0.2, 0).training) == 64

@@ -56,6 +56,19 @@ def test_a_csv_is_checked_by_the_rules_of_its_own_run(drawn, tmp_path):
     assert "fit for any" in done.stdout
 
 
+def test_a_csv_is_checked_whatever_share_its_run_held_out(drawn, tmp_path):
+    """Of twelve photos of six classes a fifth can't be: the run asked for a half."""
+    shutil.copytree(drawn / "evaluation", tmp_path / "few" / "evaluation")
+    (tmp_path / "few" / "training").mkdir()
+    for photo in (drawn / "training").glob("?_[01].jpg"):
+        shutil.copy(photo, tmp_path / "few" / "training")
+    rows = "".join(f"{photo.stem},{i % 6}\n" for i, photo in enumerate(sorted((drawn / "evaluation").iterdir())))
+    (tmp_path / "submission.csv").write_text("Id,Category\n" + rows)
+    words = ["check", "submission.csv", "--competition", "any", "--data", "few"]
+    done = subprocess.run([sys.executable, "-m", "kit", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert "fit for any" in done.stdout, done.stderr
+
+
 @pytest.fixture
 def server(monkeypatch):
     yield from loopback(monkeypatch, Server())

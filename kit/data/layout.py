@@ -27,12 +27,12 @@ LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini")
 FLAT_NAME = re.compile(r"(\d+)_.+")
 
 
-def find_dataset(root: Path, classes: tuple[str, ...] | None, holdout: float, seed: int) -> Dataset:
+def find_dataset(root: Path, classes: tuple[str, ...] | None, holdout: float | None, seed: int) -> Dataset:
     """The one data set below `root`.
 
     Args:
         classes: the competition's, or None to take what the folders or labels say.
-        holdout: share of training to hold out where there is no validation split.
+        holdout: share of training to hold out where there is no validation split; None: none is, and validation is empty there.
         seed: of that held-out share.
     Raises:
         KitError: no data set, two of them, one class alone, an empty split, a label out of range, an unlabelled training photo, a repeated
@@ -52,23 +52,29 @@ def find_dataset(root: Path, classes: tuple[str, ...] | None, holdout: float, se
     if "validation" in parts:
         validation = read_labelled(parts["validation"], "validation", names)
     else:
-        keep, held = stratify(training, holdout, seed, "data.holdout")
-        training, validation = training.take(keep), training.take(held, "validation")
+        training, validation = divided(training, holdout, seed)
     evaluation, more = read_evaluation(parts["evaluation"], names), read_unlabelled(folder, parts["training"])
     strange = tuple(file for part in parts.values() for file in strangers(part))
     empty = tuple(place for place in folders_below(parts["training"]) if not photos_in(place))
     return Dataset(folder, names, training, validation, evaluation, "validation" not in parts, more, strange, empty)
 
 
-def read_records(folder: Path, kind: records.Kind, classes: tuple[str, ...] | None, holdout: float, seed: int) -> Dataset:
+def read_records(folder: Path, kind: records.Kind, classes: tuple[str, ...] | None, holdout: float | None, seed: int) -> Dataset:
     """CIFAR's binary files; its evaluation photos have labels, and validation is held out of training."""
     paths, labels = records.list_records(folder, kind.training)
     names = fitting(records.class_names(folder, kind, labels), classes, f"{folder} holds {{}} classes")
-    training = Split("training", tuple(paths), labels)
-    keep, held = stratify(training, holdout, seed, "data.holdout")
+    training, validation = divided(Split("training", tuple(paths), labels), holdout, seed)
     paths, labels = records.list_records(folder, (kind.evaluation,))
     evaluation = Split("evaluation", tuple(paths), labels)
-    return Dataset(folder, names, training.take(keep), training.take(held, "validation"), evaluation, held_out=True)
+    return Dataset(folder, names, training, validation, evaluation, held_out=True)
+
+
+def divided(training: Split, holdout: float | None, seed: int) -> tuple[Split, Split]:
+    """(training, what is held out of it to validate)."""
+    if holdout is None:
+        return training, training.take(np.zeros(0, int), "validation")
+    keep, held = stratify(training, holdout, seed, "data.holdout")
+    return training.take(keep), training.take(held, "validation")
 
 
 def read_unlabelled(folder: Path, training: Path) -> Split | None:

@@ -138,7 +138,7 @@ def run_study(
 def source_of(study: Study, data: Path, teachers: Sequence[Path]) -> str:
     """A digest of what all arms learn from: the photos' names and sizes, of which an arm may take a share, and the teachers that are given.
     Sixteen hex digits."""
-    dataset = find_dataset(data, competition(study.arms[0].config.competition).classes, 0.2, 0)
+    dataset = find_dataset(data, competition(study.arms[0].config.competition).classes, None, 0)
     photos = (path for split in dataset.splits for path in split.paths)
     lines = sorted(f"{path.relative_to(dataset.root)} {path.stat().st_size if path.is_file() else 'a record'}" for path in photos)
     lines += [sha256_of(file_of(teacher)) for teacher in teachers]
