@@ -47,7 +47,9 @@ def export(
     else:
         if form not in WRITERS:
             raise KitError(f"There is no format {form!r}. Choose one of {', '.join((*WRITERS, *GRAPHS))}.")
-        size = write_foreign(out, form, found.weights)
+        adjusts = found.config is not None and found.config.predict.logit_adjustment
+        weights = understand(found, name, assignments or [])[0].state_dict() if adjusts else found.weights
+        size = write_foreign(out, form, weights)
         yield f"{out}: {form}, {len(found.weights)} tensors of {found.origin}, {size:,} bytes"
 
 

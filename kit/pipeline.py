@@ -34,9 +34,8 @@ from kit.stages.history import sum_up
 from kit.stages.photos import read_photos
 from kit.stages.prune import prune
 from kit.stages.rehearsal import as_if_trained
-from kit.stages.student import check_terms, distil, factorised, finetune, train_factorised, train_quantized
+from kit.stages.student import check_beginning, check_terms, distil, factorised, finetune, train_factorised, train_quantized
 from kit.stages.teacher import get_teachers
-from kit.stages.weights import find_weights
 from kit.takeover import take_over
 from kit.train.budget import Budget
 from kit.world import joined
@@ -113,7 +112,7 @@ def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = (), b
     teachers = [read_teacher(file_of(source), config, rules.classes) for source in teacher_files]
     check_terms(config, teachers[0] if teachers else build_teacher(config.teacher.arch, classes))
     if begin:
-        find_weights(begin)
+        check_beginning(begin)
 
 
 def refuse_over_limit(config: Config, classes: int) -> nn.Module:

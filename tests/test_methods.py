@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from kit.compress.foreign import read_foreign
 from kit.compress.pack import unpack
+from kit.compression import compress
 from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.config.terms import AFD, CE, CRD, KD, FixedKD, Hint, Review, SimKD
 from kit.distill.replay import Replay
 from kit.errors import KitError
+from kit.export import export
 from kit.models.students import widths_of
 from kit.pipeline import run
 from kit.train.budget import Budget
@@ -198,6 +201,27 @@ def test_a_run_that_begins_with_anothers_student_only_prunes_it(place):
     wider = override(slimmer, ["student.widths=[8,16,16,24,24,32,64]"])
     with pytest.raises(KitError, match="is no 'record' of these widths"):
         run(wider, place.photos, place.root / "wider", begin=place.assistant, **how)
+
+
+def test_logits_are_adjusted_once_whatever_is_made_of_the_run(place):
+    """A run's checkpoints are not adjusted, its student.kit is."""
+    photos, out = place.root / "photos", place.root / "out"
+    shutil.copytree(place.photos, photos, ignore=shutil.ignore_patterns("5_1*"))
+    settings = config(CE(), predict={"logit_adjustment": 1.0}, pack={"calibration": 0})
+    how = {"cache": place.assistant / "cache", "budget": Budget(None)}
+    run(settings, photos, out, **how)
+    adjusted = unpack(out / "student.kit").student.fc.bias
+    list(compress(out, ["8bit"], place.root / "s.kit", None, place.root))
+    list(export(next(s.path for s in saved_in(out) if s.done), "ckpt", place.root / "w.ckpt"))
+    run(settings, photos, place.root / "again", begin=out, **how)
+    for bias in (unpack(place.root / "s.kit").student.fc.bias, read_foreign(place.root / "w.ckpt").weights["fc.bias"]):
+        assert torch.allclose(bias, adjusted, atol=2e-3)  # the file has it in half precision
+    assert torch.equal(unpack(place.root / "again" / "student.kit").student.fc.bias, adjusted)
+    with pytest.raises(KitError, match=r"student.kit are adjusted for uneven classes already.*Give its run's folder"):
+        run(settings, photos, place.root / "twice", begin=out / "student.kit", **how)
+    (out / "run.json").unlink()
+    with pytest.raises(KitError, match=r"no run.json tells.*Give the run's student.kit"):
+        list(compress(out, ["8bit"], place.root / "s.kit", None, place.root))
 
 
 def test_what_has_learnt_from_held_out_photos_neither_begins_a_run_nor_teaches_one(place):

@@ -43,6 +43,7 @@ def quantize(session: Session, material: Material, students: dict[str, nn.Module
         session.attempt(PROVENANCE, lambda stale: stale.unlink(missing_ok=True))  # it would tell of files that are about to change
         if tau := session.config.predict.logit_adjustment:
             photos = material.dataset.training.per_class(len(classes))
+            session.note("quantize", per_class=photos.tolist())  # checkpoints are not adjusted, and what is made of them later must be
             students = {stage: adjust_logits(student, photos, tau) for stage, student in students.items()}
         student, ready = best_packed(session, material, students)
         size = pack_student(file, session.config, ready, classes)

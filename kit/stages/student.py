@@ -85,6 +85,19 @@ def distil(session: Session, material: Material, teachers: Sequence[nn.Module], 
     return student
 
 
+def check_beginning(source: Path) -> None:
+    """Whether another run's student can be begun with.
+
+    Raises:
+        KitError: there is none, or its logits are adjusted, which this run would do a second time, or not know of.
+    """
+    if find_weights(source).adjusted:
+        raise KitError(
+            f"The logits of {source} are adjusted for uneven classes already (predict.logit_adjustment). Give its run's folder, whose "
+            "weights are as they were trained."
+        )
+
+
 def take_weights(session: Session, material: Material, student: nn.Module, source: Path) -> None:
     """Another run's weights in place of training, into `student`.
 

@@ -1,12 +1,15 @@
 """A student that is there already: in a run's folder, in one of its checkpoints, packed, or in another program's file."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kit.compress.adjust import adjust_logits
 from kit.compress.fold import unfold
 from kit.compress.foreign import Foreign, from_torch, read_foreign
 from kit.compress.pack import is_packed, unpack
@@ -23,12 +26,15 @@ from kit.train.checkpoint import Damaged, Saved, described, read, saved_in, weig
 @dataclass(frozen=True)
 class Found:
     """weights: in the shape that is trained. origin: where they are from, in words. config, classes: of the run, None where the file does
-    not say."""
+    not say. per_class: training photos of each class, None where that is not known. adjusted: whether the logits are by
+    `predict.logit_adjustment`, as a packed student's are and a checkpoint's are not."""
 
     weights: dict[str, Tensor]
     origin: str
     config: Config | None = None
     classes: tuple[str, ...] | None = None
+    per_class: np.ndarray | None = None
+    adjusted: bool = False
 
 
 def find_weights(source: Path) -> Found:
@@ -47,7 +53,7 @@ def trained_weights(out: Path) -> Found | None:
     students = [saved for saved in saved_in(out) if saved.stage not in ("teacher", "lowrank", "qat")]  # the last two have other layers
     for saved, content in whole(reversed(students), Log()):
         if content["state"]["best"]["weights"]:
-            return Found(content["state"]["best"]["weights"], saved.path.name, config_in(content), classes_in(out))
+            return Found(content["state"]["best"]["weights"], saved.path.name, config_in(content), classes_in(out), per_class_in(out))
     return None
 
 
@@ -60,6 +66,14 @@ def classes_in(out: Path) -> tuple[str, ...] | None:
     return unpack(packed).classes if is_packed(packed := out / "student.kit") else None
 
 
+def per_class_in(out: Path) -> np.ndarray | None:
+    """How many photos of each class a run's logits were adjusted by, by its own account."""
+    try:
+        return np.array(json.loads((out / "run.json").read_text(encoding="utf-8"))["stages"]["quantize"]["per_class"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def weights_of_file(file: Path) -> Found:
     """A packed student is unfolded: programs that know its architecture know it with batch norm."""
     if file.name == "student.kit" and not file.is_file():
@@ -67,7 +81,8 @@ def weights_of_file(file: Path) -> Found:
     if saved := described(file):
         content = read_checkpoint(saved)
         config = None if saved.stage == "teacher" else config_in(content)
-        return Found(weights_in(content["state"]), str(file), config, classes_in(file.parent.parent) if config else None)
+        beside = (classes_in(file.parent.parent), per_class_in(file.parent.parent)) if config else ()
+        return Found(weights_in(content["state"]), str(file), config, *beside)
     if not is_packed(file):
         return Found(read_foreign(file).weights, str(file))
     packed = unpack(file)
@@ -75,11 +90,16 @@ def weights_of_file(file: Path) -> Found:
         raise KitError(f"The layers of {file} are factorised: no other program knows them so. Give the run or file that it was made of.")
     with torch.random.fork_rng(devices=[]):
         student = build_student(packed.config.student.name, widths_of(packed.student), len(packed.classes))
-    return Found(unfold(packed.student, student).state_dict(), str(file), packed.config, packed.classes)
+    adjusted = bool(packed.config.predict.logit_adjustment)
+    return Found(unfold(packed.student, student).state_dict(), str(file), packed.config, packed.classes, adjusted=adjusted)
 
 
 def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[nn.Module, Config]:
-    """(the student, its config): a stranger's has the defaults of a config, 224 px among them."""
+    """(the student as it answers, its config): a stranger's has the defaults of a config, 224 px among them.
+
+    Raises:
+        KitError: no network is known by these weights; or its logits are to be adjusted, and nothing tells by what.
+    """
     name = name or (found.config.student.name if found.config else None)
     if name:
         model = as_network(found.weights, name)
@@ -93,6 +113,13 @@ def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[
         model = as_network(found.weights, name)
     plain = Config(recipe="compress", competition="any", data=Data(), student=Student(name=name), distill=(CE(),), train=Train(epochs=1))
     config = override(found.config or plain, assignments)
+    if (tau := config.predict.logit_adjustment) and not found.adjusted:
+        if found.per_class is None:
+            raise KitError(
+                f"predict.logit_adjustment goes by the training photos of each class, and beside {found.origin} no run.json tells how many "
+                "there were. Give the run's student.kit, which is adjusted, or leave it out: --set predict.logit_adjustment=0."
+            )
+        model = adjust_logits(model, found.per_class, tau)
     return model, config.model_copy(update={"student": Student(name=name, widths=widths_of(model))})
 
 
