@@ -220,7 +220,15 @@ def class_names(training: Path, classes: tuple[str, ...] | None) -> tuple[str, .
     """The classes in the order of their labels: the competition's where they fit, else what the training split says."""
     if folders := class_folders(training):
         return fitting(tuple(p.name for p in folders), classes, f"{training} holds {{}} class folders")
-    return classes or tuple(map(str, range(flat_labels(training).max() + 1)))
+    if classes:
+        return classes
+    labels = flat_labels(training)
+    if labels.max() >= len(labels):
+        raise KitError(
+            f"{photos_in(training)[labels.argmax()]} would be of class {labels.max()}, and there are {len(labels):,} photos in all: the "
+            "numbers before the underscores are no labels 0, 1, 2 …. Sort the photos into a folder per class."
+        )
+    return tuple(map(str, range(labels.max() + 1)))
 
 
 def fitting(found: tuple[str, ...], classes: tuple[str, ...] | None, says: str) -> tuple[str, ...]:

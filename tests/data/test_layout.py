@@ -154,6 +154,13 @@ def test_an_empty_split_is_refused(copy):
     refused(copy, str(copy / "validation"), "no photo")
 
 
+def test_photos_that_are_named_by_their_date_have_no_labels_in_their_names(copy):
+    """As a phone names them: twenty million classes would be counted and listed."""
+    for i, photo in enumerate((copy / "training").iterdir()):
+        photo.rename(photo.with_name(f"20231118_{i:06}.jpg"))
+    refused(copy, "would be of class 20231118, and there are 120 photos in all", "a folder per class")
+
+
 def test_a_label_out_of_range_is_refused(copy):
     (copy / "training" / "0_0.jpg").rename(copy / "training" / "11_0.jpg")
     refused(copy, "11_0.jpg", "0 to 10", classes=FOOD11)
