@@ -219,7 +219,7 @@ def folders_below(folder: Path) -> list[Path]:
 def class_names(training: Path, classes: tuple[str, ...] | None) -> tuple[str, ...]:
     """The classes in the order of their labels: the competition's where they fit, else what the training split says."""
     if folders := class_folders(training):
-        return fitting(tuple(p.name for p in folders), classes, f"{training} holds {{}} class folders")
+        return fitting(in_order([p.name for p in folders]), classes, f"{training} holds {{}} class folders")
     if classes:
         return classes
     labels = flat_labels(training)
@@ -229,6 +229,11 @@ def class_names(training: Path, classes: tuple[str, ...] | None) -> tuple[str, .
             "numbers before the underscores are no labels 0, 1, 2 …. Sort the photos into a folder per class."
         )
     return tuple(map(str, range(labels.max() + 1)))
+
+
+def in_order(names: list[str]) -> tuple[str, ...]:
+    """As they are sorted; where all are numbers by those, so that the folder 10 is class 10 of eleven, and not class 2."""
+    return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else names)
 
 
 def fitting(found: tuple[str, ...], classes: tuple[str, ...] | None, says: str) -> tuple[str, ...]:

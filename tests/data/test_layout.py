@@ -45,6 +45,19 @@ def test_class_folders_give_names_and_labels(copy):
     assert all(path.name.startswith(f"{label}_") for path, label in zip(dataset.training.paths, dataset.training.labels, strict=True))
 
 
+def test_class_folders_that_are_numbers_are_in_the_order_of_the_numbers(copy):
+    """Sorted as words the folder 10 would be class 2, and so in the CSV."""
+    to_class_folders(copy / "training")
+    to_class_folders(copy / "validation")
+    for split in ("training", "validation"):
+        for i, number in enumerate((0, 2, 9, 10, 11, 100)):
+            (copy / split / f"class{i}").rename(copy / split / str(number))
+    dataset = find(copy)
+    assert dataset.classes == ("0", "2", "9", "10", "11", "100")
+    assert {int(path.parent.name): label for path, label in zip(dataset.training.paths, dataset.training.labels, strict=True)}[100] == 5
+    assert find(copy, tuple(sorted(dataset.classes))).classes == tuple(sorted(dataset.classes))  # as a student of before knows them
+
+
 def test_a_labelled_evaluation_split_keeps_its_labels(copy):
     for name in ("training", "validation"):
         to_class_folders(copy / name)
