@@ -213,6 +213,16 @@ def test_a_name_that_no_csv_could_hold_is_refused(copy):
     refused(copy, "caf\\udce9.jpg", "is no UTF-8")
 
 
+def test_a_folder_that_is_called_like_a_photo_is_none_and_a_link_that_leads_nowhere_is_named(copy):
+    (copy / "training" / "0_thumbs.jpg").mkdir()
+    assert len(find(copy).training) == 120
+    (copy / "training" / "0_annexed.jpg").symlink_to("../.git/annex/objects/0.jpg")
+    refused(copy, "0_annexed.jpg is a link to ../.git/annex/objects/0.jpg, which is not there")
+    (copy / "training" / "0_annexed.jpg").unlink()
+    (copy / "training" / "0_linked.jpg").symlink_to(copy / "training" / "0_1.jpg")
+    assert len(find(copy).training) == 121
+
+
 def test_the_only_photo_of_a_class_can_not_be_held_out_and_is_named(copy):
     shutil.rmtree(copy / "validation")
     for photo in list((copy / "training").glob("5_*"))[1:]:
