@@ -90,8 +90,9 @@ def compress(
     limits, found = parse_limits(to), find_weights(source)
     make_room(out, source)
     student, config = understand(found, name, assignments or [])
-    photos = labelled_for(source, found.classes, data, config, cache) if data else None
-    classes = found.classes or (photos.classes if photos else tuple(map(str, range(outputs_of(found.weights) or 0))))
+    outputs = outputs_of(found.weights) or 0
+    photos = labelled_for(source, found.classes or outputs, data, config, cache) if data else None
+    classes = found.classes or (photos.classes if photos else tuple(map(str, range(outputs))))
     before = count_parameters(student)
     yield f"{found.origin}: {config.student.name}, {before:,} parameters"
     target = Target(limits.parameters, limits.macs, fill=True)

@@ -72,6 +72,14 @@ def test_photos_of_other_classes_do_not_measure_it(tmp_path, drawn):
         list(compress(tmp_path / "s.kit", ["4bit"], tmp_path / "t.kit", as_folders(drawn, tmp_path / "photos"), tmp_path / "cache"))
 
 
+def test_photos_of_another_number_of_classes_than_a_strangers_student_has_are_refused(tmp_path, drawn):
+    source = student_file(tmp_path / "w.ckpt", classes=11)
+    for limit in ("4bit", "20000params"):
+        with pytest.raises(KitError, match=r"w.ckpt has 11 outputs, the data has 6 classes"):
+            list(compress(source, [limit], tmp_path / "s.kit", drawn, tmp_path / "cache", None, SMALL))
+    assert not (tmp_path / "s.kit").exists()
+
+
 def test_what_can_not_be_done_is_refused_with_what_to_do(tmp_path):
     source = student_file(tmp_path / "w.ckpt")
     with pytest.raises(KitError, match=r"must be pruned to fit into 100 parameters: give --data"):

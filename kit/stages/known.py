@@ -8,6 +8,7 @@ from kit.console import Log
 from kit.data.cache import Photos, load_photos
 from kit.data.layout import find_dataset
 from kit.data.splits import Dataset
+from kit.errors import KitError
 from kit.stages.assistant import refuse_other_classes
 
 
@@ -20,14 +21,16 @@ class Labelled:
     classes: tuple[str, ...]
 
 
-def dataset_for(student: Path, classes: tuple[str, ...] | None, data: Path, config: Config) -> Dataset:
-    """The data set below `data`, labels in the student's order of classes; None: whatever classes are there.
+def dataset_for(student: Path, classes: tuple[str, ...] | int, data: Path, config: Config) -> Dataset:
+    """The data set below `data`, labels in the student's order of classes; of a stranger's, which knows only how many, whatever is there.
 
     Raises:
         KitError: they are others, or some of the student's are missing.
     """
     found = find_dataset(data, None, config.data.holdout, config.train.seed)
-    if classes is None:
+    if isinstance(classes, int):
+        if classes != len(found.classes):
+            raise KitError(f"{student} has {classes} outputs, the data has {len(found.classes)} classes. Give photos of its own classes.")
         return found
     if found.classes != tuple(map(str, range(len(found.classes)))):  # labels in the photos' names are numbers of any class
         refuse_other_classes(student, tuple(sorted(classes)), tuple(sorted(found.classes)))
@@ -36,7 +39,7 @@ def dataset_for(student: Path, classes: tuple[str, ...] | None, data: Path, conf
     return found
 
 
-def labelled_for(student: Path, classes: tuple[str, ...] | None, data: Path, config: Config, cache: Path) -> Labelled:
+def labelled_for(student: Path, classes: tuple[str, ...] | int, data: Path, config: Config, cache: Path) -> Labelled:
     """The labelled photos below `data`, decoded. Raises as `dataset_for` and `load_photos`."""
     dataset = dataset_for(student, classes, data, config)
     photos = load_photos(dataset.splits[:2], config.data.cache_side, cache, Log(), skip_bad=config.data.skip_bad)
