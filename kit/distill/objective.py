@@ -109,6 +109,6 @@ def loss_of_maps(term: OfMaps | OfStages, module: nn.Module) -> Callable[[Seen, 
 
 
 def gammas(model: nn.Module) -> Tensor:
-    """Σ|γ| over the batch norms that train: network slimming's sparsity term (Liu et al. 2017, equation 1)."""
+    """Σ|γ| over the batch norms that train: network slimming's sparsity term (Liu et al. 2017, equation 1); 0 where there is none."""
     norms = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.weight.requires_grad]
-    return torch.stack([g.abs().sum() for g in norms]).sum()
+    return torch.stack([g.abs().sum() for g in norms]).sum() if norms else next(model.parameters()).new_zeros(())

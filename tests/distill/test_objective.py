@@ -90,6 +90,13 @@ def test_the_gamma_penalty_leaves_the_frozen_stem_s_scales_out(teacher):
     assert values["gamma"].item() == pytest.approx(sum(len(weight) for weight in trained))  # new ones are all one
 
 
+def test_a_student_without_batch_norms_has_no_gamma_penalty(teacher):
+    """As timm's ConvNeXt, which is pruned by magnitude."""
+    student = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 11))
+    total, values = Objective(student, teacher, (CE(),), 64, gamma_penalty=0.1)(*batch(), 0.5)
+    assert (total.item(), values["gamma"].item()) == (values["ce"].item(), 0)
+
+
 def test_maps_meet_at_the_smaller_size():
     for sizes in ((12, 6), (6, 12), (12, 7)):
         maps = [torch.ones(1, 2, size, size) for size in sizes]
