@@ -102,9 +102,11 @@ def stratify(split: Split, away: float, seed: int, asked_by: str) -> tuple[np.nd
         raise KitError(f"{lone} is the only {split.name} photo of its class, and can't be divided: add others, or a validation folder.")
     try:
         alike = split.labels if split.labelled else None
+        seed %= 2**32  # numpy's take no other; torch's and ours any
         stay, go = train_test_split(np.arange(len(split)), test_size=away, random_state=seed, stratify=alike)
     except ValueError as error:
+        reason = str(error).rstrip(".")
         raise KitError(
-            f"The {split.name} split's {len(split)} photos can't be divided as {asked_by} asks: {error} Ask for another share."
+            f"The {split.name} split's {len(split)} photos can't be divided as {asked_by} asks: {reason}. Ask for another share."
         ) from None
     return np.sort(stay), np.sort(go)

@@ -13,6 +13,13 @@ def test_a_subset_is_stratified_and_repeatable(drawn):
     assert len(small.evaluation) == 12
 
 
+def test_any_seed_divides(drawn):
+    """A date and time, a negative one."""
+    whole = find_dataset(drawn, None, 0.2, seed=0)
+    parts = [subset(whole, 0.5, seed=seed).training.paths for seed in (20251127123456, -5, 3)]
+    assert len({*parts}) == 3
+
+
 def test_subsets_of_one_seed_keep_apart_what_is_held_out(drawn, tmp_path):
     """What has learnt from any of them may be validated by any other."""
     own = shutil.copytree(drawn, tmp_path / "own", ignore=shutil.ignore_patterns("validation"))
