@@ -112,7 +112,7 @@ def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = (), b
     teachers = [read_teacher(file_of(source), config, rules.classes) for source in teacher_files]
     check_terms(config, teachers[0] if teachers else build_teacher(config.teacher.arch, classes))
     if begin:
-        check_beginning(begin)
+        check_beginning(begin, config)
 
 
 def refuse_over_limit(config: Config, classes: int) -> nn.Module:

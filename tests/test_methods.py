@@ -198,6 +198,9 @@ def test_a_run_that_begins_with_anothers_student_only_prunes_it(place):
         run(slimmer, place.photos, place.root / "out", **how)
     with pytest.raises(KitError, match=r"other holds a student that the run trains itself: leave out --begin"):
         run(config(CE()), place.photos, place.root / "other", begin=place.assistant, **how)
+    for change in ("data.image_size=64", "data.std=[0.5,0.5,0.5]"):
+        with pytest.raises(KitError, match=r"The student in .* was trained with data.* this run has .*: --set 'data"):
+            run(override(slimmer, [change]), place.photos, place.root / "larger", begin=place.assistant, **how)
     wider = override(slimmer, ["student.widths=[8,16,16,24,24,32,64]"])
     with pytest.raises(KitError, match="is no 'record' of these widths"):
         run(wider, place.photos, place.root / "wider", begin=place.assistant, **how)

@@ -55,13 +55,10 @@ def read_teacher(file: Path, config: Config, classes: tuple[str, ...] | None, he
         network, trained = from_checkpoint(saved, classes)
     else:
         if own := config_beside(file):
+            refuse_other_input(f"The teacher {file}", own, config)
             refuse_leak(file, own, config, held_out)
         return load_teacher(file, config.teacher.arch, len(classes) if classes else None)
-    for name in SEEN:
-        theirs, ours = getattr(trained.data, name), getattr(config.data, name)
-        if theirs != ours:
-            value = str(list(theirs)) if isinstance(theirs, tuple) else theirs
-            raise KitError(f"The teacher {file} was trained with data.{name} {theirs}, this run has {ours}: --set 'data.{name}={value}'.")
+    refuse_other_input(f"The teacher {file}", trained, config)
     refuse_leak(file, trained, config, held_out)
     return network.eval().requires_grad_(False)
 
@@ -70,6 +67,14 @@ def refuse_other_classes(file: Path, theirs: tuple[str, ...], ours: tuple[str, .
     if ours is not None and theirs != ours:
         found = next((f"{a!r} for {b!r}" for a, b in zip(theirs, ours, strict=False) if a != b), f"{len(theirs)} for {len(ours)}")
         raise KitError(f"{file} knows other classes than the data has ({found}). Give one that was trained on these classes.")
+
+
+def refuse_other_input(what: str, theirs: Config, ours: Config) -> None:
+    for name in SEEN:
+        before, now = getattr(theirs.data, name), getattr(ours.data, name)
+        if before != now:
+            value = str(list(before)) if isinstance(before, tuple) else before
+            raise KitError(f"{what} was trained with data.{name} {before}, this run has {now}: --set 'data.{name}={value}'.")
 
 
 def refuse_leak(source: Path, theirs: Config, ours: Config, held_out: bool) -> None:

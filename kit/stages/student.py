@@ -24,7 +24,7 @@ from kit.models.students import FrozenStem, build_student, count_parameters, wid
 from kit.models.widths import widths_for
 from kit.rng import derive
 from kit.session import Session
-from kit.stages.assistant import refuse_leak, refuse_other_classes
+from kit.stages.assistant import refuse_leak, refuse_other_classes, refuse_other_input
 from kit.stages.photos import Material
 from kit.stages.recall import recalled
 from kit.stages.rehearsal import rehearse
@@ -85,13 +85,17 @@ def distil(session: Session, material: Material, teachers: Sequence[nn.Module], 
     return student
 
 
-def check_beginning(source: Path) -> None:
+def check_beginning(source: Path, config: Config) -> None:
     """Whether another run's student can be begun with.
 
     Raises:
-        KitError: there is none, or its logits are adjusted, which this run would do a second time, or not know of.
+        KitError: there is none, it was trained at another input size or normalisation, or its logits are adjusted, which this run would do
+            a second time, or not know of.
     """
-    if find_weights(source).adjusted:
+    found = find_weights(source)
+    if found.config:
+        refuse_other_input(f"The student in {source}", found.config, config)
+    if found.adjusted:
         raise KitError(
             f"The logits of {source} are adjusted for uneven classes already (predict.logit_adjustment). Give its run's folder, whose "
             "weights are as they were trained."

@@ -106,6 +106,8 @@ def test_a_runs_own_teacher_is_asked_what_it_has_learnt_from_by_the_record_besid
     read_teacher(file, CONFIG, CLASSES, held_out=True)
     with pytest.raises(KitError, match=r"--set train.seed=20220013\.$"):
         read_teacher(file, override(CONFIG, ["train.seed=7"]), CLASSES, held_out=True)
+    with pytest.raises(KitError, match=r"teacher.ckpt was trained with data.image_size 32, this run has 64: --set 'data.image_size=32'"):
+        read_teacher(file, override(CONFIG, ["data.image_size=64"]), CLASSES)
 
 
 def test_what_a_final_fit_has_trained_teaches_no_run_that_validates(student, tmp_path):
