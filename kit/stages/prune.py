@@ -1,5 +1,7 @@
 """Pruning: the same student with fewer channels, its batch norms measured anew; at once or step by step."""
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from kit import predict
 from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import recalibrate
 from kit.config.competitions import competition
-from kit.config.schema import Prune
+from kit.config.schema import Config, Prune
 from kit.config.stages import Step, steps_of
 from kit.models.blocks import Select
 from kit.models.cost import count_macs
@@ -19,6 +21,7 @@ from kit.session import Session
 from kit.stages.packing import packed_size
 from kit.stages.photos import Material, make_order, make_views
 
+ROOM = 0.02  # of a target of bytes: weights that are fine-tuned and rounded by photos have other codes, and were seen to take 0.1 % more
 RECALIBRATION = 20  # batches; at 128 photos each the averages are within a percent of an epoch's
 
 
@@ -41,7 +44,8 @@ def choose(session: Session, material: Material, student: nn.Module, step: Step)
     before = count_parameters(student)
     with session.budget.timed("prune"):
         target = target_of(session, whole, material.dataset.classes, step.share)
-        slimmer, widths = cut(session, material, whole if config.prune and config.prune.restart else student, target)
+        most = bytes_allowed(config) if step.share == 1 else None
+        slimmer, widths = cut(session, material, whole if config.prune and config.prune.restart else student, target, most)
         scores = {} if config.train.final_fit else predict.scores(slimmer, material.validation, config.data)
         accuracy = scores.get("accuracy")
     after = count_parameters(slimmer)
@@ -73,27 +77,36 @@ def target_of(session: Session, whole: nn.Module, classes: tuple[str, ...], shar
     return Target(
         parameters=parameters and on_the_way(before, parameters),
         macs=how.macs and on_the_way(sum(count_macs(whole, config.data.image_size).values()), how.macs),
-        bytes=how.bytes and on_the_way(packed_size(config, whole, classes), how.bytes),
+        bytes=how.bytes and on_the_way(packed_size(config, whole, classes), with_room(how.bytes)),
         fill=bool(how.parameters or how.macs),
     )
 
 
-def cut(session: Session, material: Material, student: nn.Module, target: Target) -> tuple[nn.Module, tuple[int, ...]]:
-    """A copy that keeps the target, in evaluation mode on the device, and its widths."""
+def with_room(size: int) -> int:
+    """Bytes that pruning may leave, so that what is packed at the end is within `size`."""
+    return int(size * (1 - ROOM))
+
+
+def bytes_allowed(config: Config) -> int | None:
+    """What the limit lets pruning leave of student.kit; None where it names no bytes, or layers are made thinner after it."""
+    most = competition(config.whose_limit).max_bytes
+    return with_room(most) if most and not config.lowrank else None
+
+
+def cut(
+    session: Session, material: Material, student: nn.Module, target: Target, most: int | None = None
+) -> tuple[nn.Module, tuple[int, ...]]:
+    """A copy that keeps the target, in evaluation mode on the device, and its widths. most: bytes of the packed copy, which is cut again
+    where it has more."""
     config, classes = session.config, material.dataset.classes
     how, order = config.prune or Prune(), make_order(session, material, config.train)
     batches = make_views(session, material, order, config.data.augment)
-    slimmer, widths = slim(
-        student,
-        config.student.name,
-        len(classes),
-        config.data.image_size,
-        how,
-        target,
-        seed=config.train.seed,
-        batches=batches,
-        size_of=lambda student: packed_size(config, student, classes),
-    )
+    size_of = lambda student: packed_size(config, student, classes)  # noqa: E731
+    whose = config.student.name, len(classes), config.data.image_size
+    within = partial(slim, student, *whose, how, size_of=size_of, seed=config.train.seed, batches=batches)
+    slimmer, widths = within(target)
+    if most and size_of(slimmer) > most:
+        slimmer, widths = within(replace(target, bytes=most))
     if how.scratch:
         slimmer = with_new_weights(slimmer, config.student.name, len(classes), config.train.seed)
     recalibrate(slimmer.to(session.device.device), batches, min(RECALIBRATION, order.steps_per_epoch))

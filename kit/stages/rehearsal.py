@@ -15,7 +15,7 @@ from kit.models.students import count_parameters
 from kit.session import Session
 from kit.stages.packing import pack_student, rounded
 from kit.stages.photos import Material, make_order, make_views, mixing
-from kit.stages.prune import cut, target_of
+from kit.stages.prune import bytes_allowed, cut, target_of
 from kit.train.budget import PAGE
 from kit.train.gradients import Backward
 from kit.train.loop import begin, take_step
@@ -36,7 +36,7 @@ def rehearse(session: Session, material: Material, stage: str, student: nn.Modul
             budget.insist("the rehearsal of pruning", *session.owed)
             with budget.timed("prune"):
                 likely = as_if_trained(student)
-                final, _ = cut(session, material, likely, target_of(session, likely, material.dataset.classes))
+                final, _ = cut(session, material, likely, target_of(session, likely, material.dataset.classes), bytes_allowed(config))
             if config.prune.finetune_epochs:
                 step_once(session, material, final, teacher, config.prune.finetune_lr)
         budget.insist("the rehearsal of the hand-in", *session.owed)

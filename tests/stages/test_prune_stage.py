@@ -11,8 +11,9 @@ from kit.errors import KitError
 from kit.models.blocks import Select
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
 from kit.session import open_session
+from kit.stages.packing import packed_size
 from kit.stages.photos import read_photos
-from kit.stages.prune import prune, target_of, with_new_weights
+from kit.stages.prune import bytes_allowed, prune, target_of, with_new_weights
 from kit.train.budget import Budget
 
 WHOLE = count_parameters(build_student("record", (), 6))
@@ -60,12 +61,23 @@ def test_steps_narrow_what_the_step_before_left_or_the_distilled_student_again(d
 def test_every_target_that_is_given_counts_and_keep_only_without(drawn, tmp_path, log):
     session, material, student = begun(drawn, tmp_path, log, "parameters=30000", "macs=500000", "bytes=20000", "keep=0.01")
     target = target_of(session, student, material.dataset.classes)
-    assert (target.parameters, target.macs, target.bytes) == (30_000, 500_000, 20_000)
+    assert (target.parameters, target.macs, target.bytes) == (30_000, 500_000, 19_600)  # with room for other codes after fine-tuning
     halfway = target_of(session, student, material.dataset.classes, 0.5)
     assert halfway.parameters == int((WHOLE * 30_000) ** 0.5)
     assert halfway.macs > 500_000
     slimmer = prune(session, material, student, Step())
     assert count_parameters(slimmer) <= 30_000
+
+
+def test_a_limit_of_bytes_is_kept_whatever_else_is_asked_for(drawn, tmp_path, log):
+    session, material, student = begun(drawn, tmp_path, log, "keep=0.9")
+    for norm in [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]:
+        nn.init.normal_(norm.bias)  # a new one's are zeros, which take no bytes
+    session.config = override(session.config, ["limit=30kB"])
+    slimmer = prune(session, material, student, Step())
+    assert 28_000 < packed_size(session.config, slimmer, material.dataset.classes) <= 29_400
+    session.config = override(session.config, ["limit=90kB"])
+    assert bytes_allowed(session.config) == 88_200
 
 
 @pytest.mark.parametrize("name", ["boss", "preresnet8x4"])
