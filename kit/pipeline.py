@@ -31,6 +31,7 @@ from kit.session import Watch, alone, open_session
 from kit.stages.assistant import file_of, read_teacher
 from kit.stages.finish import hand_in_best_so_far, quantize, submit
 from kit.stages.history import sum_up
+from kit.stages.packing import packed_size
 from kit.stages.photos import read_photos
 from kit.stages.prune import prune
 from kit.stages.rehearsal import as_if_trained
@@ -39,6 +40,8 @@ from kit.stages.teacher import get_teachers
 from kit.takeover import take_over
 from kit.train.budget import Budget
 from kit.world import joined
+
+LEANER = 1.25  # times the limit of bytes that a new student may take: HW7's trained one has a seventh less entropy than its bits
 
 
 def run(
@@ -107,6 +110,7 @@ def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = (), b
     classes = len(rules.classes) if rules.classes else 2  # of an "any" folder: at least
     student = refuse_over_limit(config, classes)
     refuse_unfit(config, student)
+    refuse_too_many_bytes(config, student, classes, log)
     for mark in check_limits(config.competition, count_parameters(student)) if config.limit else []:
         log(f"note: {mark} (kept as published; its own limit is {config.limit}'s)")
     teachers = [read_teacher(file_of(source), config, rules.classes) for source in teacher_files]
@@ -125,6 +129,19 @@ def refuse_over_limit(config: Config, classes: int) -> nn.Module:
         remedy = "Choose a smaller one" if is_library(name) else "Set student.parameters, smaller student.widths, or prune"
         raise KitError(f"The student {name!r} can't be handed in: {'; '.join(broken)}. {remedy}.")
     return student
+
+
+def refuse_too_many_bytes(config: Config, student: nn.Module, classes: int, log: Log) -> None:
+    """What is not pruned under a limit of bytes is packed before it is trained: weights take about as many then as after."""
+    most = competition(config.whose_limit).max_bytes
+    if config.prune or not most:
+        return
+    size = packed_size(config, factorised(student, config) if config.lowrank else student, tuple(map(str, range(classes))))
+    says = f"new, it is packed into {size:,} bytes, and {config.whose_limit} allows {most:,}"
+    if size > LEANER * most:
+        raise KitError(f"The student {config.student.name!r} can't be handed in: {says}. Lower pack.bits, choose a smaller one, or prune.")
+    if size > most:
+        log(f"note: the student may be over the limit once it is trained: {says}")
 
 
 def refuse_unfit(config: Config, student: nn.Module) -> None:

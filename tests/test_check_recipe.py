@@ -18,6 +18,7 @@ def check(log, name, *assignments):
         ("simple", ["student.name=hw7"], r"256,779 parameters are over hw13-2023's limit of 60,000.*student\.parameters"),
         ("simple", ["student.name=timm/lcnet_035"], "377,461 parameters are over"),
         ("simple", ["student.name=timm/lcnet_0"], "Nearest: timm/lcnet"),
+        ("simple", ["limit=40kB"], r"new, it is packed into 60,\d{3} bytes, and 40kB allows 40,000\. Lower pack.bits"),
         ("simple", ["student.name=branchd"], "Nearest: branched"),
         ("simple", ["student.parameters=90000"], r"9\d,\d{3}|8\d,\d{3} parameters are over"),
         ("simple", ["data.image_size=20"], "'hw13' can't be used at 20 px"),
@@ -30,6 +31,15 @@ def check(log, name, *assignments):
 def test_a_student_that_can_not_be_handed_in_or_used_is_refused(log, name, assignments, words):
     with pytest.raises(KitError, match=words):
         check(log, name, *assignments)
+
+
+def test_a_student_that_may_or_may_not_keep_a_limit_of_bytes_is_told_of(log, capsys):
+    check(log, "simple", "limit=50kB")
+    assert "note: the student may be over the limit" in capsys.readouterr().out
+    check(log, "simple", "limit=40kB", "pack.bits=4")
+    check(log, "simple", "limit=40kB", 'prune={"keep": 0.5}')
+    check(log, "hw7")
+    assert "note" not in capsys.readouterr().out
 
 
 def test_any_student_is_let_through_at_its_limit(log):
