@@ -68,10 +68,20 @@ def read(folder: Path) -> list[Line]:
     if not file.is_file():
         return []
     try:
-        lines = pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records")
-        return [dict.fromkeys(COLUMNS, "") | {name: line[name] for name in COLUMNS if name in line} for line in lines]
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise KitError(f"{file} can't be read ({error}). Move it away to begin a new one.") from None
+    if "csv_sha256" not in table:  # a spreadsheet has saved it with semicolons: what is written next would leave nothing of it
+        raise KitError(f"{file} is no ledger: its first line is {','.join(table.columns)!r:.80}. Save it with commas, or move it away.")
+    return [dict.fromkeys(COLUMNS, "") | {name: line[name] for name in COLUMNS if name in line} for line in table.to_dict("records")]
+
+
+def four_places(number: str) -> str:
+    """To four places; as it is where a spreadsheet has made it no number."""
+    try:
+        return f"{float(number):.4f}"
+    except ValueError:
+        return number
 
 
 def gap(line: Line) -> float | None:

@@ -3,7 +3,7 @@
 import pytest
 
 from kit.errors import KitError
-from kit.ledger import COLUMNS, enter, file_away, gap, read
+from kit.ledger import COLUMNS, enter, file_away, four_places, gap, read
 
 
 @pytest.fixture
@@ -59,3 +59,16 @@ def test_what_is_no_ledger_is_named(tmp_path):
     (tmp_path / "ledger.csv").write_text("")
     with pytest.raises(KitError, match=r"ledger\.csv can't be read"):
         read(tmp_path)
+
+
+def test_a_ledger_that_a_spreadsheet_has_saved_with_semicolons_is_not_written_over(tmp_path, csv):
+    """Its lines would all be read as empty ones."""
+    saved = f"{';'.join(COLUMNS)}\nold-1;2026-01-01\n"
+    (tmp_path / "ledger.csv").write_text(saved)
+    with pytest.raises(KitError, match=r"is no ledger: .*Save it with commas"):
+        file_away(tmp_path, "new-2", csv(1), {})
+    assert (tmp_path / "ledger.csv").read_text() == saved
+
+
+def test_an_accuracy_that_a_spreadsheet_has_made_no_number_is_shown_as_it_is():
+    assert [four_places(text) for text in ("0.57891", "57,9%", "")] == ["0.5789", "57,9%", ""]

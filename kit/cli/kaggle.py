@@ -281,7 +281,7 @@ def ledger(
 
 def as_table(lines: list[dict[str, str]]) -> Table:
     """The ledger in 80 columns: its numbers whole, long names folded, private scores where there are any. gap: public − validation."""
-    from kit.ledger import gap
+    from kit.ledger import four_places, gap
 
     private = ["private"] if any(line["private_score"] for line in lines) else []
     table = Table(box=box.SIMPLE, show_edge=False, padding=0)
@@ -289,12 +289,12 @@ def as_table(lines: list[dict[str, str]]) -> Table:
     for heading in ("made", "parameters", "bytes", "validation", "public", "gap", *private, "handed\nin"):
         table.add_column(heading, justify="right", no_wrap=True)
     for line in lines:
-        accuracy, off = line["validation_accuracy"], gap(line)
+        off = gap(line)
         table.add_row(
             escape(line["submission"]),
             line["date"][5:10],
             *(line[name] for name in ("parameters", "bytes")),
-            f"{float(accuracy):.4f}" if accuracy else "",
+            four_places(line["validation_accuracy"]),
             line["public_score"],
             "" if off is None else f"{off:+.4f}",
             *(line["private_score"] for _ in private),
