@@ -40,13 +40,17 @@ def test_the_epochs_that_are_found_fill_the_quota_and_one_more_would_not_fit(quo
 
 
 def test_a_plan_says_what_it_is_and_names_no_file_that_is_gone_when_it_is_read(drawn, tmp_path):
-    small = [word for field in ("data.image_size=32", "data.cache_size=32", "train.batch_size=16") for word in ("--set", field)]
+    small = [
+        word for field in ("data.image_size=32", "data.cache_size=32", "train.batch_size=16", "train.epochs=3") for word in ("--set", field)
+    ]
     words = ["plan", "sample", "--data", str(drawn), "--cache", str(tmp_path), *small]
     first, *lines = CliRunner().invoke(app, words).output.splitlines()
     assert first == "one epoch of everything is measured; nothing of it is kept"
     assert any(line.startswith("finetune: 1 epochs of") for line in lines)
     assert not any(name in line for line in lines for name in ("student.kit", "submission.csv", "report.html", "session 1:"))
     assert lines[-1].startswith("kit run sample --data")
+    assert f"--cache {tmp_path} " in lines[-1]  # where the photos are decoded now
+    assert lines[-1].count("train.epochs=") == 1
     assert not console.quiet
 
 

@@ -159,7 +159,9 @@ def plan(
     words = ["kit", "run", name, "--data", str(data), "--budget", budget]
     for file in teachers or ():
         words += ["--teacher", str(file)]
-    for assignment in [*(assignments or []), f"train.epochs={config.train.epochs}"]:
+    if cache:
+        words += ["--cache", str(cache)]  # what was decoded to measure is decoded
+    for assignment in [*(a for a in assignments or [] if not a.startswith("train.epochs=")), f"train.epochs={config.train.epochs}"]:
         words += ["--set", assignment]
     console.print(shlex.join(words), markup=False)
 
