@@ -66,7 +66,7 @@ def boss() -> Config:
 
 def record() -> Config:
     """Ours at ≤ 60,000 parameters: a strided stem, residual depthwise blocks, and nothing to learn from but what the teacher says of views
-    that it knows, in many small batches at a large rate. docs/record.md has what else was tried.
+    that it knows, in many small batches at a large rate, by Muon. docs/record.md has what else was tried.
     """
     return Config(
         recipe="record",
@@ -74,7 +74,9 @@ def record() -> Config:
         data=Data(augment=KNOWN),
         student=Student(name="even"),
         distill=(KD(temperature=4),),
-        train=Train(epochs=600, batch_size=64, lr=16e-3, weight_decay=0.02, warmup_epochs=2, clip_norm=5, ema_decay=0.998),
+        train=Train(
+            epochs=600, batch_size=64, optimizer="muon", lr=20e-3, weight_decay=0.02, warmup_epochs=2, clip_norm=5, ema_decay=0.998
+        ),
         predict=Predict(flip=True, crops=5),
     )
 

@@ -1,13 +1,12 @@
 """What each way of making the recipe's student smaller costs, and what a smaller student costs that was not made smaller.
 
-All that is compressed begins with `record`'s student of the same seed.
+All that is compressed begins with `record`'s student of the same seed, as it was before Muon.
 """
 
 from typing import Any
 
-from kit.config.recipes import record
 from kit.config.schema import Config
-from kit.studies.record import stored
+from kit.studies.record import adamw, stored
 from kit.studies.screens import PHOTOS
 from kit.studies.study import Arm, Study, proving_ground, replaced
 
@@ -45,7 +44,7 @@ def compression() -> Study:
         "slim": ({}, "slimming to a half"),
         "magnitude": ({"criterion": "magnitude"}, "pruned by magnitude to a half"),
         "random": ({"criterion": "random"}, "pruned at random to a half"),
-        "scratch": ({"scratch": True, "finetune_lr": record().train.lr}, "slimming's architecture with new weights, at the recipe's rate"),
+        "scratch": ({"scratch": True, "finetune_lr": adamw().train.lr}, "slimming's architecture with new weights, at the recipe's rate"),
     }
     curves = [
         Arm(
@@ -59,7 +58,7 @@ def compression() -> Study:
         for epochs in CURVE
     ]
     arms = (
-        Arm("record", stored({}), "the recipe's student, 8 bits"),
+        Arm("record", stored({}), "the recipe's student before Muon, 8 bits"),
         *bits,
         Arm("slim-course", slimmed(0), "slimming to a half as the course does it: batch norm's averages alone are fitted", begins="record"),
         *curves,
