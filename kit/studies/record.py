@@ -23,6 +23,7 @@ def finals() -> Study:
         Arm("course", medium(), "the course's student, KD with T = 20, 59,723 parameters"),
         Arm("record", stored({}), "the recipe"),
         Arm("boss-network", stored({"student.name": "boss", "limit": "hw13-2022"}), "the published network under record's training"),
+        Arm("muon", stored({"train.optimizer": "muon", "train.lr": 2e-2}), "the recipe under Muon"),
     )
     question = "Does `record` (at most 60,000 parameters) beat the published recipe of 99,891, and by how much more than seeds can explain?"
     return Study("record", question, arms, "boss", proving_ground(40), f"96 px, 40 epochs, {PHOTOS}", page=PAGE)
@@ -48,6 +49,7 @@ def ablation() -> Study:
         Arm("labels", stored({"distill": dump([kd, CE(weight=0.1)])}), "a tenth of cross entropy put in"),
         Arm("hints", replaced(record(), {"distill": dump([kd, *hints("even")])}), "FitNets' hints from three stages put in"),
         Arm("boss-network", stored({"student.name": "boss", "limit": "hw13-2022"}), "the published network, 99,891 parameters"),
+        Arm("muon", stored({"train.optimizer": "muon", "train.lr": 2e-2}), "Muon for AdamW"),
         Arm("large-batches", replaced(record(), {"train.batch_size": 128}), "batches of 128"),
         Arm("small-rate", stored({"train.lr": 4e-3}), "a quarter of the rate"),
         Arm("no-warmup", stored({"train.warmup_epochs": 0}), "the whole rate at once"),
