@@ -24,6 +24,7 @@ SPLITS = {
 UNLABELLED = ("unlabelled", "unlabeled")
 PHOTO = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini")
+OF_A_MAC = "__MACOSX"  # a Mac's zip has the same folders once more in it, with a ._name.jpg of the Mac's own for each photo
 FLAT_NAME = re.compile(r"(\d+)_.+")
 
 
@@ -134,7 +135,7 @@ def walk(root: Path) -> tuple[Found, Halves]:
     found: Found = []
     halves: Halves = []
     for place, folders, files in os.walk(root):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if name != OF_A_MAC)
         lower = {name.lower(): name for name in folders}
         parts = {s: inside(Path(place, lower[n])) for s, names in SPLITS.items() for n in reversed(names) if n in lower}
         if {"training", "evaluation"} <= parts.keys():
@@ -218,7 +219,7 @@ def folders_in(folder: Path) -> list[Path]:
 
 def folders_below(folder: Path) -> list[Path]:
     entries = (entry for entry in os.scandir(folder) if entry.is_dir())  # told by the folder: no photo is asked
-    return sorted(Path(entry) for entry in entries if entry.name not in UNLABELLED and entry.name[0] != ".")
+    return sorted(Path(entry) for entry in entries if entry.name not in (*UNLABELLED, OF_A_MAC) and entry.name[0] != ".")
 
 
 def class_names(training: Path, classes: tuple[str, ...] | None) -> tuple[str, ...]:

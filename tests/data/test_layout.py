@@ -111,6 +111,23 @@ def test_files_that_are_no_photos_are_passed_over_aloud(copy):
     assert "passed over" not in find(copy).counts()
 
 
+def test_what_a_macs_zip_holds_beside_the_photos_is_passed_over(copy):
+    """`__MACOSX/` has the data set's folders once more, beside the data set or, of a zip that was made of one split, in that."""
+    to_class_folders(copy / "training")
+    to_class_folders(copy / "validation")
+    photos = list(copy.rglob("*.jpg"))
+    for above in (copy.parent, copy / "training", copy / "validation", copy / "evaluation"):
+        for photo in (path for path in photos if above in path.parents):
+            own = above / "__MACOSX" / photo.relative_to(above).with_name(f"._{photo.name}")
+            own.parent.mkdir(parents=True, exist_ok=True)
+            own.write_bytes(b"\0\5\x16\7")
+            shutil.copy(own, photo.parent)  # as on a disk that is not a Mac's
+    dataset = find(copy.parent)
+    assert dataset.root == copy
+    assert [len(split) for split in dataset.splits] == [120, 60, 24]
+    assert (len(dataset.classes), dataset.strange, dataset.empty) == (6, (), ())
+
+
 def test_without_validation_a_stratified_share_is_held_out(copy):
     shutil.rmtree(copy / "validation")
     dataset = find(copy)
