@@ -6,6 +6,7 @@ teach together: a student.kit, a run's folder, and a file below its `checkpoints
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 from torch import nn
 
@@ -44,13 +45,15 @@ def read_teacher(file: Path, config: Config, classes: tuple[str, ...] | None, he
         classes: that it must know, None where they are not known yet.
         held_out: the data set has no validation split of its own.
     Raises:
-        KitError: it can't be read, or was trained on other classes, another input size, another normalisation, or photos that are to
-            validate.
+        KitError: it can't be read, its logits are adjusted, or it was trained on other classes, another input size, another
+            normalisation, or photos that are to validate.
     """
     if is_packed(file):
         packed = unpack(file)
         network, trained = packed.student, packed.config
         refuse_other_classes(file, packed.classes, classes)
+        if trained.predict.logit_adjustment:
+            refuse_adjusted(file)
     elif saved := as_checkpoint(file):
         network, trained = from_checkpoint(saved, classes)
     else:
@@ -75,6 +78,14 @@ def refuse_other_input(what: str, theirs: Config, ours: Config) -> None:
         if before != now:
             value = str(list(before)) if isinstance(before, tuple) else before
             raise KitError(f"{what} was trained with data.{name} {before}, this run has {now}: --set 'data.{name}={value}'.")
+
+
+def refuse_adjusted(source: Path) -> NoReturn:
+    """What is learnt from adjusted logits would be adjusted a second time, or unknown to the run that learns it."""
+    raise KitError(
+        f"The logits of {source} are adjusted for uneven classes already (predict.logit_adjustment). Give its run's folder, whose "
+        "weights are as they were trained."
+    )
 
 
 def refuse_leak(source: Path, theirs: Config, ours: Config, held_out: bool) -> None:

@@ -24,7 +24,7 @@ from kit.models.students import FrozenStem, build_student, count_parameters, wid
 from kit.models.widths import widths_for
 from kit.rng import derive
 from kit.session import Session
-from kit.stages.assistant import refuse_leak, refuse_other_classes, refuse_other_input
+from kit.stages.assistant import refuse_adjusted, refuse_leak, refuse_other_classes, refuse_other_input
 from kit.stages.photos import Material
 from kit.stages.recall import recalled
 from kit.stages.rehearsal import rehearse
@@ -96,10 +96,7 @@ def check_beginning(source: Path, config: Config) -> None:
     if found.config:
         refuse_other_input(f"The student in {source}", found.config, config)
     if found.adjusted:
-        raise KitError(
-            f"The logits of {source} are adjusted for uneven classes already (predict.logit_adjustment). Give its run's folder, whose "
-            "weights are as they were trained."
-        )
+        refuse_adjusted(source)
 
 
 def take_weights(session: Session, material: Material, student: nn.Module, source: Path) -> None:

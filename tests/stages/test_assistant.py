@@ -14,7 +14,7 @@ from kit.errors import KitError
 from kit.models.students import build_student, widths_of
 from kit.models.teacher import build_teacher
 from kit.stages.assistant import file_of, read_teacher
-from kit.stages.student import check_terms
+from kit.stages.student import check_beginning, check_terms
 from kit.train.checkpoint import Checkpoints
 
 CLASSES = tuple("abcdef")
@@ -116,6 +116,19 @@ def test_what_a_final_fit_has_trained_teaches_no_run_that_validates(student, tmp
     with pytest.raises(KitError, match=r"learnt from the validation photos.*--set train.final_fit=true\.$"):
         read_teacher(tmp_path / "student.kit", CONFIG, CLASSES)
     read_teacher(tmp_path / "student.kit", final, CLASSES)
+
+
+def test_adjusted_logits_teach_nobody_as_no_run_begins_with_them(packed, student, tmp_path, log):
+    adjusted = override(CONFIG, ["predict.logit_adjustment=1"])
+    pack(packed, student, adjusted, widths_of(student), CLASSES, {})
+    words = r"student\.kit are adjusted for uneven classes already \(predict\.logit_adjustment\)\. Give its run's folder"
+    for here in (CONFIG, adjusted):
+        with pytest.raises(KitError, match=words):
+            read_teacher(file_of(tmp_path), here, CLASSES)
+        with pytest.raises(KitError, match=words):
+            check_beginning(packed, here)
+    checkpoint(tmp_path, student, log, widths=widths_of(student))
+    read_teacher(file_of(tmp_path), CONFIG, CLASSES)
 
 
 def test_a_teacher_of_other_classes_is_refused(packed, student, tmp_path, log):
