@@ -161,6 +161,20 @@ def test_half_a_data_set_is_no_folder_of_photos_alone(drawn, tmp_path):
         list(predict_split(file, data, tmp_path / "s.csv", "evaluation", tmp_path))
 
 
+@pytest.mark.parametrize("each", [1, 2])
+def test_too_few_photos_to_hold_any_out_leave_the_other_splits_to_predict(each, drawn, tmp_path):
+    file, data = knows(tuple("abcdef"), tmp_path / "s.kit"), sorted_into("abcdef", drawn, tmp_path / "photos")
+    shutil.rmtree(data / "validation")
+    for photo in [photo for folder in (data / "training").iterdir() for photo in sorted(folder.iterdir())[each:]]:
+        photo.unlink()
+    *_, last = predict_split(file, data, tmp_path / "s.csv", "evaluation", tmp_path)
+    assert last.endswith("s.csv: 24 rows")
+    *_, scored, _ = predict_split(file, data, tmp_path / "s.csv", "training", tmp_path)
+    assert f"on {6 * each} training photos" in scored
+    with pytest.raises(KitError, match="can't be divided"):
+        list(predict_split(file, data, tmp_path / "s.csv", "validation", tmp_path))
+
+
 def test_numbers_in_names_are_classes_by_their_place(drawn, tmp_path):
     said = list(predict_split(knows(tuple("abcdefgh"), tmp_path / "s.kit"), drawn, tmp_path / "s.csv", "training", tmp_path))
     assert "on 120 training photos" in said[1]

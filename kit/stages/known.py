@@ -21,20 +21,23 @@ class Labelled:
     classes: tuple[str, ...]
 
 
-def dataset_for(student: Path, classes: tuple[str, ...] | int, data: Path, config: Config) -> Dataset:
+def dataset_for(student: Path, classes: tuple[str, ...] | int, data: Path, config: Config, divided: bool = True) -> Dataset:
     """The data set below `data`, labels in the student's order of classes; of a stranger's, which knows only how many, whatever is there.
 
+    Args:
+        divided: where there is no validation split, hold one out of training as the student's run does.
     Raises:
         KitError: they are others, or some of the student's are missing.
     """
-    found = find_dataset(data, None, config.data.holdout, config.train.seed)
+    holdout = config.data.holdout if divided else None
+    found = find_dataset(data, None, holdout, config.train.seed)
     if isinstance(classes, int):
         if classes != len(found.classes):
             raise KitError(f"{student} has {classes} outputs, the data has {len(found.classes)} classes. Give photos of its own classes.")
         return found
     if found.classes != tuple(map(str, range(len(found.classes)))):  # labels in the photos' names are numbers of any class
         refuse_other_classes(student, tuple(sorted(classes)), tuple(sorted(found.classes)))
-    found = find_dataset(data, classes, config.data.holdout, config.train.seed)
+    found = find_dataset(data, classes, holdout, config.train.seed)
     refuse_other_classes(student, classes, found.classes)
     return found
 
