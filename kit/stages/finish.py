@@ -25,7 +25,7 @@ from kit.models.widths import widths_for
 from kit.session import Session, command
 from kit.stages.packing import pack_student, rounded
 from kit.stages.photos import Material
-from kit.stages.prune import cut
+from kit.stages.prune import bytes_allowed, cut, waits_for_pruning
 from kit.stages.student import factorised
 from kit.train.checkpoint import saved_in, weights_in
 
@@ -200,7 +200,7 @@ def best_of(session: Session, material: Material, found: list[SoFar]) -> dict[st
     """{stage: student} to choose from when they are packed. found: the latest stage first; where none keeps the limit, a copy does."""
     config, classes = session.config, len(material.dataset.classes)
     students = [each.student(config, classes) for each in found]
-    fits = [not check_limits(config.whose_limit, count_parameters(student)) for student in students]
+    fits = [not waits_for_pruning(config, student, material.dataset.classes) for student in students]
     best = max(range(len(found)), key=lambda i: (fits[i], found[i].accuracy))
     later = of_later_stages(session, students[0], classes) if fits[best] or config.lowrank else {}
     if fits[best]:
@@ -212,7 +212,8 @@ def best_of(session: Session, material: Material, found: list[SoFar]) -> dict[st
         session.log(f"a copy's layers were made thinner for this submission: {count_parameters(thin):,} parameters")
         return {"lowrank": thin}
     # its plan says to prune, later; until then a copy is
-    slimmer, widths = cut(session, material, students[best], Target(competition(config.whose_limit).max_parameters))
+    target = Target(competition(config.whose_limit).max_parameters)
+    slimmer, widths = cut(session, material, students[best], target, bytes_allowed(config))
     session.log(f"a copy was pruned to {count_parameters(slimmer):,} parameters for this submission, widths {list(widths)}")
     return {"training": slimmer.eval()}
 

@@ -10,7 +10,7 @@ from torch import nn
 from kit import predict
 from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import recalibrate
-from kit.config.competitions import competition
+from kit.config.competitions import check_limits, competition
 from kit.config.schema import Config, Prune
 from kit.config.stages import Step, steps_of
 from kit.models.blocks import Select
@@ -91,6 +91,12 @@ def bytes_allowed(config: Config) -> int | None:
     """What the limit lets pruning leave of student.kit; None where it names no bytes, or layers are made thinner after it."""
     most = competition(config.whose_limit).max_bytes
     return with_room(most) if most and not config.lowrank else None
+
+
+def waits_for_pruning(config: Config, student: nn.Module, classes: tuple[str, ...]) -> bool:
+    """Whether a student is over the limit, of bytes where its plan will prune it within them; what isn't pruned ends as large as it is."""
+    size = packed_size(config, student, classes) if config.prune and bytes_allowed(config) else None
+    return bool(check_limits(config.whose_limit, count_parameters(student), size))
 
 
 def cut(

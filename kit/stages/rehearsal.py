@@ -8,14 +8,12 @@ from torch import nn
 
 from kit import predict
 from kit.compress.pack import unpack
-from kit.config.competitions import check_limits
 from kit.config.stages import up_to_pruning
 from kit.distill.objective import Objective
-from kit.models.students import count_parameters
 from kit.session import Session
 from kit.stages.packing import pack_student, rounded
 from kit.stages.photos import Material, make_order, make_views, mixing
-from kit.stages.prune import bytes_allowed, cut, target_of
+from kit.stages.prune import bytes_allowed, cut, target_of, waits_for_pruning
 from kit.train.budget import PAGE
 from kit.train.gradients import Backward
 from kit.train.loop import begin, take_step
@@ -40,7 +38,7 @@ def rehearse(session: Session, material: Material, stage: str, student: nn.Modul
             if config.prune.finetune_epochs:
                 step_once(session, material, final, teacher, config.prune.finetune_lr)
         budget.insist("the rehearsal of the hand-in", *session.owed)
-        over = bool(check_limits(config.whose_limit, count_parameters(student)))
+        over = waits_for_pruning(config, student, material.dataset.classes)
         hand_in = rehearse_hand_in(session, material, f"{stage} evaluate", final)
         page = budget.longest.setdefault("page", PAGE)  # an earlier session has measured it
         asked = len(up_to_pruning(config.prune))  # students of stages, for the page

@@ -1,9 +1,14 @@
 import copy
 
+import torch
+from torch import nn
+
+from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.models.students import build_student
+from kit.models.students import build_student, widths_of
 from kit.session import open_session
-from kit.stages.finish import best_packed
+from kit.stages.finish import SoFar, best_of, best_packed
+from kit.stages.packing import packed_size
 from kit.stages.photos import read_photos
 from kit.train.budget import Budget
 
@@ -15,3 +20,20 @@ def test_of_students_that_know_as_much_once_they_are_packed_the_last_is_taken(dr
     students = {"training": student, "qat": copy.deepcopy(student)}
     assert best_packed(session, material, students)[0] is students["qat"]
     assert session.record["stages"]["quantize"]["chosen"] == "qat"
+
+
+def test_a_provisional_student_keeps_a_limit_of_bytes_by_the_pruning_that_its_plan_has(drawn, tmp_path, log, capsys):
+    config = override(recipe("sample").tiny(), ["limit=30kB", "prune.keep=0.5"])
+    session = open_session(config, tmp_path, Budget(None), log)
+    material = read_photos(session, drawn, tmp_path / "cache")
+    torch.manual_seed(0)
+    student = build_student("record", (), 6)
+    for norm in [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]:
+        nn.init.normal_(norm.bias)  # a new one's are zeros, which take no bytes
+    wide = SoFar((), 0.5, student.state_dict())
+    slimmer = best_of(session, material, [wide])["training"]
+    assert 28_000 < packed_size(config, slimmer, material.dataset.classes) <= 30_000
+    assert "a copy was pruned to" in capsys.readouterr().out
+    session.config = override(config, ["limit=90kB"])
+    assert widths_of(best_of(session, material, [wide])["training"]) == widths_of(student)
+    assert "a copy was" not in capsys.readouterr().out
