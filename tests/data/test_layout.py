@@ -3,8 +3,10 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kit.config.competitions import FOOD11
+from kit.data.decode import photo_size
 from kit.data.draw import draw_dataset
 from kit.data.layout import find_dataset
 from kit.data.splits import subset
@@ -109,6 +111,19 @@ def test_files_that_are_no_photos_are_passed_over_aloud(copy):
     assert f"no photos of a kind that is read: 1, such as {copy / 'evaluation' / 'a.heic'}" in dataset.counts()
     (copy / "evaluation" / "a.heic").unlink()
     assert "passed over" not in find(copy).counts()
+
+
+def test_photos_of_every_kind_are_found_whatever_the_case_of_their_names(copy):
+    endings = [".JPG", ".jpeg", ".JPEG", ".png", ".PNG", ".webp", ".WebP", ".bmp", ".BMP", ".gif", ".tif", ".TIFF"]
+    for split in ("training", "validation", "evaluation"):
+        for i, path in enumerate(sorted((copy / split).iterdir())):
+            Image.open(path).save(path.with_suffix(endings[i % len(endings)]))
+            path.unlink()
+    dataset = find(copy)
+    assert [len(split) for split in dataset.splits] == [120, 60, 24]
+    assert {path.suffix for path in dataset.evaluation.paths} == set(endings)
+    assert {photo_size(path) for path in dataset.evaluation.paths} == {(48, 48)}
+    assert dataset.strange == ()
 
 
 def test_what_a_macs_zip_holds_beside_the_photos_is_passed_over(copy):
