@@ -71,7 +71,7 @@ def test_a_flipped_digit_in_the_account_is_noticed(session, tmp_path, log):
 
 def test_another_config_is_refused_by_the_checkpoints_even_without_the_account(session, tmp_path, log):
     (tmp_path / "run.json").unlink()
-    with pytest.raises(KitError, match=r"train\.lr: 0\.016 → 0\.5"):
+    with pytest.raises(KitError, match=r"train\.lr: 0\.02 → 0\.5"):
         again(tmp_path, log, override(recipe("record"), ["train.lr=0.5"]))
 
 

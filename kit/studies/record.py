@@ -32,7 +32,8 @@ def finals() -> Study:
         Arm("boss-network", stored({"student.name": "boss", "limit": "hw13-2022"}), "the published network, trained as adamw is"),
     )
     question = "Does `record` (at most 60,000 parameters) beat the published recipe of 99,891, and by how much more than seeds can explain?"
-    return Study("record", question, arms, "boss", proving_ground(40), f"96 px, 40 epochs, {PHOTOS}", page=PAGE)
+    remark = "Under Muon (`record`) arms ran two at a time beside other work: minutes do not compare."
+    return Study("record", question, arms, "boss", proving_ground(40), f"96 px, 40 epochs, {PHOTOS}", remarks=(remark,), page=PAGE)
 
 
 def long() -> Study:
