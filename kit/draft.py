@@ -75,8 +75,10 @@ def draft(name: str, data: Path, folder: Path) -> Iterator[str]:
     file = folder / f"{check_name(name)}.py"
     if file.exists():
         raise KitError(f"{file} is there already. Choose another name, or remove it.")
-    share = share_to_hold_out(find_dataset(data, None, None, 0))
-    dataset = find_dataset(data, None, share, 0)
+    dataset = find_dataset(data, None, None, 0)
+    share = share_to_hold_out(dataset)
+    if dataset.held_out:
+        dataset = find_dataset(data, None, share, 0)
     competition = rules_of(dataset)
     side, many = side_for(dataset.training), len(dataset.training) >= 2_000
     photos = (
