@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
@@ -61,6 +62,15 @@ def test_package_inits_are_empty():
     assert [p for p in ROOT.rglob("__init__.py") if p.read_text()] == []
 
 
+def test_help_waits_for_no_library_that_computes():
+    """`kit --help`, `kit ledger` and the shell's completion take a third of a second; torch alone takes two."""
+    heavy = {"torch", "timm", "numpy", "pandas", "sklearn", "cv2", "matplotlib", "kaggle"}
+    said = subprocess.run(
+        [sys.executable, "-c", "import sys, kit.cli.main; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    assert heavy.isdisjoint(said.stdout.split())
+
+
 def pinned():
     """The packages that requirements.txt names."""
     return set(re.findall(r"^([a-z0-9-]+)==", (CLONE / "requirements.txt").read_text(), re.M))
@@ -77,7 +87,8 @@ def test_what_is_imported_is_pinned_or_comes_with_what_is():
         re.split(r"[^\w-]", need)[0].lower() for package in pinned() for need in requires(package) or [] if "extra ==" not in need
     }
     strangers = modules - set(sys.stdlib_module_names) - OPTIONAL - {"kit"}
-    sources = {module: {name.lower() for name in packages_distributions().get(module, [])} for module in strangers}
+    installed = packages_distributions()
+    sources = {module: {name.lower() for name in installed.get(module, [])} for module in strangers}
     assert {module: names for module, names in sources.items() if not names & (pinned() | come_along)} == {}
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 from kit.config.schema import Augment, Config, Data, Student, Train
 from kit.config.terms import CE, DIST, Term
-from kit.models.students import find
 from kit.studies.study import Arm, Changes, Study, kept_answers, replaced
 
 LABELS: tuple[Term, ...] = (CE(),)
@@ -149,6 +148,8 @@ def cifar_slim() -> Study:
 
 
 def reduce(config: Config) -> Config:
+    from kit.models.students import find  # torch takes seconds, and `kit --help` names all studies
+
     is_teacher = config.student.name == TEACHER
     name, narrower = ("resnet8x4", 2) if is_teacher else (config.student.name, NARROWER)
     widths = tuple(width // narrower for width in find(name)[0].widths)

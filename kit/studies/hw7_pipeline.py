@@ -1,9 +1,6 @@
 """Seed 001: the course's four steps in a row, architecture, distillation, slimming, fewer bits."""
 
-import torch
-
 from kit.config.schema import Config
-from kit.models.students import STUDENTS, build_student, count_parameters
 from kit.studies.hw7 import DISTILLED, LABELS, REDUCTION, course, course_ground
 from kit.studies.study import Arm, Study, kept_answers
 
@@ -11,19 +8,22 @@ EPOCHS, FINETUNE = 12, 2
 PLANS = ((5, 0.95), (10, 0.95), (5, 0.9))  # prunes, and the rate of each
 
 
-def slimmed(rate: float, times: int) -> int:
-    """Parameters that the course's code leaves: `width_mult` scales the fourth to the seventh width."""
+def slimmed(rate: float, times: int) -> float:
+    """The share of parameters that the course's code leaves: `width_mult` scales the fourth to the seventh width."""
+    import torch  # takes seconds, and `kit --help` names all studies
+
+    from kit.models.students import STUDENTS, build_student, count_parameters
+
     widths = list(STUDENTS["hw7"].widths)
     widths[3:7] = [int(width * rate**times) for width in widths[3:7]]
     with torch.device("meta"):
-        return count_parameters(build_student("hw7", widths, 11))
+        return count_parameters(build_student("hw7", widths, 11)) / STUDENTS["hw7"].parameters
 
 
 def slim(count: int, rate: float, restart: bool, finetune_epochs: int) -> Config:
     """The course's count as a share, so that other numbers of classes are pruned alike. By γ and each layer alike, as in the course, which
     however leaves the narrow layers whole."""
-    keep = slimmed(rate, count) / STUDENTS["hw7"].parameters
-    prune = {"keep": keep, "steps": count, "restart": restart, "scope": "layer", "gamma_penalty": 0.0}
+    prune = {"keep": slimmed(rate, count), "steps": count, "restart": restart, "scope": "layer", "gamma_penalty": 0.0}
     return course("hw7", DISTILLED, prune=prune | {"finetune_epochs": finetune_epochs, "finetune_lr": 1e-3})
 
 
