@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kit.config.competitions import Competition, competition
+from kit.config.competitions import FOOD11, Competition, competition
+from kit.data.layout import find_dataset
 from kit.errors import KitError
 from kit.files import write_durably
 
@@ -61,8 +62,9 @@ def problems(table: pd.DataFrame, rules: Competition, classes: int, ids: list[st
 
 
 def expected_ids(rules: Competition) -> list[str] | None:
-    """What the ids must be where only the count is known: 0000, 0001, … or 0, 1, …"""
-    if not rules.rows:
+    """What the ids must be where only the count is known: 0000, 0001, … of the course's photos, or 0, 1, …; None where photos have other
+    names."""
+    if not rules.rows or (rules.padded_ids and rules.classes != FOOD11):
         return None
     width = len(str(rules.rows)) if rules.padded_ids else 0
     return [f"{i:0{width}d}" for i in range(rules.rows)]
@@ -81,10 +83,20 @@ def describe_ids(given: list[str], wanted: list[str]) -> str:
     return " and ".join(parts) or "the ids are not those of the evaluation photos"
 
 
-def check(path: Path, name: str, classes: int | None = None, ids: list[str] | None = None) -> list[str]:
-    """`problems` of a CSV on disk. name: the competition's."""
-    rules = competition(name)
-    count = classes or (len(rules.classes) if rules.classes else None)
-    if count is None:
+def check(path: Path, name: str, data: Path | None = None) -> list[str]:
+    """`problems` of a CSV on disk.
+
+    Args:
+        name: the competition's.
+        data: the photos lie in or below this folder; None where they are not at hand.
+    Raises:
+        KitError: the photos alone tell how many classes there are, and are not at hand.
+    """
+    rules, ids = competition(name), None
+    classes = len(rules.classes) if rules.classes else None
+    if data is not None:
+        dataset = find_dataset(data, rules.classes, None, 0)
+        ids, classes = ids_for(dataset.evaluation.names, rules), len(dataset.classes)
+    if classes is None:
         raise KitError(f"The competition {name!r} names no classes: give --data, whose evaluation folder and classes are then compared.")
-    return problems(read_csv(path), rules, count, ids)
+    return problems(read_csv(path), rules, classes, ids)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kit.config.competitions import competition
+from kit.config.competitions import Competition, competition
 from kit.errors import KitError
 from kit.submission import check, ids_for, problems, read_csv, write_csv
 
@@ -46,7 +46,14 @@ def test_each_defect_is_named(good):
 
 def test_ids_are_compared_with_the_evaluation_folders(good):
     wanted = [f"{i:04d}" for i in range(2_217)] + ["9999"]
-    assert "'9999'" in "; ".join(check(good, "hw13-2023", ids=wanted))
+    assert "'9999'" in "; ".join(problems(read_csv(good), HW13, 11, wanted))
+
+
+def test_the_names_of_photos_that_are_not_at_hand_are_not_guessed_but_for_the_courses(tmp_path):
+    rules = Competition("Pets of the town", classes=("cat", "dog"), rows=24)
+    write_csv(tmp_path / "own.csv", [f"img_{i}" for i in range(24)], np.arange(24) % 2, rules)
+    assert problems(read_csv(tmp_path / "own.csv"), rules, 2) == []
+    assert problems(read_csv(tmp_path / "own.csv")[1:], rules, 2) == ["23 rows, wanted are 24"]
 
 
 def test_competitions_that_count_from_zero_get_plain_numbers():

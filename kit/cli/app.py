@@ -19,6 +19,9 @@ app = typer.Typer(
 )
 
 DataOption = Annotated[Path | None, typer.Option(help="Folder that holds the data set, at any depth.", show_default=False)]
+ComparedOption = Annotated[
+    Path | None, typer.Option("--data", help="Compare ids and classes with this data set's evaluation photos.", show_default=False)
+]
 CacheOption = Annotated[
     Path | None,
     typer.Option(help="Where decoded photos are kept; default: the user's cache, temporary disk on Kaggle.", show_default=False),

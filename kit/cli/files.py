@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from kit.cli.app import CacheOption, DataOption, SetOption, app, say, show
-from kit.config.competitions import COMPETITIONS, competition
+from kit.cli.app import CacheOption, ComparedOption, DataOption, SetOption, app, say, show
+from kit.config.competitions import COMPETITIONS
 from kit.errors import KitError
 from kit.files import cache_folder
 
@@ -122,25 +122,19 @@ def export(
 @app.command(rich_help_panel="Files and checks", epilog="Example: `kit check runs/record --data Food-11`")
 def check(
     file: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="A CSV, or a folder that holds submission.csv.")],
-    data: Annotated[Path | None, typer.Option(help="Compare ids with this data set's evaluation photos.", show_default=False)] = None,
+    data: ComparedOption = None,
     rules: Annotated[
         str | None,
         typer.Option("--competition", help=f"One of {', '.join(COMPETITIONS)}; default: the run's, else hw13-2023.", show_default=False),
     ] = None,
 ) -> None:
     """Whether Kaggle would take a submission: ids, padding, order, rows, classes, collapsed predictions."""
-    from kit.data.layout import find_dataset
     from kit.remote.submit import provenance_of
     from kit.submission import check as check_csv
-    from kit.submission import ids_for
 
     file = file / "submission.csv" if file.is_dir() else file
     rules = rules or provenance_of(file).get("competition", "hw13-2023")
-    ids = classes = None
-    if data is not None:
-        dataset = find_dataset(data, competition(rules).classes, None, 0)
-        ids, classes = ids_for(dataset.evaluation.names, competition(rules)), len(dataset.classes)
-    if found := check_csv(file, rules, classes, ids):
+    if found := check_csv(file, rules, data):
         raise KitError(f"{file} is not to hand in: {'; '.join(found)}.")
     say(f"{file}: fit for {rules}")
 

@@ -8,7 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from kit.cli.app import app, say, submissions_folder
+from kit.cli.app import ComparedOption, app, say, submissions_folder
 from kit.config.competitions import COMPETITIONS
 from kit.console import console
 from kit.errors import KitError
@@ -240,6 +240,7 @@ def submit(
     rules: Annotated[
         str | None, typer.Option("--competition", help=f"One of {', '.join(COMPETITIONS)}; default: the run's.", show_default=False)
     ] = None,
+    data: ComparedOption = None,
     wait: Annotated[bool, typer.Option(help="Wait for the score.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, show the message; send nothing.")] = False,
 ) -> None:
@@ -248,7 +249,7 @@ def submit(
     from kit.remote.submit import read_entry
     from kit.remote.submit import submit as hand_in
 
-    entry = read_entry(place, rules, say)
+    entry = read_entry(place, rules, say, data)
     if dry_run:
         say(f"{entry.csv} would go to {entry.rules.slug} with the message: {entry.message()}")
         return

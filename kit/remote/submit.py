@@ -51,11 +51,12 @@ class Entry:
         return ", ".join([*parts, self.mark])
 
 
-def read_entry(place: Path, name: str | None, say: Say) -> Entry:
-    """The CSV that `place` is or holds, checked.
+def read_entry(place: Path, name: str | None, say: Say, data: Path | None = None) -> Entry:
+    """The CSV that `place` is or holds, checked by its run or here.
 
     Args:
         name: the competition's; None for the one that the run was for.
+        data: the photos lie in or below this folder; None where they are not at hand.
     Raises:
         KitError: it is not to hand in, with all that is wrong with it.
     """
@@ -73,7 +74,8 @@ def read_entry(place: Path, name: str | None, say: Say) -> Entry:
             f"The competition {name!r} is not one on Kaggle. Name yours: --competition "
             f"{' or '.join(other for other, its in COMPETITIONS.items() if its.slug)}."
         )
-    if found := [*check(csv, name), *made.get("problems", [])]:
+    checked = "problems" in made and name == made.get("competition") and data is None  # by its run, which had the photos
+    if found := [*([] if checked else check(csv, name, data)), *made.get("problems", [])]:
         raise KitError(f"{csv} is not to hand in: {'; '.join(dict.fromkeys(found))}.")
     return Entry(csv, rules, name, made, sha256)
 

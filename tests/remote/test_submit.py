@@ -7,16 +7,20 @@ import sys
 import time
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 from rich.console import Console
 from server import DROP_AFTER, DROP_BEFORE, KEY, Server, loopback
 
 from kit.cli.kaggle import as_table
+from kit.config.competitions import COMPETITIONS, Competition
+from kit.data.layout import photos_in
 from kit.errors import KitError
 from kit.files import sha256_of
 from kit.ledger import COLUMNS, read
 from kit.remote.client import connect
 from kit.remote.submit import WHEN, fetch_scores, read_entry, submit
+from kit.submission import write_csv
 
 MADE = {"recipe": "record", "state": "done", "competition": "hw13-2023", "commit": "abc1234", "parameters": 59451, "bytes": 61665}
 
@@ -147,6 +151,31 @@ def test_a_provenance_with_other_types_is_named_with_its_field(run, field, value
     file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
     with pytest.raises(KitError, match=rf"{file} is not as a run writes it: {field}: .* \(got {value!r}\)\. Move it away"):
         read_entry(run, None, print)
+
+
+@pytest.fixture
+def pets(monkeypatch, drawn, run):
+    """A competition of one's own, as docs/your-own-photos.md has it: its photos alone tell ids and classes."""
+    rules = Competition("Pets of the town", columns=("image", "label"), slug="pets-of-the-town")
+    monkeypatch.setitem(COMPETITIONS, "pets", rules)
+    csv = run / "submission.csv"
+    write_csv(csv, [file.stem for file in photos_in(drawn / "evaluation")], np.arange(24) % 6, rules)
+    (run / "provenance.json").write_text(json.dumps(MADE | {"competition": "pets", "csv_sha256": sha256_of(csv), "problems": []}))
+    return csv
+
+
+def test_a_csv_of_ones_own_competition_is_handed_in_as_its_run_checked_it(pets, kaggle, server, submissions, tmp_path):
+    assert hand_in(pets.parent, kaggle, tmp_path)[0].startswith("handed in to pets-of-the-town as 100: record (done)")
+
+
+def test_one_that_no_run_checked_is_compared_with_the_photos(pets, drawn):
+    (pets.parent / "provenance.json").unlink()
+    with pytest.raises(KitError, match="names no classes: give --data"):
+        read_entry(pets, "pets", print)
+    assert read_entry(pets, "pets", print, drawn).mark
+    pets.write_text(pets.read_text().replace("0000,", "0,"))
+    with pytest.raises(KitError, match="lost their padding"):
+        read_entry(pets, "pets", print, drawn)
 
 
 def test_a_csv_that_was_edited_goes_without_a_history(run, kaggle, server, submissions, tmp_path):
