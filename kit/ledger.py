@@ -1,9 +1,10 @@
 """`submissions/`: a folder for each submission, its CSV and where it came from, and ledger.csv, a line for each.
 
 A line is known by its CSV's sha256. A later CSV of the same name takes the place of a provisional one; one that is final or was handed in
-stays, with its line, and the later one's folder gets a number.
+stays, with its line, and the later one's folder gets a number. Columns that a person has added are kept.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,13 @@ def file_away(folder: Path, name: str, csv: Path, provenance: dict[str, Any]) ->
 
 def free_place(folder: Path, name: str, sha256: str) -> Path:
     """`folder`/`name` for the CSV with that sha256, with a number where another one lies that stays."""
-    gives_way = {line["csv_sha256"] for line in read(folder) if line["state"] == "suspended" and not line["ref"]}
-    fits = lambda csv: not csv.exists() or sha256_of(csv) in {sha256, *gives_way}  # noqa: E731
+    provisional = {line["csv_sha256"] for line in read(folder) if gives_way(line)}
+    fits = lambda csv: not csv.exists() or sha256_of(csv) in {sha256, *provisional}  # noqa: E731
     return next(place for place in numbered(folder, name) if fits(place / "submission.csv"))
+
+
+def gives_way(line: Line) -> bool:
+    return line["state"] == "suspended" and not line["ref"]
 
 
 def numbered(folder: Path, name: str) -> Iterator[Path]:
@@ -53,8 +58,8 @@ def enter(folder: Path, values: dict[str, Any]) -> None:
         lines = read(folder)
         old = next((line for line in lines if line["csv_sha256"] == new["csv_sha256"]), dict.fromkeys(COLUMNS, ""))
         line = old | new | ({"submission": old["submission"]} if old["submission"] else {})
-        stays = [other for other in lines if other is not old and (other["ref"] or other["submission"] != line["submission"])]
-        table = pd.DataFrame([*stays, line], columns=list(COLUMNS))
+        stays = [one for one in lines if one is not old and not (one["submission"] == line["submission"] and gives_way(one))]
+        table = pd.DataFrame([*stays, line])
         write_durably(folder / "ledger.csv", table.to_csv(index=False, lineterminator="\n").encode())
 
 
@@ -73,7 +78,9 @@ def read(folder: Path) -> list[Line]:
         raise KitError(f"{file} can't be read ({error}). Move it away to begin a new one.") from None
     if "csv_sha256" not in table:  # a spreadsheet has saved it with semicolons: what is written next would leave nothing of it
         raise KitError(f"{file} is no ledger: its first line is {','.join(table.columns)!r:.80}. Save it with commas, or move it away.")
-    return [dict.fromkeys(COLUMNS, "") | {name: line[name] for name in COLUMNS if name in line} for line in table.to_dict("records")]
+    if not isinstance(table.index, pd.RangeIndex):  # pandas would take each line's beginning for its name
+        raise KitError(f"{file} is no ledger: its lines have more fields than the first one names. Name what was added, or move it away.")
+    return [dict.fromkeys(COLUMNS, "") | {str(name): line[name] for name in line} for line in table.to_dict("records")]
 
 
 def four_places(number: str) -> str:
@@ -82,6 +89,11 @@ def four_places(number: str) -> str:
         return f"{float(number):.4f}"
     except ValueError:
         return number
+
+
+def day(time: str) -> str:
+    """Month and day; as a spreadsheet writes a date, with its year."""
+    return re.sub(r"^\d{4}-", "", time.partition(" ")[0])
 
 
 def gap(line: Line) -> float | None:

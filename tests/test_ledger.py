@@ -3,7 +3,7 @@
 import pytest
 
 from kit.errors import KitError
-from kit.ledger import COLUMNS, enter, file_away, four_places, gap, read
+from kit.ledger import COLUMNS, day, enter, file_away, four_places, gap, read
 
 
 @pytest.fixture
@@ -55,9 +55,24 @@ def test_a_ledger_of_an_older_kit_is_read_with_what_it_has(tmp_path, csv):
     assert (tmp_path / "ledger.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
 
 
-def test_what_is_no_ledger_is_named(tmp_path):
-    (tmp_path / "ledger.csv").write_text("")
-    with pytest.raises(KitError, match=r"ledger\.csv can't be read"):
+def test_a_column_that_a_person_has_added_is_kept(tmp_path, csv):
+    (tmp_path / "ledger.csv").write_text("submission,csv_sha256,notes\nold-1,00ff,mine\n")
+    file_away(tmp_path, "new-2", csv(1), {})
+    assert shown(tmp_path, "submission", "notes") == [("old-1", "mine"), ("new-2", "")]
+
+
+def test_a_final_csv_whose_folder_was_renamed_keeps_its_line(tmp_path, csv):
+    file_away(tmp_path, "record-1", csv(1), {"state": "done"}).rename(tmp_path / "the-best")
+    file_away(tmp_path, "record-1", csv(2), {"state": "done", "validation_accuracy": 0.6})
+    assert shown(tmp_path, "validation_accuracy") == [("",), ("0.6",)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("", r"ledger\.csv can't be read"), ("submission,csv_sha256\nold-1,00ff,mine\n", "more fields than the first one")]
+)
+def test_what_is_no_ledger_is_named(tmp_path, text, words):
+    (tmp_path / "ledger.csv").write_text(text)
+    with pytest.raises(KitError, match=words):
         read(tmp_path)
 
 
@@ -70,5 +85,6 @@ def test_a_ledger_that_a_spreadsheet_has_saved_with_semicolons_is_not_written_ov
     assert (tmp_path / "ledger.csv").read_text() == saved
 
 
-def test_an_accuracy_that_a_spreadsheet_has_made_no_number_is_shown_as_it_is():
+def test_what_a_spreadsheet_has_written_otherwise_is_shown_as_it_is():
     assert [four_places(text) for text in ("0.57891", "57,9%", "")] == ["0.5789", "57,9%", ""]
+    assert [day(text) for text in ("2026-11-21 03:00:00", "21/11/2026 03:00", "")] == ["11-21", "21/11/2026", ""]

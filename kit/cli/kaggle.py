@@ -282,7 +282,7 @@ def ledger(
 
 def as_table(lines: list[dict[str, str]]) -> Table:
     """The ledger in 80 columns: its numbers whole, long names folded, private scores where there are any. gap: public − validation."""
-    from kit.ledger import four_places, gap
+    from kit.ledger import day, four_places, gap
 
     private = ["private"] if any(line["private_score"] for line in lines) else []
     table = Table(box=box.SIMPLE, show_edge=False, padding=0)
@@ -293,12 +293,12 @@ def as_table(lines: list[dict[str, str]]) -> Table:
         off = gap(line)
         table.add_row(
             escape(line["submission"]),
-            line["date"][5:10],
+            day(line["date"]),
             *(line[name] for name in ("parameters", "bytes")),
             four_places(line["validation_accuracy"]),
             line["public_score"],
             "" if off is None else f"{off:+.4f}",
             *(line["private_score"] for _ in private),
-            line["handed_in"][5:10],
+            day(line["handed_in"]),
         )
     return table
