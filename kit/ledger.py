@@ -91,6 +91,11 @@ def four_places(number: str) -> str:
         return number
 
 
+def lacks_a_score(line: Line) -> bool:
+    """Whether Kaggle may have one by now; it tells the private one after the competition's deadline."""
+    return bool(line["ref"]) and not (line["public_score"] and line["private_score"])
+
+
 def day(time: str) -> str:
     """Month and day; as a spreadsheet writes a date, with its year."""
     return re.sub(r"^\d{4}-", "", time.partition(" ")[0])

@@ -274,10 +274,11 @@ def ledger(
     lines = book.read(folder)
     if not lines:
         raise KitError(f"There is no {folder / 'ledger.csv'} yet. A run of a whole data set in a clone's folder writes one.")
-    if fetch and any(line["ref"] and not line["public_score"] for line in lines):
-        fetch_scores(connect(), folder)
-        lines = book.read(folder)
-    console.print(as_table(lines))
+    try:
+        if fetch and any(map(book.lacks_a_score, lines)):
+            fetch_scores(connect(), folder, say)
+    finally:  # what is known is shown, too, where Kaggle can't be asked
+        console.print(as_table(book.read(folder)))
 
 
 def as_table(lines: list[dict[str, str]]) -> Table:

@@ -234,7 +234,8 @@ def wait_for_score(entry: Entry, kaggle: Kaggle, say: Say, folder: Path, failed:
             raise KitError(hide(f"Kaggle could not score {entry.csv} ({there.ref}): {there.error_description or 'no reason given'}."))
         if state == "COMPLETE":
             keep(entry, folder, there)
-            say(f"public score {there.public_score}{described_gap(entry, there)}")
+            private = f", private score {there.private_score}" if there.private_score else ""
+            say(f"public score {there.public_score or 'not shown'}{described_gap(entry, there)}{private}")
             return there
         kaggle.sleep(POLL)
     raise KitError(f"{entry.csv} is handed in, without a score after {PATIENCE * POLL / 60:.0f} minutes. `kit ledger` asks for it later.")
@@ -246,18 +247,24 @@ def described_gap(entry: Entry, there: Any) -> str:
 
 
 def keep(entry: Entry, folder: Path, there: Any) -> None:
-    scores = {"public_score": there.public_score, "private_score": there.private_score}
     when = {"handed_in": there.date.strftime(WHEN)} if there.date else {}
-    values = {name: score for name, score in scores.items() if score}
-    ledger.enter(folder, line(entry) | when | values | {"ref": str(there.ref)})
+    ledger.enter(folder, line(entry) | when | scores_of(there) | {"ref": str(there.ref)})
 
 
-def fetch_scores(kaggle: Kaggle, folder: Path) -> None:
-    """Ask Kaggle for the scores that the ledger still lacks."""
-    waiting = [one for one in ledger.read(folder) if one["ref"] and not one["public_score"] and one["competition"] in COMPETITIONS]
+def scores_of(there: Any) -> dict[str, str]:
+    """Those that Kaggle tells of a submission, by the ledger's columns."""
+    scores = {"public_score": there.public_score, "private_score": there.private_score}
+    return {name: score for name, score in scores.items() if score}
+
+
+def fetch_scores(kaggle: Kaggle, folder: Path, say: Say) -> None:
+    """Ask Kaggle for the scores that the ledger still lacks; `say` is told of a CSV that it could not score."""
+    waiting = [one for one in ledger.read(folder) if ledger.lacks_a_score(one) and one["competition"] in COMPETITIONS]
     for name in dict.fromkeys(one["competition"] for one in waiting):
         there = {str(one.ref): one for one in submissions(kaggle, competition(name))}
-        for csv, found in ((one["csv_sha256"], there.get(one["ref"])) for one in waiting if one["competition"] == name):
-            if found and found.public_score:
-                scores = {"public_score": found.public_score, "private_score": found.private_score or ""}
-                ledger.enter(folder, {"csv_sha256": csv} | scores)
+        for one in (one for one in waiting if one["competition"] == name and one["ref"] in there):
+            found = there[one["ref"]]
+            if found.status.name == "ERROR":
+                say(hide(f"Kaggle could not score {one['submission']} ({found.ref}): {found.error_description or 'no reason given'}."))
+            if scores := scores_of(found):
+                ledger.enter(folder, {"csv_sha256": one["csv_sha256"]} | scores)

@@ -19,7 +19,7 @@ from kit.errors import KitError
 from kit.files import sha256_of
 from kit.ledger import COLUMNS, read
 from kit.remote.client import connect
-from kit.remote.submit import WHEN, fetch_scores, read_entry, submit
+from kit.remote.submit import WHEN, fetch_scores, read_entry, submit, wait_for_score
 from kit.submission import write_csv
 
 MADE = {"recipe": "record", "state": "done", "competition": "hw13-2023", "commit": "abc1234", "parameters": 59451, "bytes": 61665}
@@ -234,23 +234,40 @@ def test_a_csv_whose_score_is_not_there_yet_is_not_sent_twice(run, kaggle, serve
 def test_scores_that_were_not_waited_for_are_fetched_later(run, kaggle, server, submissions, tmp_path):
     assert len(hand_in(run, kaggle, tmp_path, wait=False)) == 1
     for _ in range(2):
-        fetch_scores(kaggle, submissions)
+        fetch_scores(kaggle, submissions, print)
     assert read(submissions)[0]["public_score"] == "0.50000"
 
 
-def test_the_private_score_has_its_own_column(run, kaggle, server, submissions, tmp_path):
-    """After the deadline Kaggle tells both; whether they are fetched, or found where the ledger was lost."""
+@pytest.mark.parametrize("public", ["0.50000", ""])
+def test_a_private_score_that_comes_after_the_deadline_has_its_own_column(run, kaggle, server, submissions, tmp_path, public):
+    """With the public one, long after it, or alone; fetched, or found where the ledger was lost."""
     hand_in(run, kaggle, tmp_path, wait=False)
-    server.submissions[0]["privateScore"] = "0.49000"
-    for _ in range(2):
-        fetch_scores(kaggle, submissions)
-    for lost in (False, True):
-        if lost:
-            (submissions / "ledger.csv").unlink()
-            with pytest.raises(KitError, match="Kaggle's list says"):
-                hand_in(run, kaggle, tmp_path)
-        (line,) = read(submissions)
-        assert (line["public_score"], line["private_score"]) == ("0.50000", "0.49000")
+    shown = lambda: [(line["public_score"], line["private_score"]) for line in read(submissions)]  # noqa: E731
+    server.submissions[0] |= {"status": "COMPLETE", "publicScore": public}
+    for private in ("", "0.49000"):
+        server.submissions[0]["privateScore"] = private
+        fetch_scores(kaggle, submissions, print)
+        assert shown() == [(public, private)]
+    (submissions / "ledger.csv").unlink()
+    with pytest.raises(KitError, match="Kaggle's list says"):
+        hand_in(run, kaggle, tmp_path)
+    assert shown() == [(public, "0.49000")]
+
+
+def test_a_private_score_alone_is_said(run, kaggle, server, submissions, tmp_path):
+    hand_in(run, kaggle, tmp_path, wait=False)
+    server.submissions[0] |= {"status": "COMPLETE", "privateScore": "0.49000"}
+    said = []
+    wait_for_score(read_entry(run, None, print), kaggle, said.append, submissions, set())
+    assert said == ["public score not shown, private score 0.49000"]
+
+
+def test_a_csv_that_kaggle_could_not_score_is_told_of_when_scores_are_fetched(run, kaggle, server, submissions, tmp_path):
+    hand_in(run, kaggle, tmp_path, wait=False)
+    server.submissions[0] |= {"status": "ERROR", "errorDescription": "bad ids"}
+    said = []
+    fetch_scores(kaggle, submissions, said.append)
+    assert said == ["Kaggle could not score record (100): bad ids."]
 
 
 def test_the_commands_hand_in_and_show_the_ledger(run, server, tmp_path):
@@ -258,8 +275,9 @@ def test_the_commands_hand_in_and_show_the_ledger(run, server, tmp_path):
     how = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
     done = subprocess.run([*words, "submit", str(run), "--no-wait"], **how)
     assert "handed in to ml2023spring-hw13 as 100" in done.stdout, done.stderr
+    server.faults["ListSubmissions"].append(403)  # what is known is shown all the same
     table = subprocess.run([*words, "ledger"], **how)
-    assert "0.5232" in table.stdout, table.stderr
+    assert ("0.5232" in table.stdout, "(403)" in table.stderr, table.returncode) == (True, True, 1), table.stderr
     assert not (run / "ledger.csv").exists()
     assert KEY not in done.stdout + done.stderr + table.stdout + table.stderr
 
