@@ -92,15 +92,15 @@ def flush_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, wait: Callable[[], object] | None = None) -> Iterator[None]:
-    """Hold `folder` alone, until the block or the process ends. A file system without locks is taken as it is.
+def locked(place: Path, wait: Callable[[], object] | None = None) -> Iterator[None]:
+    """Hold a folder or a file alone, until the block or the process ends. A file system without locks is taken as it is.
 
     Args:
         wait: called where another process holds it, whose end is then waited for; None: it is not.
     Raises:
         Busy: another process holds it.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(place, os.O_RDONLY)
     try:
         with suppress(OSError):
             try:

@@ -13,7 +13,7 @@ from typing import Any
 from kit import ledger
 from kit.config.competitions import COMPETITIONS, Competition, competition
 from kit.errors import KitError
-from kit.files import sha256_of
+from kit.files import locked, sha256_of
 from kit.remote.client import PAUSES, Kaggle, Refused, Unreachable
 from kit.remote.credentials import hide
 from kit.remote.output import PROVENANCE, read_provenance
@@ -101,16 +101,17 @@ def submit(entry: Entry, kaggle: Kaggle, say: Say, folder: Path, *, wait: bool =
     Raises:
         KitError: it was handed in before, none are left today, or Kaggle refused.
     """
-    try:
-        failed = refuse_twice(entry, kaggle, folder)
-        left = allowed_today(kaggle, entry.rules)
-        ref = create(kaggle, entry, upload(kaggle, entry), say, failed)
-    except Refused as refusal:
-        if refusal.code != 403:
-            raise
-        rules = f"https://www.kaggle.com/competitions/{entry.rules.slug}/rules"
-        raise KitError(f"Kaggle refuses {entry.csv} (403): join {entry.rules.slug} and accept its rules, {rules}.") from None
-    ledger.enter(folder, line(entry) | {"ref": ref, "handed_in": time.strftime(WHEN, time.gmtime())})
+    with locked(entry.csv, wait=lambda: say(f"another kit submit is at work with {entry.csv}; waiting for it")):
+        try:
+            failed = refuse_twice(entry, kaggle, folder)
+            left = allowed_today(kaggle, entry.rules)
+            ref = create(kaggle, entry, upload(kaggle, entry), say, failed)
+        except Refused as refusal:
+            if refusal.code != 403:
+                raise
+            rules = f"https://www.kaggle.com/competitions/{entry.rules.slug}/rules"
+            raise KitError(f"Kaggle refuses {entry.csv} (403): join {entry.rules.slug} and accept its rules, {rules}.") from None
+        ledger.enter(folder, line(entry) | {"ref": ref, "handed_in": time.strftime(WHEN, time.gmtime())})
     say(f"handed in to {entry.rules.slug} as {ref}: {entry.message()}; {left - 1} more today")
     return wait_for_score(entry, kaggle, say, folder, failed) if wait else None
 

@@ -5,12 +5,13 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 from rich.console import Console
-from server import DROP_AFTER, DROP_BEFORE, KEY, Server, loopback
+from server import DROP_AFTER, DROP_BEFORE, KEY, Server, Silence, loopback
 
 from kit.cli.kaggle import as_table
 from kit.config.competitions import COMPETITIONS, Competition
@@ -103,6 +104,14 @@ def test_an_answer_that_is_lost_costs_no_second_submission(run, kaggle, server, 
     hand_in(run, kaggle, tmp_path)
     assert len(server.submissions) == sent
     assert server.calls.count("upload") == 3
+
+
+def test_a_file_that_is_handed_in_from_two_terminals_at_once_is_sent_once(run, kaggle, server, submissions, tmp_path):
+    server.faults["StartSubmissionUpload"].append(Silence(0.5))
+    with ThreadPoolExecutor() as two:
+        both = [two.submit(hand_in, run, kaggle, tmp_path, wait=False) for _ in range(2)]
+    assert [str(one.exception())[-24:] for one in both if one.exception()] == ["It is in the ledger now."]
+    assert len(server.submissions) == 1
 
 
 def test_an_answer_that_is_lost_at_the_last_try_is_asked_for(run, kaggle, server, submissions, tmp_path):
