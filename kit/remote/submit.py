@@ -44,7 +44,7 @@ class Entry:
         """What Kaggle's list shows: run, commit, parameters, bytes, validation accuracy, and the CSV's digest."""
         made, parts = self.provenance, []
         if made:
-            parts = [f"{made['recipe']} ({made.get('state')})", f"commit {str(made.get('commit'))[:12]}"]
+            parts = [f"{made['recipe']} ({made.get('state')})", f"commit {made.get('commit')}"]
             parts += [f"{made['parameters']:,} parameters"] if made.get("parameters") else []
             parts += [f"{made['bytes']:,} bytes"] if made.get("bytes") else []
             parts += [f"validation {made['validation_accuracy']:.4f}"] if made.get("validation_accuracy") is not None else []
@@ -118,7 +118,8 @@ def submit(entry: Entry, kaggle: Kaggle, say: Say, folder: Path, *, wait: bool =
 
 def line(entry: Entry) -> dict[str, Any]:
     """What the ledger says of a CSV."""
-    return {"submission": entry.csv.parent.name} | entry.provenance | {"competition": entry.competition, "csv_sha256": entry.sha256}
+    known = {"competition": entry.competition, "csv_sha256": entry.sha256}
+    return {"submission": entry.csv.resolve().parent.name} | entry.provenance | known
 
 
 def refuse_twice(entry: Entry, kaggle: Kaggle, folder: Path) -> set[int]:

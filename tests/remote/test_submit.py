@@ -7,6 +7,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from kit.remote.client import connect
 from kit.remote.submit import WHEN, fetch_scores, read_entry, submit, wait_for_score
 from kit.submission import write_csv
 
-MADE = {"recipe": "record", "state": "done", "competition": "hw13-2023", "commit": "abc1234", "parameters": 59451, "bytes": 61665}
+MADE = {"recipe": "record", "state": "done", "competition": "hw13-2023", "commit": "0123456789ab+", "parameters": 59451, "bytes": 61665}
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_a_csv_is_handed_in_with_its_making_and_its_score_is_kept(run, kaggle, s
     said = hand_in(run, kaggle, tmp_path)
     (sent,) = server.submissions
     assert sent["content"] == (run / "submission.csv").read_bytes()
-    assert sent["description"].startswith("record (done), commit abc1234, 59,451 parameters, 61,665 bytes, validation 0.5232, csv ")
+    assert sent["description"].startswith("record (done), commit 0123456789ab+, 59,451 parameters, 61,665 bytes, validation 0.5232, csv ")
     assert "4 more today" in said[0]
     assert said[1] == "public score 0.50000, validation said 0.5232 (-0.0232)"
     (line,) = read(submissions)
@@ -112,6 +113,12 @@ def test_a_file_that_is_handed_in_from_two_terminals_at_once_is_sent_once(run, k
         both = [two.submit(hand_in, run, kaggle, tmp_path, wait=False) for _ in range(2)]
     assert [str(one.exception())[-24:] for one in both if one.exception()] == ["It is in the ledger now."]
     assert len(server.submissions) == 1
+
+
+def test_a_file_that_is_named_from_its_own_folder_has_that_folders_name_in_the_ledger(run, kaggle, submissions, tmp_path, monkeypatch):
+    monkeypatch.chdir(run)
+    hand_in(Path(), kaggle, tmp_path, wait=False)
+    assert read(submissions)[0]["submission"] == "record"
 
 
 def test_an_answer_that_is_lost_at_the_last_try_is_asked_for(run, kaggle, server, submissions, tmp_path):
