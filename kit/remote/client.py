@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kit.errors import KitError
-from kit.remote.credentials import account, credentials, hide, token_files
+from kit.remote.credentials import account, client_folder, credentials, hide, token_files
 
 PAUSES = (2, 5, 15, 45)  # seconds before asking again
 LONG_PAUSE = 300.0  # seconds, after these, of a client that is patient
@@ -167,7 +167,10 @@ def connect() -> Kaggle:
         api = KaggleApi()
         try:
             with translated():
-                api.authenticate()
+                try:
+                    api.authenticate()
+                except UnicodeError:  # of a token file, such as an editor or PowerShell writes with a mark at its beginning
+                    raise KitError(no_credentials()) from None
         except Unreachable as error:
             raise KitError(f"Your token could not be checked: {error}. Try again later.") from None
         except (SystemExit, AttributeError, TypeError):  # the last two: a kaggle.json that is JSON and no object
@@ -177,7 +180,7 @@ def connect() -> Kaggle:
 
 def no_credentials() -> str:
     there = ", ".join(credentials())
-    if there and not account() and all(source == "KAGGLE_KEY" or source.endswith("kaggle.json") for source in credentials()):
+    if there and not account() and all(source in ("KAGGLE_KEY", str(client_folder() / "kaggle.json")) for source in credentials()):
         return f"{there} holds a key and no user name: set KAGGLE_USERNAME, too (in kaggle.json `username`)."
     if there:
         return f"Kaggle does not take what {there} holds. {REMEDIES[401]}"

@@ -28,8 +28,16 @@ def credentials() -> dict[str, tuple[str, ...]]:
 
 def token_files() -> list[Path]:
     """Where a token may lie, there or not."""
-    folders = dict.fromkeys((os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle", "~/.kaggle", "~/.config/kaggle"))
-    return [Path(folder).expanduser() / name for folder in folders for name in FILES]
+    folders = dict.fromkeys((client_folder(), *(Path(folder).expanduser() for folder in ("~/.kaggle", "~/.config/kaggle"))))
+    return [folder / name for folder in folders for name in FILES]
+
+
+def client_folder() -> Path:
+    """Where the client looks for kaggle.json: on Linux, where there is no ~/.kaggle, in the user's folder for settings."""
+    home = Path(os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle").expanduser()
+    if os.environ.get("KAGGLE_CONFIG_DIR") or home.exists():
+        return home
+    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "kaggle"
 
 
 def read_secrets(file: Path) -> tuple[str, ...]:
@@ -66,8 +74,7 @@ def account() -> str:
     """The account's name as far as this machine knows it without asking Kaggle; empty where only a token is there."""
     if name := os.environ.get("KAGGLE_USERNAME"):
         return name
-    folder = Path(os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle").expanduser()
-    for file in (folder / "kaggle.json", Path("~/.kaggle/credentials.json").expanduser()):  # as the client asks them
+    for file in (client_folder() / "kaggle.json", Path("~/.kaggle/credentials.json").expanduser()):  # as the client asks them
         with suppress(OSError, ValueError, KeyError, TypeError):
             return str(json.loads(file.read_text(encoding="utf-8"))["username"])
     return ""

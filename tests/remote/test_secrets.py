@@ -97,6 +97,30 @@ def test_secrets_are_known_from_every_place_that_the_client_reads(tmp_path, monk
     assert os.environ["KAGGLE_API_TOKEN"] == "the-token-itself"
 
 
+def test_without_a_folder_of_its_own_the_clients_key_lies_among_the_users_settings(tmp_path, monkeypatch, server):
+    for name in ("KAGGLE_KEY", "KAGGLE_USERNAME", "KAGGLE_CONFIG_DIR", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for settings in (None, tmp_path / "settings"):
+        if settings:
+            monkeypatch.setenv("XDG_CONFIG_HOME", str(settings))
+        file = (settings or tmp_path / ".config") / "kaggle" / "kaggle.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(f'{{"username": "{file.parents[1].name}", "key": "the-key-{file.parents[1].name}"}}')
+        assert (account(), hide(f"the-key-{account()}")) == (file.parents[1].name, "<kaggle.json>")
+
+
+@pytest.mark.parametrize(("text", "coding"), [("KGAT_0123456789", "utf-8-sig"), ("KGAT_0123456789", "utf-16"), ("KGAT_01…", "utf-8")])
+def test_a_token_that_an_editor_has_damaged_is_named_and_not_to_be_tried_again_later(tmp_path, monkeypatch, server, text, coding):
+    for name in ("KAGGLE_KEY", "KAGGLE_USERNAME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".kaggle").mkdir()
+    (tmp_path / ".kaggle" / "access_token").write_text(text, encoding=coding)
+    with pytest.raises(KitError, match=rf"{tmp_path}/\.kaggle/access_token holds"):
+        connect()
+
+
 def test_what_the_clients_own_login_left_is_known_too(tmp_path, monkeypatch, server):
     for name in ("KAGGLE_KEY", "KAGGLE_USERNAME"):
         monkeypatch.delenv(name)
