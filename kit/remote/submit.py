@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kit import ledger
-from kit.config.competitions import COMPETITIONS, Competition, competition
+from kit.config.competitions import COMPETITIONS, Competition, check_limits, competition
 from kit.errors import KitError
 from kit.files import locked, sha256_of
 from kit.remote.client import PAUSES, Kaggle, Refused, Unreachable
@@ -74,10 +74,17 @@ def read_entry(place: Path, name: str | None, say: Say, data: Path | None = None
             f"The competition {name!r} is not one on Kaggle. Name yours: --competition "
             f"{' or '.join(other for other, its in COMPETITIONS.items() if its.slug)}."
         )
-    checked = "problems" in made and name == made.get("competition") and data is None  # by its run, which had the photos
-    if found := [*([] if checked else check(csv, name, data)), *made.get("problems", [])]:
+    own = name == made.get("competition")
+    checked = own and "problems" in made and data is None  # by its run, which had the photos
+    if found := [*([] if checked else check(csv, name, data)), *(made.get("problems", []) if own else elsewhere(made, name))]:
         raise KitError(f"{csv} is not to hand in: {'; '.join(dict.fromkeys(found))}.")
     return Entry(csv, rules, name, made, sha256)
+
+
+def elsewhere(made: dict[str, Any], name: str) -> list[str]:
+    """What is wrong, by its making, with a CSV that is for another competition than its run was: that one's limits are not this one's."""
+    over = check_limits(name, made.get("parameters") or 0, made.get("bytes"))
+    return over + (["it was made with --subset"] if made.get("partial") else [])
 
 
 def provenance_of(csv: Path) -> dict[str, Any]:

@@ -50,8 +50,8 @@ def run(tmp_path):
     return folder
 
 
-def write(file, shift):
-    file.write_text("Id,Category\n" + "".join(f"{i:04d},{(i + shift) % 11}\n" for i in range(2218)))
+def write(file, shift, rows=2218):
+    file.write_text("Id,Category\n" + "".join(f"{i:04d},{(i + shift) % 11}\n" for i in range(rows)))
 
 
 def hand_in(place, kaggle, tmp_path, **how):
@@ -156,6 +156,17 @@ def test_what_can_not_be_handed_in_is_refused_before_anything_is_sent(run, kaggl
     with pytest.raises(KitError, match=r"is not one on Kaggle\. Name yours: --competition hw13-2023"):
         read_entry(run, "any", print)
     assert server.calls == []
+
+
+def test_the_limit_is_that_of_the_competition_that_it_is_handed_in_to(run):
+    file = run / "provenance.json"
+    made = {"parameters": 99_891, "problems": ["99,891 parameters are over hw13-2023's limit of 60,000"]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | made | {"competition": "any", "problems": []}))
+    with pytest.raises(KitError, match="99,891 parameters are over hw13-2023's limit of 60,000"):
+        read_entry(run, "hw13-2023", print)
+    write(run / "submission.csv", 0, 3347)
+    file.write_text(json.dumps(json.loads(file.read_text()) | made | {"csv_sha256": sha256_of(run / "submission.csv")}))
+    assert read_entry(run, "hw13-2022", print).competition == "hw13-2022"
 
 
 @pytest.mark.parametrize(
