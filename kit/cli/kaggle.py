@@ -216,20 +216,26 @@ def pull(
         ref = ref_of(part[0], kernel, kaggle.user)
         pattern, out = pattern or rf"{study}\.jsonl", out or Path("runs") / ref.partition("/")[2]
     else:
-        ref = furthest(Path("runs") / f"chain-{name}" / "chain.json", read_metadata(kernel, kaggle.user)["id"])
+        ref = furthest(Path("runs") / f"chain-{name}" / "chain.json", read_metadata(kernel, kaggle.user)["id"], kaggle)
     for file in fetch(kaggle, ref, name, Path("submissions"), pattern or WANTED, out):
         say(f"{file}: {file.stat().st_size:,} bytes")
 
 
-def furthest(file: Path, ref: str) -> str:
+def furthest(file: Path, ref: str, kaggle: Any) -> str:
     """The kernel that brought a chain of `ref` furthest, of a pair that takes turns maybe the other one; `ref` where there is no chain."""
     from kit.remote.chain import read_story
+    from kit.remote.push import newest_version
 
-    reached = read_story(file, ref).furthest
-    there = reached.ref if reached else ref
-    if there != ref:
-        say(f"{file}: the run is furthest in {there}, whose output is pulled. Move that file away to pull {ref}'s.")
-    return there
+    if not (reached := read_story(file, ref).furthest):
+        return ref
+    if reached.ref != ref:
+        say(f"{file}: the run is furthest in {reached.ref}, whose output is pulled. Move that file away to pull {ref}'s.")
+    if (newest := newest_version(kaggle, reached.ref).number) > reached.version:
+        say(
+            f"{file}: the run is furthest in version {reached.version}, and Kaggle shows the files of the newest alone, {newest}. What "
+            f"version {reached.version} left lies in {file.parent / 'output'}."
+        )
+    return reached.ref
 
 
 @app.command(

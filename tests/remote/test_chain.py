@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from server import CUT, DROP_AFTER, USER, ZIPPED, ZIPPED_CUT, Server, loopback
 
+from kit.cli.kaggle import furthest
 from kit.compress.pack import unpack
 from kit.errors import KitError
 from kit.files import sha256_of
@@ -460,6 +461,16 @@ def test_of_a_pair_that_takes_turns_the_one_that_is_furthest_is_pulled(tmp_path,
     assert f"the run is furthest in {REF}-b, whose output is pulled" in done.stdout.replace("\n", ""), done.stderr
     (place,) = (tmp_path / "submissions").glob("*-small")
     assert (place / "submission.csv").read_text() == "6"
+
+
+def test_where_a_later_session_is_the_newest_pull_says_where_the_furthest_ones_files_lie(tmp_path, server, kaggle, capsys):
+    small, file = kernel(tmp_path), tmp_path / "chain" / "chain.json"
+    chain(small, kaggle, print, folder=file.parent)
+    assert (furthest(file, REF, kaggle), furthest(tmp_path / "none.json", REF, kaggle)) == (REF, REF)
+    assert "furthest" not in capsys.readouterr().out
+    push(small, kaggle, print)
+    furthest(file, REF, kaggle)
+    assert "the newest alone, 2. What version 1 left lies in" in capsys.readouterr().out.replace("\n", "")
 
 
 @pytest.mark.parametrize("sessions", ['"many"', "[[]]", "7", '{"1": 2}', '[{"steps": "far"}]', '[{"steps": Infinity}]'])
