@@ -3,10 +3,12 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from kit import doctor
-from kit.cli import main  # noqa: F401  brings the verbs
+from kit.cli import main
 from kit.cli.app import app
 from kit.cli.files import FORMATS
 from kit.compress.foreign import WRITERS
@@ -238,3 +240,12 @@ def test_no_verb_writes_over_what_it_reads_nor_over_a_run(drawn, tmp_path):
             assert str(refusal).startswith(f"{out} is "), refusal
             assert str(refusal).endswith("Give --out another name."), refusal
     assert before == {file: file.read_bytes() for file in tmp_path.iterdir()}
+
+
+def test_ctrl_c_is_answered_in_words(tmp_path, monkeypatch, capsys):
+    os.mkfifo(tmp_path / "waits.csv")
+    monkeypatch.setattr(sys, "argv", ["kit", "check", str(tmp_path / "waits.csv")])
+    Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(SystemExit) as end:
+        main.main()
+    assert (end.value.code, capsys.readouterr().err) == (130, "error: stopped by Ctrl-C\n")

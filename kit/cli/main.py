@@ -14,6 +14,7 @@ from kit.errors import KitError
 from kit.files import REMEDIES
 from kit.remote.credentials import hide
 
+STOPPED = 130  # the exit code into which typer makes a Ctrl-C, without a word
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # never a bug, whoever was writing
 
 
@@ -28,8 +29,10 @@ def main() -> None:
             raise
         place = error.filename or "A file can't be written"  # a library that writes to an open file does not name it
         fail(f"{place}: {error.strerror}. {REMEDIES[error.errno]}; what was saved before is untouched.")
-    except KeyboardInterrupt:
-        fail("stopped by Ctrl-C", 130)
+    except SystemExit as end:
+        if end.code != STOPPED:
+            raise
+        fail("stopped by Ctrl-C", STOPPED)
 
 
 def fail(message: str, code: int = 1) -> None:
