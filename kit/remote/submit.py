@@ -118,8 +118,10 @@ def submit(entry: Entry, kaggle: Kaggle, say: Say, folder: Path, *, wait: bool =
                 raise
             rules = f"https://www.kaggle.com/competitions/{entry.rules.slug}/rules"
             raise KitError(f"Kaggle refuses {entry.csv} (403): join {entry.rules.slug} and accept its rules, {rules}.") from None
-        ledger.enter(folder, line(entry) | {"ref": ref, "handed_in": time.strftime(WHEN, time.gmtime())})
-    say(f"handed in to {entry.rules.slug} as {ref}: {entry.message()}; {left - 1} more today")
+        try:
+            ledger.enter(folder, line(entry) | {"ref": ref, "handed_in": time.strftime(WHEN, time.gmtime())})
+        finally:  # on a full disk, too
+            say(f"handed in to {entry.rules.slug} as {ref}: {entry.message()}; {left - 1} more today")
     return wait_for_score(entry, kaggle, say, folder, failed) if wait else None
 
 

@@ -121,6 +121,14 @@ def test_a_file_that_is_named_from_its_own_folder_has_that_folders_name_in_the_l
     assert read(submissions)[0]["submission"] == "record"
 
 
+def test_what_was_handed_in_is_said_where_the_ledger_can_not_be_written(run, kaggle, submissions):
+    (submissions / "ledger.csv").mkdir()
+    said = []
+    with pytest.raises(KitError, match=r"ledger\.csv can't be written"):
+        submit(read_entry(run, None, print), kaggle, said.append, submissions)
+    assert said[0].startswith("handed in to ml2023spring-hw13 as 100")
+
+
 def test_an_answer_that_is_lost_at_the_last_try_is_asked_for(run, kaggle, server, submissions, tmp_path):
     server.faults["CreateSubmission"].extend([DROP_BEFORE] * 4 + [DROP_AFTER])
     assert "handed in to ml2023spring-hw13 as 100" in hand_in(run, kaggle, tmp_path)[-2]
