@@ -15,7 +15,8 @@ from kit.models.recognise import names_of, recognise
 from kit.models.students import count_parameters
 from kit.stages.weights import read_weights_file
 
-BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+AVERAGES = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm; other buffers are whole numbers
+WHOLE = "u2"  # kind of a packed vector of them
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,20 @@ def packed_layers(table: list[dict[str, Any]], macs: dict[str, int]) -> list[Lay
     layers = []
     for name, entries in by_layer({entry["name"]: entry for entry in table}).items():
         coded = [entry for entry in entries.values() if entry["stored"] != "vector"]
-        words = ", ".join(dict.fromkeys(f"{entry['stored']} {entry['bits']} bit, {entry['coder']}" for entry in coded)) or "vector"
-        parameters = sum(torch.Size(entry["shape"]).numel() for key, entry in entries.items() if key not in BUFFERS)
+        words = ", ".join(dict.fromkeys(map(spelled, coded))) or "vector"
+        learnt = [entry for key, entry in entries.items() if key not in AVERAGES and entry["vectors"][0][0] != WHOLE]
+        parameters = sum(torch.Size(entry["shape"]).numel() for entry in learnt)
         shape = tuple(entries["weight"]["shape"]) if "weight" in entries else ()
         layers.append(Layer(name, shape, parameters, macs.get(name, 0), words, sum(entry["bytes"] for entry in coded)))
     return layers
+
+
+def spelled(entry: dict[str, Any]) -> str:
+    """How a tensor's weights are stored. What is half precision has its numbers in a vector, and codes that say nothing."""
+    if entry["stored"] == "half":
+        kind = entry["vectors"][0][0]
+        return f"half {8 * int(kind[1])} bit, {kind} vectors"
+    return f"{entry['stored']} {entry['bits']} bit, {entry['coder']}"
 
 
 def inspect_foreign(file: Path, image_size: int) -> Iterator[Table | str]:
@@ -72,7 +82,7 @@ def inspect_foreign(file: Path, image_size: int) -> Iterator[Table | str]:
         kinds = {key: foreign.bits[f"{name}.{key}" if name else key] for key in tensors}
         words = ", ".join(f"{bits} bit" for bits in dict.fromkeys(kinds.values()))
         size = sum(tensor.numel() * kinds[key] // 8 for key, tensor in tensors.items())
-        parameters = sum(tensor.numel() for key, tensor in tensors.items() if key not in BUFFERS)
+        parameters = sum(tensor.numel() for key, tensor in tensors.items() if key not in AVERAGES and tensor.is_floating_point())
         shape = tuple(tensors["weight"].shape) if "weight" in tensors else ()
         layers.append(Layer(name, shape, parameters, None if macs is None else macs.get(name, 0), words, size))
     yield as_table(layers)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from rich.table import Table
 
+from kit.compress.fold import fold
 from kit.compress.foreign import write_foreign
 from kit.compress.pack import pack
 from kit.config.override import override
@@ -10,7 +11,7 @@ from kit.console import Log, console
 from kit.errors import KitError
 from kit.inspection import inspect
 from kit.models.recognise import recognise
-from kit.models.students import STUDENTS, build_student, widths_of
+from kit.models.students import STUDENTS, build_student, count_parameters, widths_of
 from kit.models.teacher import build_teacher
 from kit.train.checkpoint import Checkpoints
 
@@ -37,6 +38,18 @@ def test_the_parts_of_a_packed_student_add_up_to_its_file(method, tmp_path):
     assert total[5] == f"{file.stat().st_size:,}"
     assert total[2] == ("59,451" if method == "course" else "58,387")
     assert "59,451 parameters as trained, 58,387 folded" in summary
+
+
+@pytest.mark.parametrize(("method", "bits", "says"), [("affine", 8, "affine 8 bit"), ("half", 16, "half 16 bit, f2")])
+def test_which_channels_a_selection_keeps_is_no_parameter_of_either_file(method, bits, says, tmp_path):
+    student = build_student("preresnet8x4", (), 11).eval()
+    config = override(recipe("record"), ["student.name=preresnet8x4", f"pack.method={method}", f"pack.bits={bits}"])
+    pack(tmp_path / "student.kit", student, config, widths_of(student), CLASSES, {})
+    table, _ = inspect(tmp_path / "student.kit", 32)
+    assert rows(table)[-1][2] == f"{count_parameters(fold(student)):,}"
+    assert rows(table)[0][4].startswith(says)
+    write_foreign(tmp_path / "w.ckpt", "ckpt", student.state_dict())
+    assert f"preresnet8x4, {count_parameters(student):,} parameters" in list(inspect(tmp_path / "w.ckpt", 32))[-1]
 
 
 SAME = {"even": "record", "record": "record"}  # one shape in other widths
