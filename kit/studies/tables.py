@@ -66,8 +66,10 @@ def mean(values: Sequence[float]) -> float:
 def rows(study: Study, entries: list[Entry], setting: str) -> list[Row]:
     """A row for each arm that has ended at least once, the best first."""
     made = []
+    # what is done counts, whatever was tried again after it; of equals the newest
+    furthest = sorted(entries, key=lambda entry: (entry["state"] == "done", entry["state"] == "stopped"))
     for arm in study.arms:
-        newest = {entry["seed"]: entry for entry in entries if entry["arm"] == arm.name and entry["setting"] == setting}
+        newest = {entry["seed"]: entry for entry in furthest if entry["arm"] == arm.name and entry["setting"] == setting}
         done = [newest[seed] for seed in sorted(newest) if newest[seed]["state"] == "done"]
         failed = tuple(why(entry) for entry in newest.values() if entry["state"] in ("failed", "stopped"))
         if not done and not failed:

@@ -113,6 +113,7 @@ def test_the_table_has_mean_spread_and_what_the_seeds_can_not_tell_apart():
     assert "+9.90 (unseparated)" in markdown(small(), near + noisy, "reduced")
     assert "+20.00 (one seed)" in markdown(small(), near[:1] + far[:1], "reduced")
     assert "failed: no photos" in markdown(small(), [*near, entry("wide", 0)], "reduced")
+    assert markdown(small(), [*near, *far, entry("wide", 0)], "reduced") == markdown(small(), near + far, "reduced")  # what is done stays
 
 
 def test_tables_and_figures_come_from_the_journal_alone_and_repeat(tmp_path):
