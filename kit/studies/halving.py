@@ -14,6 +14,14 @@ FIRST = 5  # the first look is after a fifth of the plan
 FACTOR = 3  # one arm of three goes on from each look; the next comes after three times as many epochs
 
 
+def import_optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise KitError("--halving is done by Optuna: pip install optuna, or leave it out and every arm runs to its end.") from None
+    return optuna
+
+
 class Halving:
     """Who goes on, of arms of one plan."""
 
@@ -23,10 +31,7 @@ class Halving:
         Raises:
             KitError: Optuna is not installed.
         """
-        try:
-            import optuna
-        except ImportError:
-            raise KitError("--halving is done by Optuna: pip install optuna, or leave it out and every arm runs to its end.") from None
+        optuna = import_optuna()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=max(1, epochs // FIRST), reduction_factor=FACTOR)
         self.study = optuna.create_study(direction="maximize", pruner=pruner)

@@ -19,7 +19,7 @@ from kit.files import Busy, locked, make_folder, sha256_of
 from kit.pipeline import run as run_pipeline
 from kit.session import Watch, read_by_stage
 from kit.stages.assistant import file_of
-from kit.studies.halving import Halving
+from kit.studies.halving import Halving, import_optuna
 from kit.studies.journal import Entry, append, read
 from kit.studies.study import Arm, Study, replaced
 from kit.train.budget import Budget, say_duration
@@ -112,10 +112,12 @@ def run_study(
 
     Raises:
         KitError: another process is at it, or the journal is of other settings, photos or teachers; or arms that run at once are to be
-            halved.
+            halved, or Optuna, which halves them, is not installed.
     """
     if halving and how is not in_turn:
         raise KitError("--halving holds an arm against those before it, and --ray runs them all at once: leave one of them out.")
+    if halving:
+        import_optuna()  # now, and not after the reference, which is never halved, has run for hours
 
     source = source_of(study, data, teachers)
     refuse_other_source(read(place.journal, study.name, say), setting, source, place.journal)

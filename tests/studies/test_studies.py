@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from dataclasses import replace
 
@@ -47,11 +48,11 @@ def entry(arm, seed, accuracy=None, **more):
     return made | (done if accuracy is not None else {}) | more
 
 
-def run(study, tmp_path, drawn, seeds, said, seconds=None):
+def run(study, tmp_path, drawn, seeds, said, seconds=None, **more):
     place = Place(tmp_path / "journal.jsonl", tmp_path / "arms")
     budget = Budget(seconds, started=time.time())
     how = {"cache": tmp_path / "cache", "budget": budget, "seeds": seeds, "setting": "tiny", "say": said.append, "teachers": ()}
-    return run_study(study, place, drawn, **how)
+    return run_study(study, place, drawn, **how, **more)
 
 
 def test_a_study_runs_what_is_missing_and_passes_an_arm_that_fails(tmp_path, drawn):
@@ -90,6 +91,14 @@ def test_arms_of_other_photos_are_not_mixed_in(tmp_path, drawn):
     (moved / "training" / "0_0.jpg").unlink()
     with pytest.raises(KitError, match="'plain' of other photos or teachers"):
         run(small(), tmp_path, moved, [2], [])
+
+
+def test_halving_without_optuna_is_refused_before_the_first_arm(tmp_path, drawn, monkeypatch):
+    """The reference comes first and is never halved."""
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(KitError, match="pip install optuna"):
+        run(small(), tmp_path, drawn, [1], [], halving=True)
+    assert not (tmp_path / "arms").exists()
 
 
 def test_half_a_line_is_passed_over_and_the_next_is_whole(tmp_path):
