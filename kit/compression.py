@@ -107,12 +107,13 @@ def compress(
     if limits.bytes and whole is not student and packed_size(config, whole, classes) > limits.bytes:
         whole = student  # other codes took a few bytes more: rounded by the weights, as it was measured
     size = pack_student(out, config, whole, classes)
-    left = count_parameters(student)
+    packed = unpack(out)
+    left = packed.parameters  # as a limit counts them, whatever folding took
     shape = f"ranks {ranks_in(student)}" if by == "rank" else f"widths {list(widths_of(student))}"
     kept = f"{left:,} of {before:,} parameters, {shape}" if left < before else "all parameters"
     yield f"{out}: {size:,} bytes at {config.pack.bits} bits, {kept}"
     if photos:
-        scores = predict.scores(unpack(out).student, photos.validation, config.data, views=config.predict)
+        scores = predict.scores(packed.student, photos.validation, config.data, views=config.predict)
         yield f"{predict.say(scores)}, not trained again"
 
 

@@ -104,7 +104,9 @@ def test_a_network_of_timm_is_known_by_its_name_and_its_widths_are_read_from_the
 def test_parameters_may_be_lost_by_rank_without_photos(tmp_path):
     source = student_file(tmp_path / "w.ckpt")
     *_, said = compress(source, ["40000params"], tmp_path / "s.kit", None, tmp_path, by="rank")
-    assert 38_000 < count_parameters(unpack(tmp_path / "s.kit").student) <= 40_000
+    packed = unpack(tmp_path / "s.kit")
+    assert 38_000 < count_parameters(packed.student) < packed.parameters <= 40_000
+    assert f"{packed.parameters:,} of " in said  # as the limit counted them
     assert "ranks {" in said
     with pytest.raises(KitError, match="are factorised"):
         list(compress(tmp_path / "s.kit", ["4bit"], tmp_path / "t.kit", None, tmp_path))
