@@ -8,6 +8,7 @@ from rich.table import Table
 from kit.compress.fold import fold
 from kit.device import choose_device
 from kit.models.cost import activation_bytes, count_macs, step_seconds
+from kit.models.library import refuse_unusable
 from kit.models.students import STUDENTS, build_student, count_parameters, find, widths_of
 from kit.models.widths import solve
 
@@ -20,6 +21,8 @@ def compare(names: Sequence[str], image_size: int, classes: int, limit: int | No
     Args:
         names: empty for all of the kit's; timm/NAME works too.
         limit: solve each one's widths for this many parameters, each a multiple of `multiple`.
+    Raises:
+        KitError: one of them takes no photos of this size, or has no widths for this limit.
     """
     choose_device()  # its settings of memory and numbers are those of a run
     table = Table("student", "parameters", "trained", "M MACs", "activations", "ms / step", "widths", "says", show_edge=False)
@@ -37,6 +40,7 @@ def compare(names: Sequence[str], image_size: int, classes: int, limit: int | No
 
 def row(name: str, image_size: int, classes: int, limit: int | None, multiple: int) -> list[str]:
     student = build_student(name, solve(name, limit, classes, multiple=multiple) if limit else (), classes)
+    refuse_unusable(name, student, image_size)
     parameters, trained = count_parameters(student), sum(p.numel() for p in student.parameters())
     macs, kept = sum(count_macs(fold(student), image_size).values()), activation_bytes(student, image_size)
     seconds = step_seconds(student, image_size, BATCH, REPEATS)

@@ -134,6 +134,7 @@ def test_the_students_are_compared_and_solved_for_a_limit():
     assert printed.count("64 46 93 186 101") == 1
     assert "bottleneck/4" in printed
     assert "on the CPU with" in printed.replace("\n", " ")
+    assert "'hw13' can't be used at 16 px" in str(invoke("students", "hw13", "--image-size", "16").exception)
 
 
 def test_a_dry_run_names_a_limit_of_bytes_too():
