@@ -14,7 +14,7 @@ from kit.models.blocks import following
 from kit.models.resize import resize
 
 PREFIX = "timm/"
-SIDE = 80  # px of a look that may be of any size; Inception needs 75
+SIDE = 96  # px of a look that may be of any size; Inception needs 75, and HRNet and DLA five halvings without a rest
 
 
 def is_library(name: str) -> bool:

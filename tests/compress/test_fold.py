@@ -88,7 +88,7 @@ def test_a_norm_of_timms_that_runs_before_the_convolution_it_is_listed_after_sta
     assert torch.equal(folded(x), student.eval()(x))
 
 
-@pytest.mark.parametrize("name", ["timm/lcnet_035", "timm/mobilenetv3_small_050"])
+@pytest.mark.parametrize("name", ["timm/lcnet_035", "timm/mobilenetv3_small_050", "timm/dla46_c"])
 def test_norms_of_timms_are_folded_with_their_activations_left(name):
     student, x = trained_looking(name).eval(), torch.randn(2, 3, 64, 64)
     recalibrate(student, lambda step: (torch.randn(8, 3, 64, 64), None), 2)
