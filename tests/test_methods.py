@@ -202,7 +202,7 @@ def test_a_run_that_begins_with_anothers_student_only_prunes_it(place):
         with pytest.raises(KitError, match=r"The student in .* was trained with data.* this run has .*: --set 'data"):
             run(override(slimmer, [change]), place.photos, place.root / "larger", begin=place.assistant, **how)
     wider = override(slimmer, ["student.widths=[8,16,16,24,24,32,64]"])
-    with pytest.raises(KitError, match="is no 'record' of these widths"):
+    with pytest.raises(KitError, match=r"--set 'student\.widths=\[8, 16, 16, 24, 24, 32, 32\]'"):
         run(wider, place.photos, place.root / "wider", begin=place.assistant, **how)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from kit.compress.pack import is_packed, unpack
 from kit.config.schema import Config
+from kit.config.stages import OTHER_LAYERS
 from kit.errors import KitError
 from kit.models.students import build_student
 from kit.models.teacher import build_teacher, load_teacher
@@ -132,6 +133,8 @@ def as_checkpoint(file: Path) -> Saved | None:
 
 def from_checkpoint(saved: Saved, classes: tuple[str, ...] | None) -> tuple[nn.Module, Config]:
     """The best weights of a stage so far, in a network of their shape, and what it was trained with."""
+    if saved.stage in OTHER_LAYERS:
+        raise KitError(f"{saved.path} has layers that only packing knows. Give its run's folder or student.kit, or an earlier checkpoint.")
     try:
         content = read(saved)
     except Damaged as damage:

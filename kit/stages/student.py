@@ -2,24 +2,26 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kit import predict
 from kit.compress.fold import fold
 from kit.compress.lowrank import factorise, ranks_in, ranks_of_energy, ranks_up_to, ranks_within
 from kit.compress.lsq import with_steps
 from kit.config.competitions import competition
-from kit.config.schema import Config, LowRank, Train
+from kit.config.schema import Config, LowRank, Student, Train
 from kit.config.stages import steps_of
 from kit.config.terms import SimKD
 from kit.distill.align import classifier, take_classifier
 from kit.distill.objective import Objective
 from kit.errors import KitError
 from kit.fuse import is_fused
+from kit.models.library import shapes_on
+from kit.models.recognise import as_network
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
 from kit.models.widths import widths_for
 from kit.rng import derive
@@ -89,14 +91,32 @@ def check_beginning(source: Path, config: Config) -> None:
     """Whether another run's student can be begun with.
 
     Raises:
-        KitError: there is none, it was trained at another input size or normalisation, or its logits are adjusted, which this run would do
-            a second time, or not know of.
+        KitError: there is none, it is another network or of other widths, was trained at another input size or normalisation, or its
+            logits are adjusted, which this run would do a second time, or not know of.
     """
     found = find_weights(source)
     if found.config:
         refuse_other_input(f"The student in {source}", found.config, config)
     if found.adjusted:
         refuse_adjusted(source)
+    refuse_other_student(source, found.weights, config.student)
+
+
+def refuse_other_student(source: Path, weights: Mapping[str, Tensor], student: Student) -> None:
+    """Raises:
+    KitError: these weights are of another network or other widths than the recipe's student, with the widths that fit.
+    """
+    network, name = as_network(weights, student.name), student.name
+    if network is None:
+        raise KitError(
+            f"{source} is no {name!r}. Give a run's folder or its student.kit, and with --set student.name=… the student that it holds."
+        )
+    outputs = classifier(network).out_features
+    with torch.device(shapes_on(name)):
+        ours = list(widths_of(build_student(name, widths_for(student, outputs), outputs)))
+    if (theirs := list(widths_of(network))) != ours:
+        solved = " --set student.parameters=null" if student.parameters else ""
+        raise KitError(f"{source} is a {name!r} of widths {theirs}, this run has {ours}: --set 'student.widths={theirs}'{solved}.")
 
 
 def take_weights(session: Session, material: Material, student: nn.Module, source: Path) -> None:
@@ -117,7 +137,7 @@ def take_weights(session: Session, material: Material, student: nn.Module, sourc
         student.load_state_dict(found.weights)
     except RuntimeError as error:
         name, first = config.student.name, " ".join(str(error).split())[:160]
-        raise KitError(f"{source} is no {name!r} of these widths and classes ({first}). Give one that is.") from None
+        raise KitError(f"{source} is no {name!r} of these classes ({first}). Give one that is.") from None
     session.remember("student", hashlib.sha256(to_bytes(found.weights)).hexdigest()[:16], f"the weights in {source}")
     if not (done := checkpoints.result()):
         look = lambda: predict.scores(student.to(session.device.device).eval(), material.validation, config.data)  # noqa: E731

@@ -15,6 +15,7 @@ from kit.compress.foreign import Foreign, from_torch, read_foreign
 from kit.compress.pack import is_packed, unpack
 from kit.config.override import override
 from kit.config.schema import Config, Data, Student, Train
+from kit.config.stages import OTHER_LAYERS
 from kit.config.terms import CE
 from kit.console import Log
 from kit.errors import KitError
@@ -50,7 +51,7 @@ def find_weights(source: Path) -> Found:
 
 def trained_weights(out: Path) -> Found | None:
     """The best weights of the latest stage that trained the student, None where no checkpoint is left."""
-    students = [saved for saved in saved_in(out) if saved.stage not in ("teacher", "lowrank", "qat")]  # the last two have other layers
+    students = [saved for saved in saved_in(out) if saved.stage not in ("teacher", *OTHER_LAYERS)]
     for saved, content in whole(reversed(students), Log()):
         if content["state"]["best"]["weights"]:
             return Found(content["state"]["best"]["weights"], saved.path.name, config_in(content), classes_in(out), per_class_in(out))

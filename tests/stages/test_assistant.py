@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchvision
 
+from kit.compress.lsq import with_steps
 from kit.compress.pack import pack
 from kit.config.override import override
 from kit.config.recipes import recipe
@@ -129,6 +130,25 @@ def test_adjusted_logits_teach_nobody_as_no_run_begins_with_them(packed, student
             check_beginning(packed, here)
     checkpoint(tmp_path, student, log, widths=widths_of(student))
     read_teacher(file_of(tmp_path), CONFIG, CLASSES)
+
+
+def test_a_run_begins_with_the_student_of_its_name_and_widths_alone(packed, student, tmp_path, log):
+    """Said before photos are read and a teacher is trained."""
+    check_beginning(packed, CONFIG)
+    with pytest.raises(
+        KitError, match=r"of widths \[8, 16, .*this run has \[32, .*: --set 'student.widths=\[8, 16, 16, 24, 24, 32, 32\]'\.$"
+    ):
+        check_beginning(packed, recipe("sample").model_copy(update={"data": CONFIG.data}))
+    solved = override(CONFIG, ["student.parameters=5000"])
+    with pytest.raises(KitError, match=r"--set student\.parameters=null\.$"):
+        check_beginning(packed, solved)
+    with pytest.raises(KitError, match=r"is no 'hw7'\. Give a run's folder .*--set student\.name=…"):
+        check_beginning(packed, override(CONFIG, ["student={'name': 'hw7'}".replace("'", '"')]))
+    grid = checkpoint(tmp_path, with_steps(student, CONFIG.pack), log, stage="qat")
+    with pytest.raises(KitError, match="is no 'record'"):
+        check_beginning(grid, CONFIG)
+    with pytest.raises(KitError, match="layers that only packing knows"):
+        read_teacher(grid, CONFIG, CLASSES)
 
 
 def test_a_teacher_of_other_classes_is_refused(packed, student, tmp_path, log):
