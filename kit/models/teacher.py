@@ -4,6 +4,7 @@ Whatever it comes from, it is weights only: no pickle from outside is executed.
 """
 
 import os
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from kit.errors import KitError
 from kit.files import sha256_of
 
+KEYS = ("state_dict", "model", "model_state_dict")  # Lightning's and timm's, torchvision's, that of torch's tutorial
+WRAPPERS = re.compile(r"^((module|_orig_mod|model)\.)+")  # DataParallel, torch.compile, a Lightning module
 PRETRAINED = "resnet18-*.pth"  # torchvision's file names carry the first digits of the file's sha256
 
 
@@ -28,7 +31,7 @@ def build_teacher(arch: str, classes: int) -> nn.Module:
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """The state dict in a checkpoint of the usual kinds: bare, or under `state_dict` or `model`, with or without `module.`.
+    """The state dict in a checkpoint of the usual kinds: bare, or under a key that is one of KEYS, with or without a wrapper's prefix.
 
     Raises:
         KitError: the file is missing, damaged, a whole pickled model, or holds no state dict.
@@ -43,12 +46,13 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             f"{file} is no checkpoint that can be read safely ({(str(error).splitlines() or ['?'])[0].partition('. ')[0][:120]}). "
             "A state dict is wanted (torch.save(model.state_dict(), …)); a whole pickled model would run code and is not loaded."
         ) from None
-    for key in ("state_dict", "model"):
+    for key in KEYS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise KitError(f"{file} holds no state dict. Save the weights with torch.save(model.state_dict(), …).")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    bare = {WRAPPERS.sub("", name): tensor for name, tensor in content.items()}
+    return bare if len(bare) == len(content) else content  # two networks in one file keep their names
 
 
 def refuse_damaged(file: Path) -> None:
@@ -88,8 +92,11 @@ def load_teacher(file: Path, arch: str, classes: int | None) -> nn.Module:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        first = " ".join(str(error).split())[:200]
-        raise KitError(f"{file} is no {arch}: {first}. Set teacher.arch to what it is.") from None
+        first = " ".join(str(error).split())[:200].rstrip(".")
+        raise KitError(
+            f"{file} is no {arch}: {first}. Give a ResNet-18's state dict, its names as torchvision has them; what the kit has trained "
+            "teaches by its run's folder or its student.kit."
+        ) from None
     return model.eval().requires_grad_(False)
 
 

@@ -27,10 +27,24 @@ def test_torchvision_and_timm_read_the_same_file_to_the_same_outputs(weights, tm
     assert not any(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("wrap", [lambda w: {"state_dict": w}, lambda w: {"model": {f"module.{k}": v for k, v in w.items()}}])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda w: {"state_dict": w},
+        lambda w: {"model": {f"module.{k}": v for k, v in w.items()}},
+        lambda w: {"state_dict": {f"model.{k}": v for k, v in w.items()}},
+        lambda w: {"model_state_dict": {f"module._orig_mod.{k}": v for k, v in w.items()}, "epoch": 3},
+    ],
+)
 def test_usual_wrappings_of_a_state_dict_are_opened(weights, tmp_path, wrap):
     torch.save(wrap(weights), tmp_path / "teacher.ckpt")
     assert read_weights(tmp_path / "teacher.ckpt").keys() == weights.keys()
+
+
+def test_two_networks_in_one_file_keep_their_names(tmp_path):
+    both = {"fc.bias": torch.zeros(2), "module.fc.bias": torch.ones(2)}
+    torch.save(both, tmp_path / "both.ckpt")
+    assert read_weights(tmp_path / "both.ckpt").keys() == both.keys()
 
 
 def refused(file, words, arch=ARCHS[0]):
@@ -47,6 +61,7 @@ def test_a_teacher_with_another_number_of_outputs_is_refused(tmp_path):
 def test_another_architecture_is_refused(tmp_path):
     torch.save(torchvision.models.resnet34(num_classes=11).state_dict(), tmp_path / "deep.ckpt")
     refused(tmp_path / "deep.ckpt", "is no torchvision/resnet18")
+    refused(tmp_path / "deep.ckpt", "Give a ResNet-18's state dict")  # another teacher.arch names the same tensors
 
 
 def test_a_whole_pickled_model_is_refused_and_not_run(tmp_path):
