@@ -241,11 +241,12 @@ def study(
     from kit.data.draw import draw_dataset
     from kit.studies.document import write
     from kit.studies.journal import read
-    from kit.studies.runner import Place, Setting, in_turn, run_study
+    from kit.studies.runner import Place, Setting, in_turn, refuse_other_configs, run_study
     from kit.studies.spread import over_ray
     from kit.train.budget import Budget, parse_duration
 
-    asked = choose(find_study(name), only or [])
+    whole = find_study(name)
+    asked = choose(whole, only or [])
     out = out or Path("runs") / f"study-{name}"
     if data is None and not tiny:
         raise KitError(f"kit study {name} needs --data DIR, the folder that holds training/ and evaluation/. With --tiny it draws its own.")
@@ -254,6 +255,8 @@ def study(
     folder = docs or (Path("docs/studies") if clone else out)
     place = Place(folder / f"{name}.jsonl", (out / "arms").resolve() if ray else out / "arms")
     setting: Setting = "tiny" if tiny else "full" if full else "reduced"
+    # the arms that are not asked for are in the table, too
+    refuse_other_configs(whole, read(place.journal, name, lambda _: None), setting, place.journal)
     limit = Budget(parse_duration(budget) if budget else None)
     first = asked.arms[0].config.train.seed
     numbers = range(first, first + seeds)
@@ -270,5 +273,5 @@ def study(
         how=over_ray if ray else in_turn,
         halving=halving,
     )
-    for file in write(find_study(name), read(place.journal, name, say), setting, folder):
+    for file in write(whole, read(place.journal, name, say), setting, folder):
         say(f"{file}")

@@ -119,8 +119,9 @@ def run_study(
     if halving:
         import_optuna()  # now, and not after the reference, which is never halved, has run for hours
 
-    source = source_of(study, data, teachers)
-    refuse_other_source(read(place.journal, study.name, say), setting, source, place.journal)
+    source, done = source_of(study, data, teachers), read(place.journal, study.name, say)
+    refuse_other_source(done, setting, source, place.journal)
+    refuse_other_configs(study, done, setting, place.journal)
 
     def keep(entry: Entry) -> None:
         append(place.journal, entry | {"source": source})
@@ -156,6 +157,23 @@ def refuse_other_source(done: list[Entry], setting: Setting, source: str, journa
             )
 
 
+def refuse_other_configs(study: Study, done: list[Entry], setting: Setting, journal: Path) -> None:
+    """Of every seed and line, run now or not: all of them make the table.
+
+    Raises:
+        KitError: an arm of the study has ended with another config.
+    """
+    arms = {arm.name: arm for arm in study.arms}
+    for entry in done:
+        if entry["setting"] != setting or entry["state"] not in ENDED or entry["arm"] not in arms:
+            continue
+        if entry["digest"] != (now := digest_of(study, arms[entry["arm"]], entry["seed"], setting)):
+            raise KitError(
+                f"{journal} has {entry['arm']!r} with seed {entry['seed']} under another config ({entry['digest']}, now {now}): figures "
+                "of both would stand in one table. Choose another --docs, or move the journal away."
+            )
+
+
 def watch_of(study: Study, job: Job, place: Place, say: Say) -> Watch | None:
     """What looks at an arm after each epoch, beside those of its seed that have ended; nothing at one that others need."""
     if job.arm == study.reference or any(job.arm in arm.needs for arm in study.arms):
@@ -177,7 +195,7 @@ def jobs_to_do(study: Study, place: Place, seeds: Sequence[int], setting: Settin
     needed: set[Path] = set()
     for job in reversed(jobs):
         missing = job.folder in needed and not (job.folder / "student.kit").is_file()
-        if not over(done, job, place.journal) or missing:
+        if not over(done, job) or missing:
             to_do.append(job)
             needed |= set(job.needs)
     return to_do[::-1]
@@ -222,21 +240,10 @@ def digest_of(study: Study, arm: Arm, seed: int, setting: Setting) -> str:
     return hashlib.sha256(" ".join([own, *others]).encode()).hexdigest()[:16]
 
 
-def over(done: list[Entry], job: Job, journal: Path) -> bool:
-    """Whether the journal holds this arm with this seed; one that failed is tried again.
-
-    Raises:
-        KitError: it holds it with another config.
-    """
-    for entry in done:
-        if (entry["arm"], entry["seed"], entry["setting"]) == (job.arm, job.seed, job.setting) and entry["state"] in ENDED:
-            if entry["digest"] != job.digest:
-                raise KitError(
-                    f"{journal} has {job.arm!r} with seed {job.seed} under another config ({entry['digest']}, now {job.digest}): figures "
-                    "of both would stand in one table. Choose another --out, or move the journal away."
-                )
-            return True
-    return False
+def over(done: list[Entry], job: Job) -> bool:
+    """Whether the journal holds this arm with this seed; one that failed is tried again."""
+    mine = (job.arm, job.seed, job.setting)
+    return any((entry["arm"], entry["seed"], entry["setting"]) == mine and entry["state"] in ENDED for entry in done)
 
 
 def run_job(job: Job, data: Path, cache: Path, budget: Budget, watch: Watch | None = None) -> Entry | None:

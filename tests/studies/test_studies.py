@@ -79,9 +79,15 @@ def test_a_study_without_time_says_what_is_next_and_begins_nothing(tmp_path, dra
 
 
 def test_an_arm_under_another_config_is_not_mixed_in(tmp_path, drawn):
-    append(tmp_path / "journal.jsonl", entry("plain", 1, 0.5, setting="tiny"))
-    with pytest.raises(KitError, match="under another config"):
-        run(small(), tmp_path, drawn, [1], [])
+    """Another machine's lines are appended from another commit: of a seed that is there, and of one that is not asked for now."""
+    journal, study = tmp_path / "journal.jsonl", small()
+    append(journal, entry("plain", 1, 0.5, setting="tiny", digest=digest_of(study, study.arms[0], 1, "tiny")))
+    own = journal.read_bytes()
+    for seed in (1, 2):
+        journal.write_bytes(own)
+        append(journal, entry("plain", seed, 0.6, setting="tiny"))
+        with pytest.raises(KitError, match=f"'plain' with seed {seed} under another config"):
+            run(study, tmp_path, drawn, [1], [])
 
 
 def test_arms_of_other_photos_are_not_mixed_in(tmp_path, drawn):
