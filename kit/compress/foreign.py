@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from kit.compress.quantize import METHODS, Quantized, restore
 from kit.errors import KitError
 from kit.files import write_durably
-from kit.models.teacher import read_weights
+from kit.models.weights import is_safetensors, read_weights
 
 TORCH_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # how torch's files began before they were zips, after two bytes of protocol
 NUMBERS = ("f2", "f4", "f8", "u1", "i1", "i2", "i4", "i8")
@@ -46,11 +47,9 @@ def read_foreign(file: Path) -> Foreign:
             head = opened.read(16)
     except OSError as error:
         raise KitError(f"{file} can't be read: {error.strerror}. Give a file of weights.") from None
-    if head[8:10] == b'{"':
-        return from_torch("safetensors", read_safetensors(file))
     if head[:1] == b"\x80" and head[2:14] != TORCH_MAGIC:
         return read_course_pickle(file)
-    return from_torch("torch state dict", read_weights(file))
+    return from_torch("safetensors" if is_safetensors(file) else "torch state dict", read_weights(file))
 
 
 def from_torch(kind: str, weights: Mapping[str, Tensor]) -> Foreign:
@@ -176,23 +175,7 @@ def course_pickle(entries: dict[str, Any]) -> bytes:
 
 
 def write_safetensors(weights: Mapping[str, Tensor]) -> bytes:
-    return safetensors_module().save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
-
-
-def read_safetensors(file: Path) -> dict[str, Tensor]:
-    module = safetensors_module()
-    try:
-        return module.load(file.read_bytes())
-    except Exception as error:  # its own error is a subclass of Exception alone
-        raise KitError(f"{file} is no whole safetensors file ({error}). Copy it again.") from None
-
-
-def safetensors_module() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise KitError("safetensors is not installed here: pip install safetensors, or choose --format ckpt.") from None
-    return safetensors.torch
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
 
 
 WRITERS: dict[str, Callable[[Mapping[str, Tensor]], bytes]] = {

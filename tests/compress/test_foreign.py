@@ -24,8 +24,6 @@ def close(one, other, relative):
 
 @pytest.mark.parametrize(("form", "error"), [("ckpt", 0), ("hw7-16bit", 1e-3), ("safetensors", 0)])
 def test_what_is_written_is_read_back(weights, form, error, tmp_path):
-    if form == "safetensors":
-        pytest.importorskip("safetensors")
     size = write_foreign(tmp_path / "weights", form, weights)
     read = read_foreign(tmp_path / "weights")
     assert size == (tmp_path / "weights").stat().st_size

@@ -13,7 +13,7 @@ from kit.config.recipes import recipe
 from kit.config.schema import Config
 from kit.errors import KitError
 from kit.models.students import CIFAR, STUDENTS, build_student, count_parameters, widths_of
-from kit.models.teacher import read_weights
+from kit.models.weights import read_weights
 
 CLASSES = tuple("abcdefghijk")
 

@@ -4,7 +4,7 @@ import torch
 from kit.config.recipes import RECIPES, recipe
 from kit.errors import KitError
 from kit.models.students import STUDENTS, FrozenStem, build_student, count_parameters, widths_of
-from kit.models.teacher import read_weights
+from kit.models.weights import read_weights
 
 
 @pytest.mark.parametrize("name", STUDENTS)

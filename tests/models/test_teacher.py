@@ -1,11 +1,13 @@
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 
 from kit.errors import KitError
 from kit.files import sha256_of
 from kit.models.students import count_parameters
-from kit.models.teacher import build_teacher, load_teacher, read_weights, start_from_pretrained
+from kit.models.teacher import build_teacher, load_teacher, start_from_pretrained
+from kit.models.weights import read_weights
 
 ARCHS = ("torchvision/resnet18", "timm/resnet18")
 
@@ -39,6 +41,14 @@ def test_torchvision_and_timm_read_the_same_file_to_the_same_outputs(weights, tm
 def test_usual_wrappings_of_a_state_dict_are_opened(weights, tmp_path, wrap):
     torch.save(wrap(weights), tmp_path / "teacher.ckpt")
     assert read_weights(tmp_path / "teacher.ckpt").keys() == weights.keys()
+
+
+def test_a_safetensors_file_teaches_and_a_cut_one_is_named(weights, tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_file(weights, file)
+    assert torch.equal(load_teacher(file, ARCHS[0], None).fc.weight, weights["fc.weight"])
+    file.write_bytes(file.read_bytes()[:-1])
+    refused(file, "model.safetensors is no whole safetensors file")
 
 
 def test_two_networks_in_one_file_keep_their_names(tmp_path):
