@@ -178,15 +178,15 @@ def photos_in(folder: Path) -> list[Path]:
     """Ordered by name.
 
     Raises:
-        KitError: a name is no UTF-8, as of an archive that was made elsewhere: no CSV could hold it. Or a link leads nowhere, as where
-            large files were not fetched.
+        KitError: a name or its folder's is no UTF-8, as of an archive that was made elsewhere: no CSV and no student.kit could hold it. Or
+            a link leads nowhere, as where large files were not fetched.
     """
     with os.scandir(folder) as entries:  # told by the folder: no photo is asked, but for links
         named = [e for e in entries if Path(e.name).suffix.lower() in PHOTO and e.name[0] != "." and not e.is_dir()]
     if gone := next((e.path for e in named if e.is_symlink() and not os.path.exists(e.path)), None):
         raise KitError(f"{gone} is a link to {os.readlink(gone)}, which is not there. Fetch the photos themselves, or remove the link.")
     found = sorted((Path(e) for e in named), key=lambda p: p.name)
-    if odd := next((p for p in found if os.fsencode(p.name) != p.name.encode(errors="replace")), None):
+    if odd := next((p for p in found if os.fsencode(p) != str(p).encode(errors="replace")), None):
         raise KitError(f"The name of {str(odd)!a} is no UTF-8. Rename it, and what else came with it.")
     return found
 

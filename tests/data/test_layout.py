@@ -245,6 +245,13 @@ def test_a_name_that_no_csv_could_hold_is_refused(copy):
     refused(copy, "caf\\udce9.jpg", "is no UTF-8")
 
 
+def test_a_class_whose_name_no_student_kit_could_hold_is_refused(copy):
+    """It came to light where the student is packed, after the teacher was trained."""
+    to_class_folders(copy / "training")
+    os.rename(copy / "training" / "class0", os.fsencode(copy / "training") + b"/caf\xe9")
+    refused(copy, "caf\\udce9/0_0.jpg", "is no UTF-8")
+
+
 def test_a_folder_that_is_called_like_a_photo_is_none_and_a_link_that_leads_nowhere_is_named(copy):
     (copy / "training" / "0_thumbs.jpg").mkdir()
     assert len(find(copy).training) == 120
