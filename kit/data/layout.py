@@ -25,7 +25,7 @@ UNLABELLED = ("unlabelled", "unlabeled")
 PHOTO = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini")
 OF_A_MAC = "__MACOSX"  # a Mac's zip has the same folders once more in it, with a ._name.jpg of the Mac's own for each photo
-FLAT_NAME = re.compile(r"(\d+)_.+")
+FLAT_NAME = re.compile(r"(\d{1,18})_.+")  # a longer number is none that an int64 holds, and no label
 
 
 def find_dataset(root: Path, classes: tuple[str, ...] | None, holdout: float | None, seed: int) -> Dataset:

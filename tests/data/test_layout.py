@@ -214,6 +214,8 @@ def test_a_label_out_of_range_is_refused(copy):
 def test_an_unlabelled_training_photo_is_refused(copy):
     (copy / "training" / "0_0.jpg").rename(copy / "training" / "breakfast.jpg")
     refused(copy, "breakfast.jpg", "<label>_<id>.jpg")
+    (copy / "training" / "breakfast.jpg").rename(copy / "training" / "10153412345678901234_n.jpg")
+    refused(copy, "10153412345678901234_n.jpg", "<label>_<id>.jpg")
 
 
 def test_a_repeated_evaluation_id_is_refused(copy):
