@@ -1,6 +1,5 @@
 """What a person sees: plain lines on the screen and in log.txt, a progress bar only where there is a terminal."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,7 +39,7 @@ def progress(what: str, total: int, shown: bool = True, done: int = 0) -> Iterat
 
     done: where it begins; what an earlier session did says nothing about today's pace.
     """
-    if not (shown and sys.stdout.isatty()):
+    if not (shown and console.file.isatty()):  # not sys.stdout, which is None where it was closed
         yield lambda done: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

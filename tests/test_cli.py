@@ -23,6 +23,7 @@ from kit.cli.files import FORMATS
 from kit.compress.foreign import WRITERS
 from kit.compress.pack import pack
 from kit.config.recipes import recipe
+from kit.console import progress
 from kit.errors import KitError
 from kit.export import GRAPHS
 from kit.models.students import build_student, widths_of
@@ -45,6 +46,19 @@ def test_the_version_is_the_one_that_the_changes_are_headed_with():
 def test_help_lists_every_verb_in_a_line():
     printed = invoke("--help").output
     assert all(verb in printed for verb in KIT.commands)
+
+
+def test_a_terminal_that_lacks_a_letter_is_shown_another():
+    """As Latin-1 lacks most: a run ended where it said the name of a class."""
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-m", "kit", "--help"], env=environment, **CAPTURED)
+    assert "Arms \\xd7 seeds" in done.stdout, done.stderr
+
+
+def test_a_run_whose_output_is_closed_goes_on(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    with progress("decoding", 2) as moved:
+        moved(1)
 
 
 @pytest.mark.parametrize("verb", KIT.commands)

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from io import TextIOWrapper
 
 # isort: off
 from kit.cli import runs, files, bench, kaggle  # noqa: F401  the verbs, in the order that --help shows
@@ -20,6 +21,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # never a bug, whoever was wri
 
 def main() -> None:
     """Entry point: a user's mistake ends in one paragraph and exit code 1, never in a traceback."""
+    if isinstance(sys.stdout, TextIOWrapper):  # it is None where it was closed
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr's: a terminal that lacks a letter ends no run
     try:
         app()
     except KitError as error:
