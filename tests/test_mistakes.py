@@ -46,6 +46,10 @@ def test_a_disk_that_is_full_while_photos_are_drawn(tmp_path):
     assert "a quota or ulimit" in kit(tmp_path, "sample", "photos", before="unset COVERAGE_PROCESS_CONFIG; ulimit -f 0;")
 
 
+def test_a_users_folder_whose_name_is_no_utf_8(drawn, tmp_path):
+    assert "'runs/caf\\udce9' is no UTF-8" in kit(tmp_path, "run", "sample", "--tiny", "--data", str(drawn), "--out", b"runs/caf\xe9")
+
+
 def test_a_csv_is_checked_by_the_rules_of_its_own_run(drawn, tmp_path):
     rows = "".join(f"{photo.stem},{i % 6}\n" for i, photo in enumerate(sorted((drawn / "evaluation").iterdir())))
     (tmp_path / "submission.csv").write_text("Id,Category\n" + rows)

@@ -24,6 +24,7 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # it is None where it was closed
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr's: a terminal that lacks a letter ends no run
     try:
+        refuse_unspeakable(sys.argv)
         app()
     except KitError as error:
         fail(str(error))
@@ -36,6 +37,12 @@ def main() -> None:
         if end.code != STOPPED:
             raise
         fail("stopped by Ctrl-C", STOPPED)
+
+
+def refuse_unspeakable(words: list[str]) -> None:
+    """Refuse a name whose bytes are no UTF-8: run.json, the log and a recipe, which hold it, are."""
+    if odd := next((word for word in words if word != word.encode(errors="replace").decode()), None):
+        raise KitError(f"{odd!a} is no UTF-8, which all that would name it is written in. Rename that file or folder.")
 
 
 def fail(message: str, code: int = 1) -> None:
