@@ -50,6 +50,16 @@ def test_a_users_folder_whose_name_is_no_utf_8(drawn, tmp_path):
     assert "'runs/caf\\udce9' is no UTF-8" in kit(tmp_path, "run", "sample", "--tiny", "--data", str(drawn), "--out", b"runs/caf\xe9")
 
 
+@pytest.mark.skipif(not shutil.which("unshare"), reason="no other user can be tried here")
+def test_a_containers_user_who_has_no_name(tmp_path):
+    """As docker's --user gives one: torch asks the system for it where no variable tells, and ended in an AssertionError."""
+    unnamed = ["env", "-u", "USER", "-u", "LOGNAME", "unshare", "--user", "--map-user=12345"]
+    if subprocess.run([*unnamed, "true"]).returncode:
+        pytest.skip("no other user can be tried here")
+    done = subprocess.run([*unnamed, sys.executable, "-m", "kit", "inspect", "none.kit"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.startswith("error: none.kit can't be read"), done.stderr
+
+
 def test_a_csv_is_checked_by_the_rules_of_its_own_run(drawn, tmp_path):
     rows = "".join(f"{photo.stem},{i % 6}\n" for i, photo in enumerate(sorted((drawn / "evaluation").iterdir())))
     (tmp_path / "submission.csv").write_text("Id,Category\n" + rows)

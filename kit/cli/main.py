@@ -23,6 +23,7 @@ def main() -> None:
     """Entry point: a user's mistake ends in one paragraph and exit code 1, never in a traceback."""
     if isinstance(sys.stdout, TextIOWrapper):  # it is None where it was closed
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr's: a terminal that lacks a letter ends no run
+    os.environ.setdefault("USER", str(os.getuid()))  # torch wants a name, and a container's user may have none
     try:
         refuse_unspeakable(sys.argv)
         app()
