@@ -17,6 +17,7 @@ from kit.data.records import is_record, open_record, read_record
 from kit.files import sha256_of
 
 cv2.setNumThreads(0)  # whoever calls it is one of several already
+Image.MAX_IMAGE_PIXELS = 500_000_000  # a phone's photo has 200 million; PIL warns of 90 and refuses 180
 
 UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kit.data.decode import read_rgb, to_square
+from kit.data.decode import photo_size, read_rgb, to_square
 
 COLOUR = (220, 120, 20)  # red, green and blue differ
 
@@ -22,3 +22,8 @@ def test_colours_stay_red_green_and_blue_in_every_feed(tmp_path, kind, mode):
     assert (width, height) == (200, 120)
     for pixels in (np.asarray(read_rgb(file)), square):
         assert np.abs(pixels.reshape(-1, 3).mean(0) - COLOUR).max() < 6
+
+
+def test_a_phones_photo_of_200_megapixels_is_one(tmp_path):
+    Image.new("1", (16_320, 12_240)).save(tmp_path / "photo.png")
+    assert photo_size(tmp_path / "photo.png") == (16_320, 12_240)
