@@ -179,6 +179,12 @@ def test_a_field_given_as_an_option_is_answered_with_its_assignment():
         assert str(invoke("run", "record", *words).exception).endswith(says)
 
 
+def test_an_empty_budget_is_not_taken_for_none(drawn, tmp_path):
+    """As a script gives it whose variable was not set: the session would have had no end."""
+    words = ["run", "sample", "--tiny", "--data", str(drawn), "--out", str(tmp_path / "run"), "--budget", ""]
+    assert "'' is no duration" in str(invoke(*words).exception)
+
+
 def test_unknown_names_are_refused_with_the_nearest():
     for words in (["run", "bos", "--dry-run"], ["run", "boss", "--dry-run", "--set", "train.epoch=3"]):
         result = invoke(*words)

@@ -100,7 +100,7 @@ def run(
     from kit.train.budget import Budget, parse_duration
 
     out = out or Path("runs") / config.recipe
-    limit = Budget(parse_duration(budget) if budget else None)
+    limit = Budget(None if budget is None else parse_duration(budget))
     if data is None:
         if name != "sample":
             raise KitError(
@@ -257,7 +257,7 @@ def study(
     setting: Setting = "tiny" if tiny else "full" if full else "reduced"
     # the arms that are not asked for are in the table, too
     refuse_other_configs(whole, read(place.journal, name, lambda _: None), setting, place.journal)
-    limit = Budget(parse_duration(budget) if budget else None)
+    limit = Budget(None if budget is None else parse_duration(budget))
     first = asked.arms[0].config.train.seed
     numbers = range(first, first + seeds)
     run_study(

@@ -28,10 +28,10 @@ UNITS = {"h": 3600, "m": 60, "s": 1}
 
 def parse_duration(text: str) -> float:
     """Seconds in `9h`, `30m`, `1h30m`, `90s` or `90`."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)([hms]?)", text)
-    if not parts or "".join(n + u for n, u in parts) != text:
+    number = r"\d+(?:\.\d+)?"
+    if not re.fullmatch(rf"{number}|({number}[hms])+", text):  # not 9h30, which would be half a minute more than 9h
         raise KitError(f"{text!r} is no duration. Write 9h, 30m, 1h30m or 90s.")
-    return sum(float(n) * UNITS[u or "s"] for n, u in parts)
+    return sum(float(n) * UNITS[u or "s"] for n, u in re.findall(rf"({number})([hms]?)", text))
 
 
 def say_duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ def test_durations_are_read(text, seconds):
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "9 hours", "-5m", "3d"])
+@pytest.mark.parametrize("text", ["", "soon", "9 hours", "-5m", "3d", "9h30"])
 def test_what_is_no_duration_is_refused(text):
     with pytest.raises(KitError, match="is no duration"):
         parse_duration(text)
