@@ -23,7 +23,7 @@ HOLDOUT = "\n            holdout={share},  # of training, to validate with: a fi
 FIFTH = 0.2  # of training, which is held out where there is no validation folder
 PARAMETERS = 60_000  # that are proposed: HW13's limit
 
-TEMPLATE = '''"""{name}: {photos}
+TEMPLATE = '''r"""{name}: {photos}
 
     kit run ./{name}.py --data {data} --tiny
     kit plan ./{name}.py --data {data} --budget 9h

@@ -1,6 +1,7 @@
 """`kit new`: the file that it writes is one that `kit run` takes, fitted to the photos."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -52,10 +53,12 @@ def test_nothing_is_written_over_or_under_a_taken_name(here, tmp_path):
     assert not (tmp_path / "other.py").exists()
 
 
-def test_a_folders_name_with_a_space_is_quoted_where_it_is_to_be_copied(here, tmp_path):
-    shutil.copytree(here, tmp_path / "my photos")
-    assert "--data 'my photos' --tiny" in list(draft("mine", (tmp_path / "my photos").relative_to(tmp_path), tmp_path))[-1]
-    assert "--data 'my photos' --budget 9h" in (tmp_path / "mine.py").read_text()
+@pytest.mark.parametrize("name", ["my photos", r"my\users"])
+def test_a_folders_name_is_quoted_where_it_is_to_be_copied(here, tmp_path, name):
+    shutil.copytree(here, tmp_path / name)
+    assert f"--data '{name}' --tiny" in list(draft("mine", Path(name), tmp_path))[-1]
+    assert f"--data '{name}' --budget 9h" in (tmp_path / "mine.py").read_text()
+    assert find_recipe("./mine.py").recipe == "mine"
 
 
 def test_a_share_is_held_out_that_so_few_photos_can_be_divided_by(here, tmp_path):
