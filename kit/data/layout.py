@@ -57,7 +57,8 @@ def find_dataset(root: Path, classes: tuple[str, ...] | None, holdout: float | N
     evaluation, more = read_evaluation(parts["evaluation"], names), read_unlabelled(folder, parts["training"])
     strange = tuple(file for part in parts.values() for file in strangers(part))
     empty = tuple(place for place in folders_below(parts["training"]) if not photos_in(place))
-    return Dataset(folder, names, training, validation, evaluation, "validation" not in parts, more, strange, empty)
+    deeper = tuple(place for part in parts.values() for place in deeper_in(part))
+    return Dataset(folder, names, training, validation, evaluation, "validation" not in parts, more, strange, empty, deeper)
 
 
 def read_records(folder: Path, kind: records.Kind, classes: tuple[str, ...] | None, holdout: float | None, seed: int) -> Dataset:
@@ -222,6 +223,11 @@ def folders_below(folder: Path) -> list[Path]:
     return sorted(Path(entry) for entry in entries if entry.name not in (*UNLABELLED, OF_A_MAC) and entry.name[0] != ".")
 
 
+def deeper_in(split: Path) -> list[Path]:
+    """Folders of photos below a class's folder, which are not read."""
+    return [place for folder in folders_below(split) for place in folders_in(folder)]
+
+
 def class_names(training: Path, classes: tuple[str, ...] | None) -> tuple[str, ...]:
     """The classes in the order of their labels: the competition's where they fit, else what the training split says."""
     if folders := class_folders(training):
@@ -275,7 +281,8 @@ def flat_labels(folder: Path) -> np.ndarray:
     """The numbers before the underscores, int64 [N], in the order of the names."""
     paths = photos_in(folder)
     if not paths:
-        raise KitError(f"{folder} holds no photo ({', '.join(sorted(PHOTO))}). Is the archive unpacked whole?")
+        deeper = next((f"Those in {place} lie too deep: move them up, into {place.parent}." for place in deeper_in(folder)), None)
+        raise KitError(f"{folder} holds no photo ({', '.join(sorted(PHOTO))}). {deeper or 'Is the archive unpacked whole?'}")
     matches = [FLAT_NAME.fullmatch(p.stem) for p in paths]
     unlabelled = [p for p, match in zip(paths, matches, strict=True) if not match]
     if unlabelled:

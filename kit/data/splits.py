@@ -54,6 +54,7 @@ class Dataset:
     unlabelled: Split | None = None  # more photos of the kind of training's
     strange: tuple[Path, ...] = ()  # files beside the photos that are none the kit reads
     empty: tuple[Path, ...] = ()  # folders of training that hold no photo, and are no class
+    deeper: tuple[Path, ...] = ()  # folders of photos below a class's
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:
@@ -74,6 +75,8 @@ class Dataset:
             lines.append(f"no training photo of {', '.join(missing)}: is the archive unpacked whole?")
         if self.empty:
             lines.append(f"no class, since no photo lies in it: {', '.join(map(str, self.empty))}")
+        if self.deeper:
+            lines.append(f"folders of photos below a class's are passed over: {len(self.deeper):,}, such as {self.deeper[0]}")
         if self.strange:
             lines.append(f"passed over, since they are no photos of a kind that is read: {len(self.strange):,}, such as {self.strange[0]}")
         return "\n".join(lines)

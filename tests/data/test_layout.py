@@ -103,6 +103,20 @@ def test_an_empty_class_folder_is_passed_over_aloud(copy):
     assert f"no class, since no photo lies in it: {copy / 'training' / 'class7'}" in dataset.counts()
 
 
+def test_photos_below_a_classs_folder_are_passed_over_aloud(copy):
+    """As some archives have a folder images/ in each class."""
+    to_class_folders(copy / "training")
+    to_class_folders(copy / "validation")
+    (copy / "training" / "class0" / "more").mkdir()
+    (copy / "training" / "class0" / "0_1.jpg").rename(copy / "training" / "class0" / "more" / "0_1.jpg")
+    dataset = find(copy)
+    assert len(dataset.training) == 119
+    assert f"below a class's are passed over: 1, such as {copy / 'training' / 'class0' / 'more'}" in dataset.counts()
+    for folder in list((copy / "training").iterdir()):
+        shutil.move(folder, copy / "training" / f"{folder.name}s" / "images")
+    refused(copy, "training holds no photo", "class0s/images lie too deep: move them up")
+
+
 def test_files_that_are_no_photos_are_passed_over_aloud(copy):
     for name in ("a.heic", ".DS_Store", "Thumbs.db"):
         (copy / "evaluation" / name).write_bytes(b"")
