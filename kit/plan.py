@@ -16,6 +16,7 @@ from kit.config.override import override
 from kit.config.schema import Config
 from kit.console import console
 from kit.errors import KitError
+from kit.files import make_folder
 from kit.pipeline import run
 from kit.train.budget import EXIT, Budget, say_duration
 from kit.train.pace import KINDS
@@ -30,7 +31,7 @@ class Measured:
 
 
 def measure(config: Config, data: Path, cache: Path, teachers: Sequence[Path]) -> Measured:
-    """One epoch of every stage and the whole finish, in a folder that is thrown away."""
+    """One epoch of every stage and the whole finish, in a folder below the cache that is thrown away."""
     budget, shortest = Budget(None), config.shortened(1)
     last = [stage for stage, epochs in epochs_of(shortest).items() if epochs][-1]
 
@@ -38,7 +39,7 @@ def measure(config: Config, data: Path, cache: Path, teachers: Sequence[Path]) -
         """What is said after the last epoch is of files that will be gone."""
         console.quiet = bool(history) and stage.startswith(last)
 
-    with tempfile.TemporaryDirectory(prefix="kit-plan-") as folder:
+    with tempfile.TemporaryDirectory(prefix=".plan-", dir=make_folder(cache)) as folder:  # a small /tmp holds no teacher
         try:
             run(shortest, data, Path(folder), cache=cache, budget=budget, teacher_files=teachers, watch=hush)
         finally:

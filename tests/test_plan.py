@@ -39,7 +39,8 @@ def test_the_epochs_that_are_found_fill_the_quota_and_one_more_would_not_fit(quo
     assert total(with_epochs(BOSS, found), measured, 2 * HOUR) <= quota * HOUR < total(more, measured, 2 * HOUR)
 
 
-def test_a_plan_says_what_it_is_and_names_no_file_that_is_gone_when_it_is_read(drawn, tmp_path):
+def test_a_plan_says_what_it_is_and_names_no_file_that_is_gone_when_it_is_read(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))  # it takes nothing of a /tmp that may be small
     small = [
         word for field in ("data.image_size=32", "data.cache_size=32", "train.batch_size=16", "train.epochs=3") for word in ("--set", field)
     ]
@@ -52,10 +53,11 @@ def test_a_plan_says_what_it_is_and_names_no_file_that_is_gone_when_it_is_read(d
     assert f"--cache {tmp_path} " in lines[-1]  # where the photos are decoded now
     assert lines[-1].count("train.epochs=") == 1
     assert not console.quiet
+    assert not list(tmp_path.glob(".plan-*"))
 
 
 def stop_when_photos_are_read(cache):
-    while not list(cache.iterdir()):
+    while not list(cache.glob("training-*")):
         time.sleep(0.02)
     os.kill(os.getpid(), signal.SIGTERM)
 
