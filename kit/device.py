@@ -106,8 +106,8 @@ def shortages_named() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" in str(error):
             raise KitError(
-                "A decoding worker was killed by the system, most often for want of memory. The same command goes on from the last "
-                "checkpoint, with fewer workers: --set data.workers=1."
+                "A decoding worker was killed by the system, most often for want of memory, or in a container of what processes share "
+                "(docker run --shm-size=2g). The same command goes on from the last checkpoint, with fewer workers: --set data.workers=1."
             ) from None
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise

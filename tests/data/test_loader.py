@@ -156,6 +156,7 @@ def test_a_killed_worker_is_named(drawn, tmp_path):
     script.write_text(KILLED)
     done = subprocess.run([sys.executable, script, drawn], capture_output=True, text=True, timeout=120)
     assert "killed by the system" in done.stdout, done.stdout + done.stderr
+    assert "--shm-size=2g" in done.stdout
     assert "data.workers=1" in done.stdout
 
 
