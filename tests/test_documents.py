@@ -33,6 +33,8 @@ from kit.config.recipes import RECIPES, recipe
 from kit.config.schema import Config
 from kit.config.terms import Term, Weighted
 from kit.data.draw import draw_dataset
+from kit.data.layout import find_dataset
+from kit.errors import KitError
 from kit.studies.catalogue import STUDIES
 
 CLONE = Path(__file__).parents[1]
@@ -372,6 +374,21 @@ PREPARED = {
     "your-own-photos.md": with_names,
     "CONTRIBUTING.md": with_the_changes,
 }
+
+
+def test_labels_in_a_table_sort_photos_as_the_document_shows(tmp_path):
+    draw_dataset(tmp_path / "drawn", splits={"training": 12, "validation": 6, "evaluation": 6})
+    (tmp_path / "given").mkdir()
+    (tmp_path / "drawn" / "evaluation").rename(tmp_path / "given" / "test_images")
+    photos = (tmp_path / "drawn" / "training").rename(tmp_path / "given" / "train_images")
+    rows = [f"{photo.name},kind {photo.name.partition('_')[0]}" for photo in photos.iterdir()]
+    (tmp_path / "given" / "train.csv").write_text("\n".join(["image_id,label", *rows]))
+    with pytest.raises(KitError, match=r"labels are in .*train\.csv, docs/your-own-photos\.md"):
+        find_dataset(tmp_path / "given", None, None, 0)
+    shown = next(block.text for block in blocks(CLONE / "docs" / "your-own-photos.md") if "train.csv" in block.text)
+    subprocess.run([sys.executable, "-c", shown], cwd=tmp_path, check=True)
+    found = find_dataset(tmp_path / "mine", None, None, 0)
+    assert (len(found.training), len(found.evaluation), found.classes[0]) == (12, 6, "kind 0")
 
 
 @pytest.mark.long

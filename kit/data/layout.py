@@ -125,7 +125,7 @@ def walk(root: Path) -> tuple[Found, Halves]:
     """All data sets below `root`, and what could be half of one.
 
     Raises:
-        KitError: it is no folder.
+        KitError: it is no folder, or two folders of one data set could be the same split.
     """
     if is_archive(root):
         raise KitError(f"{root} is an archive. Unpack it and give the folder.")
@@ -138,8 +138,11 @@ def walk(root: Path) -> tuple[Found, Halves]:
     for place, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if name != OF_A_MAC)
         lower = {name.lower(): name for name in folders}
-        parts = {s: inside(Path(place, lower[n])) for s, names in SPLITS.items() for n in reversed(names) if n in lower}
+        named = {split: [lower[name] for name in names if name in lower] for split, names in SPLITS.items()}
+        parts = {split: inside(Path(place, names[0])) for split, names in named.items() if names}
         if {"training", "evaluation"} <= parts.keys():
+            if both := next((names for names in named.values() if len(names) > 1), None):
+                raise KitError(f"{place} holds {'/ and '.join(both)}/, which are two names of one split. Move one away.")
             found.append((Path(place), parts))
             folders[:] = []  # a data set holds no other
         elif kind := records.kind_among(files):
@@ -160,6 +163,8 @@ def there_instead(root: Path, halves: Halves) -> str:
         return f"There is {', '.join(map(str, parts.values()))}; beside it, in {place}, is no {missing}. {shape}"
     above = "give the folder above it, or " if root.resolve().name.lower() in {name for names in SPLITS.values() for name in names} else ""
     if folders := folders_in(root):
+        if table := next(iter(sorted(root.glob("*.csv"))), None):
+            return f"Where the labels are in {table}, docs/your-own-photos.md shows how to sort photos by a table. {shape}"
         return f"{root} itself holds {len(folders):,} folders of photos, {folders[0].name} for one: {above}move them into train/. {shape}"
     if photos := photos_in(root):
         return f"{root} itself holds {len(photos):,} photos, {photos[0].name} for one: {above}sort them. {shape}"

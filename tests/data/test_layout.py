@@ -207,6 +207,12 @@ def test_two_data_sets_are_refused_with_both_paths(copy, tmp_path):
     refused(tmp_path, "2 data sets", str(copy), str(tmp_path / "again"))
 
 
+def test_two_folders_for_one_split_are_refused_with_both_names(copy):
+    (copy / "Train").mkdir()
+    with pytest.raises(KitError, match=r"holds training/ and Train/, which are two names of one split"):
+        find_dataset(copy, None, None, 0)
+
+
 def test_an_empty_split_is_refused(copy):
     shutil.rmtree(copy / "validation")
     (copy / "validation").mkdir()
