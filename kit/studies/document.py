@@ -42,7 +42,7 @@ def markdown(study: Study, entries: list[Entry], setting: str, drawn: list[str] 
     made = rows(study, entries, setting)
     done = [entry for entry in entries if entry["setting"] == setting and entry["state"] == "done"]
     machines = sorted({entry["device"] for entry in done})
-    commits = list(dict.fromkeys(entry["commit"][:12] for entry in done))
+    commits = list(dict.fromkeys(entry["commit"] for entry in done))
     parts = [
         f"# {study.name}",
         study.question,
