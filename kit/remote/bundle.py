@@ -15,6 +15,7 @@ import lzma
 import re
 import zipfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,13 @@ def pack(files: dict[str, bytes]) -> bytes:
             info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             info.create_system = 3
             archive.writestr(info, content)
-    return lzma.compress(buffer.getvalue(), preset=9)
+    return compressed(buffer.getvalue())
+
+
+@cache
+def compressed(archive: bytes) -> bytes:
+    """A second's work, and all kernels carry the same packages."""
+    return lzma.compress(archive, preset=9)
 
 
 def script(name: str, head: str, archive: bytes, least_step: int, environment: Mapping[str, str]) -> str:
