@@ -7,6 +7,7 @@ from kit.config.recipes import boss, medium, simple
 from kit.errors import KitError, nearest
 from kit.studies.cifar_slim import cifar_slim
 from kit.studies.compression import compression
+from kit.studies.few_photos import few_photos
 from kit.studies.hw7_architectures import hw7_architectures
 from kit.studies.hw7_pipeline import hw7_pipeline
 from kit.studies.hw7_report import hw7_report
@@ -58,6 +59,7 @@ STUDIES: dict[str, Callable[[], Study]] = {
     "record-long": long,
     "record-ablation": ablation,
     "compression": compression,
+    "few-photos": few_photos,
     "record-screen": screen,
     "record-second": second_screen,
 }
