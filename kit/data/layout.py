@@ -166,6 +166,8 @@ def there_instead(root: Path, halves: Halves) -> str:
         if table := next(iter(sorted(root.glob("*.csv"))), None):
             return f"Where the labels are in {table}, docs/your-own-photos.md shows how to sort photos by a table. {shape}"
         return f"{root} itself holds {len(folders):,} folders of photos, {folders[0].name} for one: {above}move them into train/. {shape}"
+    if link := next((path for path in sorted(root.iterdir()) if path.is_symlink() and path.is_dir()), None):
+        return f"{link} is a link, and links are not followed: give --data {link}. {shape}"
     if photos := photos_in(root):
         return f"{root} itself holds {len(photos):,} photos, {photos[0].name} for one: {above}sort them. {shape}"
     return f"Check that the archive is unpacked and that --data points at it or above it. {shape}"

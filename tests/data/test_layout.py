@@ -186,6 +186,10 @@ def test_what_is_there_instead_of_a_data_set_is_said(copy, tmp_path):
     refused(tmp_path / "mine", "mine itself holds 6 folders of photos, class0 for one: move them into train/", "docs/your-own-photos.md")
     shutil.copytree(tmp_path / "rest", tmp_path / "alone" / "test")
     refused(tmp_path / "alone", f"There is {tmp_path / 'alone' / 'test'}; beside it, in {tmp_path / 'alone'}, is no train/")
+    link = tmp_path / "linked" / "Food-11"
+    link.parent.mkdir()
+    link.symlink_to(copy)
+    refused(tmp_path / "linked", f"{link} is a link, and links are not followed: give --data {link}")
 
 
 def test_one_class_alone_is_refused_with_its_folder(copy):
