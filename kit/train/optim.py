@@ -6,11 +6,13 @@ torch's fused ones: one kernel for all tensors, on a CPU too (0.18 ms a step of 
 import math
 from collections.abc import Iterable
 
+import timm
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
 from kit.config.schema import Train
+from kit.errors import KitError
 
 FUSED = ("adam", "adamw", "sgd")
 RISING = 0.3  # of a one-cycle plan
@@ -18,7 +20,13 @@ RISING = 0.3  # of a one-cycle plan
 
 def make_optimizer(modules: Iterable[nn.Module], train: Train) -> torch.optim.Optimizer:
     """timm's factory over all that trains; its `sgd` is Nesterov's. Unless the recipe decays everything, biases and BN are left out of
-    weight decay."""
+    weight decay.
+
+    Raises:
+        KitError: timm is older than the optimizer.
+    """
+    if train.optimizer not in list_optimizers():  # Muon came in 2025
+        raise KitError(f"timm {timm.__version__} has no {train.optimizer}: pip install --upgrade timm, or --set train.optimizer=adamw.")
     whole = nn.ModuleList(modules)
     optimizer = create_optimizer_v2(
         whole,

@@ -1,4 +1,4 @@
-"""Momentum is there from the first step on: torch's fused SGD would leave it unwritten, or refuse what comes later."""
+"""Momentum is there from the first step on: torch's fused SGD would leave it unwritten, or refuse what comes later. Muon may be missing."""
 
 from dataclasses import replace
 
@@ -9,8 +9,10 @@ from kit.config.schema import Train
 from kit.config.terms import CE, Hint
 from kit.device import Device
 from kit.distill.objective import Objective
+from kit.errors import KitError
 from kit.models.students import build_student
 from kit.models.teacher import build_teacher
+from kit.train import optim
 from kit.train.gradients import Backward
 from kit.train.loop import begin, take_step
 from kit.world import World
@@ -55,3 +57,10 @@ def test_a_first_step_that_overflows_leaves_no_trace(unwritten_is_no_number):
 def test_a_term_with_weights_of_its_own_may_begin_late():
     state = train((CE(), Hint(student="blocks.1", teacher="layer2", ramp="second half")), 4)
     assert all(state.optimizer.state[p]["momentum_buffer"].any() for p in state.adapters.parameters())
+
+
+def test_an_older_timm_without_muon_is_named(monkeypatch):
+    names = optim.list_optimizers()
+    monkeypatch.setattr(optim, "list_optimizers", lambda: [name for name in names if "muon" not in name])
+    with pytest.raises(KitError, match=r"timm [\d.]+ has no muon: .*--set train\.optimizer=adamw"):
+        optim.make_optimizer([torch.nn.Linear(2, 2)], Train(epochs=1, optimizer="muon", lr=0.02))
