@@ -33,7 +33,7 @@ from kit.stages.finish import hand_in_best_so_far, quantize, submit
 from kit.stages.history import sum_up
 from kit.stages.packing import packed_size
 from kit.stages.photos import read_photos
-from kit.stages.prune import prune
+from kit.stages.prune import bytes_allowed, narrowed, prune, target_of
 from kit.stages.rehearsal import as_if_trained
 from kit.stages.student import check_beginning, check_terms, distil, factorised, finetune, train_factorised, train_quantized
 from kit.stages.teacher import get_teachers
@@ -85,7 +85,8 @@ def run(
         with session.account(), shortages_named():
             try:
                 material = read_photos(session, data, cache)
-                refuse_over_limit(config, len(material.dataset.classes))
+                classes = len(material.dataset.classes)
+                refuse_over_limit(config, new_student(config, classes), classes)
                 teachers = get_teachers(session, material, data, teacher_files)
                 student = distil(session, material, teachers, begin)
                 for step in steps_of(config.prune):
@@ -108,8 +109,9 @@ def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = (), b
     """What can't be handed in, built, packed, or trained by these teachers is refused before anything is spent on it."""
     rules = competition(config.competition)
     classes = len(rules.classes) if rules.classes else 2  # of an "any" folder: at least
-    student = refuse_over_limit(config, classes)
+    student = new_student(config, classes)
     refuse_unfit(config, student)
+    refuse_over_limit(config, student, classes)
     refuse_too_many_bytes(config, student, classes, log)
     for mark in check_limits(config.competition, count_parameters(student)) if config.limit else []:
         log(f"note: {mark} (kept as published; its own limit is {config.limit}'s)")
@@ -119,16 +121,29 @@ def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = (), b
         check_beginning(begin, config)
 
 
-def refuse_over_limit(config: Config, classes: int) -> nn.Module:
-    """The student, where it may be handed in as it is or will be pruned first."""
+def new_student(config: Config, classes: int) -> nn.Module:
+    return build_student(config.student.name, widths_for(config.student, classes), classes)
+
+
+def refuse_over_limit(config: Config, student: nn.Module, classes: int) -> None:
+    """What can't be handed in as it is, or as its plan is to prune and thin it."""
     name = config.student.name
-    student = build_student(name, widths_for(config.student, classes), classes)
+    pruned = as_if_pruned(config, student, classes) if config.prune else student
     if config.lowrank:  # whether its layers can be as thin as that
-        refuse_unusable(name, factorised(student, config), config.data.image_size)
+        refuse_unusable(name, factorised(pruned, config), config.data.image_size)
     elif not config.prune and (broken := check_limits(config.whose_limit, count_parameters(student))):
         remedy = "Choose a smaller one" if is_library(name) else "Set student.parameters, smaller student.widths, or prune"
         raise KitError(f"The student {name!r} can't be handed in: {'; '.join(broken)}. {remedy}.")
-    return student
+
+
+def as_if_pruned(config: Config, student: nn.Module, classes: int) -> nn.Module:
+    """As the last step of pruning may leave it, for its shapes.
+
+    Raises:
+        KitError: a copy of this student can't be had that keeps the target.
+    """
+    likely, names = as_if_trained(student), tuple(map(str, range(classes)))
+    return narrowed(config, likely, target_of(config, likely, names), names, bytes_allowed(config))[0]
 
 
 def refuse_too_many_bytes(config: Config, student: nn.Module, classes: int, log: Log) -> None:

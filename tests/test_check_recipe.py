@@ -25,6 +25,8 @@ def check(log, name, *assignments):
         ("sample", ["student.name=timm/ghostnet_050", "data.image_size=96"], "fixes sizes"),
         ("simple", ["student.name=branched", "pack.method=course"], "deployed without its branches"),
         ("sample", ["student.name=timm/vit_tiny_patch16_224", "data.image_size=224"], "no channels that could be removed"),
+        ("sample", ['prune={"parameters": 500}'], r"No pruned 'record' fits into 500 parameters: the smallest, .* has 1,\d{3} parameters"),
+        ("sample", ["limit=1kB"], r"No pruned 'record' fits into \d{2},\d{3} parameters and 980 bytes"),
         ("simple", ["student.name=timm/vit_tiny_patch16_224", "competition=any", "data.image_size=96"], "can't be used at 96 px"),
     ],
 )
@@ -46,4 +48,5 @@ def test_any_student_is_let_through_at_its_limit(log):
     check(log, "simple", "student.name=hw7", "student.parameters=60000")
     check(log, "simple", "student.name=branched")
     check(log, "simple", "student.name=timm/lcnet_035", "competition=any", "data.image_size=96")
+    check(log, "sample", 'prune={"keep": 0.15}', 'lowrank={"parameters": 5000}')  # of the whole student more are left at rank one
     check(log, "sample", "student.name=timm/lcnet_035", 'distill=[{"loss": "kd"}]')

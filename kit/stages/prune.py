@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kit import predict
+from kit.compress.criteria import Batches
 from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import recalibrate
 from kit.config.competitions import check_limits, competition
@@ -43,7 +44,7 @@ def choose(session: Session, material: Material, student: nn.Module, step: Step)
     config, whole = session.config, distilled(session, student, material)
     before = count_parameters(student)
     with session.budget.timed("prune"):
-        target = target_of(session, whole, material.dataset.classes, step.share)
+        target = target_of(config, whole, material.dataset.classes, step.share)
         most = bytes_allowed(config) if step.share == 1 else None
         slimmer, widths = cut(session, material, whole if config.prune and config.prune.restart else student, target, most)
         scores = {} if config.train.final_fit else predict.scores(slimmer, material.validation, config.data)
@@ -64,9 +65,9 @@ def distilled(session: Session, student: nn.Module, material: Material) -> nn.Mo
     return whole.to(session.device.device)
 
 
-def target_of(session: Session, whole: nn.Module, classes: tuple[str, ...], share: float = 1.0) -> Target:
+def target_of(config: Config, whole: nn.Module, classes: tuple[str, ...], share: float = 1.0) -> Target:
     """What a step may leave. Each step takes the same ratio: after `share` of the way before · (target / before)^share is left."""
-    config, how = session.config, session.config.prune or Prune()
+    how = config.prune or Prune()
 
     def on_the_way(before: int, target: int) -> int:
         return target if share == 1 else int(before * (min(target, before) / before) ** share)
@@ -107,15 +108,30 @@ def cut(
     config, classes = session.config, material.dataset.classes
     how, order = config.prune or Prune(), make_order(session, material, config.train)
     batches = make_views(session, material, order, config.data.augment)
-    size_of = lambda student: packed_size(config, student, classes)  # noqa: E731
+    slimmer, widths = narrowed(config, student, target, classes, most, batches)
+    if how.scratch:
+        slimmer = with_new_weights(slimmer, config.student.name, len(classes), config.train.seed)
+    recalibrate(slimmer.to(session.device.device), batches, min(RECALIBRATION, order.steps_per_epoch))
+    return slimmer, widths
+
+
+def narrowed(
+    config: Config, student: nn.Module, target: Target, classes: tuple[str, ...], most: int | None = None, batches: Batches | None = None
+) -> tuple[nn.Module, tuple[int, ...]]:
+    """A copy that keeps the target and has at most `most` bytes when it is packed, its batch norms as they were, and its widths. Without
+    batches, which "taylor" asks for, channels are ranked by their weights: as many may go.
+
+    Raises:
+        KitError: there is none, with the smallest that there is.
+    """
+    how, size_of = config.prune or Prune(), lambda student: packed_size(config, student, classes)
+    if batches is None and how.criterion == "taylor":
+        how = how.model_copy(update={"criterion": "magnitude"})
     whose = config.student.name, len(classes), config.data.image_size
     within = partial(slim, student, *whose, how, size_of=size_of, seed=config.train.seed, batches=batches)
     slimmer, widths = within(target)
     if most and size_of(slimmer) > most:
         slimmer, widths = within(replace(target, bytes=most))
-    if how.scratch:
-        slimmer = with_new_weights(slimmer, config.student.name, len(classes), config.train.seed)
-    recalibrate(slimmer.to(session.device.device), batches, min(RECALIBRATION, order.steps_per_epoch))
     return slimmer, widths
 
 

@@ -34,7 +34,7 @@ def rehearse(session: Session, material: Material, stage: str, student: nn.Modul
             budget.insist("the rehearsal of pruning", *session.owed)
             with budget.timed("prune"):
                 likely = as_if_trained(student)
-                final, _ = cut(session, material, likely, target_of(session, likely, material.dataset.classes), bytes_allowed(config))
+                final, _ = cut(session, material, likely, target_of(config, likely, material.dataset.classes), bytes_allowed(config))
             if config.prune.finetune_epochs:
                 step_once(session, material, final, teacher, config.prune.finetune_lr)
         budget.insist("the rehearsal of the hand-in", *session.owed)

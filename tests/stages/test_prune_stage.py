@@ -60,9 +60,9 @@ def test_steps_narrow_what_the_step_before_left_or_the_distilled_student_again(d
 
 def test_every_target_that_is_given_counts_and_keep_only_without(drawn, tmp_path, log):
     session, material, student = begun(drawn, tmp_path, log, "parameters=30000", "macs=500000", "bytes=20000", "keep=0.01")
-    target = target_of(session, student, material.dataset.classes)
+    target = target_of(session.config, student, material.dataset.classes)
     assert (target.parameters, target.macs, target.bytes) == (30_000, 500_000, 19_600)  # with room for other codes after fine-tuning
-    halfway = target_of(session, student, material.dataset.classes, 0.5)
+    halfway = target_of(session.config, student, material.dataset.classes, 0.5)
     assert halfway.parameters == int((WHOLE * 30_000) ** 0.5)
     assert halfway.macs > 500_000
     slimmer = prune(session, material, student, Step())
