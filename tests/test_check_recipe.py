@@ -24,9 +24,10 @@ def check(log, name, *assignments):
         ("simple", ["data.image_size=20"], "'hw13' can't be used at 20 px"),
         ("sample", ["student.name=timm/ghostnet_050", "data.image_size=96"], "fixes sizes"),
         ("simple", ["student.name=branched", "pack.method=course"], "deployed without its branches"),
-        ("sample", ["student.name=timm/vit_tiny_patch16_224", "data.image_size=224"], "no channels that could be removed"),
+        ("sample", ["student.name=timm/vit_tiny_patch16_224", "data.image_size=224"], "This student has no channels .*do not prune"),
         ("sample", ['prune={"parameters": 500}'], r"No pruned 'record' fits into 500 parameters: the smallest, .* has 1,\d{3} parameters"),
         ("sample", ["limit=1kB"], r"No pruned 'record' fits into \d{2},\d{3} parameters and 980 bytes"),
+        ("sample", ['lowrank={"parameters": 500}'], r"At rank one \d,\d{3} parameters are left, .*in a run prune"),
         ("simple", ["student.name=timm/vit_tiny_patch16_224", "competition=any", "data.image_size=96"], "can't be used at 96 px"),
     ],
 )

@@ -141,7 +141,10 @@ def ranks_within(student: nn.Module, parameters: int) -> Ranks:
             return count_parameters(factor_shape(copy.deepcopy(shape), ranks_of_energy(folded, share)))
 
     if size(0.0) > parameters:
-        raise KitError(f"At rank one {size(0.0):,} parameters are left, more than {parameters:,}. Remove channels instead: --by channels.")
+        raise KitError(
+            f"At rank one {size(0.0):,} parameters are left, more than {parameters:,}. Remove channels: `kit compress --by channels`; in a "
+            "run prune, before lowrank or instead of it."
+        )
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2

@@ -96,7 +96,7 @@ def find_groups(student: nn.Module, image_size: int) -> list[Group]:
         found = list(graph.get_all_groups(root_module_types=(nn.Conv2d, TracedSelect)))
     groups = [as_group(group, graph, names) for group in found if not keeps(group, graph, stay)]
     if not groups:
-        raise KitError(f"{type(student).__name__} has no channels that could be removed without changing the others.")
+        raise KitError("This student has no channels that could be removed without changing the others. Choose another, or do not prune.")
     return groups
 
 
