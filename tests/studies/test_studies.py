@@ -14,7 +14,7 @@ from kit.config.recipes import sample
 from kit.console import Log
 from kit.errors import KitError
 from kit.models.students import STUDENTS
-from kit.pipeline import check_recipe
+from kit.stages.refusals import check_recipe
 from kit.studies.catalogue import STUDIES, choose, find_study
 from kit.studies.document import markdown, write
 from kit.studies.hw7_pipeline import slimmed

@@ -5,7 +5,7 @@ import pytest
 from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.errors import KitError
-from kit.pipeline import check_recipe
+from kit.stages.refusals import check_recipe
 
 
 def check(log, name, *assignments):
