@@ -192,11 +192,13 @@ class Server:
                 process.kill()
                 process.wait()
                 code = None
-        kernel.log = (place / "log").read_text()
         if kept and code in (0, None):  # what is attached is a version that ran to its end or its limit
             kernel.outputs[version] = place / "working"
         if code != 0 or number in self.wordless | self.cancelled:
             kernel.failed.add(version)
+        if version < len(kernel.requests):
+            return  # the newest session alone is told of
+        kernel.log = (place / "log").read_text()
         kernel.failure = "Your notebook exceeded the time limit" if code is None else "" if code == 0 else f"exit code {code}"
         ended = "CANCEL_ACKNOWLEDGED" if number in self.cancelled else "ERROR" if version in kernel.failed else "COMPLETE"
         kernel.states = deque([ended])
