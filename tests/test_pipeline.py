@@ -112,7 +112,7 @@ def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place):
     words = ["record", *TINY, "--set", "train.epochs=2000"]
     start = time.time()
     printed = run(place, *words, "--budget", "20s")
-    assert 16 <= time.time() - start < 20
+    assert 16 <= time.time() - start < 22  # Python's own end, and coverage's, come after the session's
     record = record_of(place)
     assert record["state"] == "suspended"
     session = record["sessions"][-1]
