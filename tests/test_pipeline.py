@@ -108,11 +108,12 @@ def test_pruning_in_steps_narrows_the_student_again_and_again_and_is_resumed(pla
 
 
 @pytest.mark.alone
-def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place):
+def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place, monkeypatch):
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # writing down which lines ran takes time that no user's session takes
     words = ["record", *TINY, "--set", "train.epochs=2000"]
     start = time.time()
     printed = run(place, *words, "--budget", "20s")
-    assert 16 <= time.time() - start < 22  # Python's own end, and coverage's, come after the session's
+    assert 16 <= time.time() - start < 20
     record = record_of(place)
     assert record["state"] == "suspended"
     session = record["sessions"][-1]

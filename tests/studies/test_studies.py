@@ -188,8 +188,8 @@ def test_an_arm_is_chosen_with_all_that_it_needs_in_their_order():
 
 
 def test_the_course_s_slimming_leaves_the_published_counts():
-    left = [slimmed(0.95, times) * STUDENTS["hw7"].parameters for times in range(1, 6)]
-    assert left == pytest.approx([236_066, 217_850, 200_354, 185_091, 171_606])
+    left = [round(slimmed(0.95, times) * STUDENTS["hw7"].parameters, 6) for times in range(1, 6)]
+    assert left == [236_066, 217_850, 200_354, 185_091, 171_606]
 
 
 def test_the_first_seed_of_all_arms_comes_first(tmp_path):
