@@ -27,6 +27,7 @@ from kit.files import StorageError, flush_folder, locked, make_folder, sha256_of
 
 VERSION = 4
 CHUNK = 16  # photos a thread takes at once
+READERS = 16  # threads that read files alone: a mounted disk answers slowly, and many at a time
 AHEAD = 3  # chunks for each thread that are under way or done and not yet written
 Tick = Callable[[], None]
 
@@ -131,16 +132,20 @@ def load_split(split: Split, side: int, folder: Path, log: Log, workers: int, ti
 
 
 def fit_side(split: Split, side: int) -> int:
-    """No larger than the largest photo: squares of 64 px photos need not be 256 px wide."""
-    with ThreadPoolExecutor(16) as pool:
-        sizes = list(pool.map(photo_size, split.paths))
-    return max(16, min(side, max(max(size) for size in sizes)))
+    """No larger than the largest photo: squares of 64 px photos need not be 256 px wide. The first that is as large ends the search."""
+    largest = 16
+    with ThreadPoolExecutor(READERS) as pool:
+        for i in range(0, len(split), CHUNK):
+            largest = max(largest, *map(max, pool.map(photo_size, split.paths[i : i + CHUNK])))
+            if largest >= side:
+                break
+    return max(16, min(side, largest))
 
 
 def content_digest(split: Split, side: int, tick: Tick) -> str:
     """sha256 over the settings and every photo's name and bytes; where the folder lies does not matter, since mounts move."""
     whole = hashlib.sha256(f"kit cache {VERSION}, {side} px, by area".encode())
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         for path, digest in zip(split.paths, pool.map(photo_digest, split.paths), strict=True):
             tick()
             whole.update(f"\n{path.name} {digest}".encode())
