@@ -78,10 +78,12 @@ def slim(
 
     counts = choose(ranked, scores, how, fits, target.fill and not target.bytes)
     if counts is None:
-        smallest, _ = cost(removals(walk(ranked, scores, how), ranked, how))
+        smallest = removals(walk(ranked, scores, how), ranked, how)
+        parameters, macs = cost(smallest)
+        has = Target(parameters, macs if target.macs else None, size_of(build(smallest)) if target.bytes else None)
         raise KitError(
             f"No pruned {name!r} fits into {target}: the smallest, with {1 / LEAST:.0%} of the channels of every layer and no less than "
-            f"{how.at_least}, has {smallest:,} parameters. Raise prune.keep or the target, or lower prune.at_least."
+            f"{how.at_least}, has {has}. Raise prune.keep or the target, or lower prune.at_least."
         )
     return build(counts), widths_after(student, groups, lowest(ranked, scores, counts))
 

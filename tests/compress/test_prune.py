@@ -155,9 +155,20 @@ def test_the_frozen_stem_is_never_pruned():
     assert not any(p.requires_grad for m in slimmer.modules() if isinstance(m, FrozenStem) for p in m.parameters())
 
 
-def test_a_limit_that_nothing_fits_is_refused():
-    with pytest.raises(KitError, match=r"fits into 100 parameters: the smallest.*prune.keep"):
-        slimmed("record", Target(100))
+@pytest.mark.parametrize(
+    ("target", "wanted", "has"),
+    [
+        (Target(100), "100 parameters", "parameters"),
+        (Target(macs=100), "100 MACs", "parameters and [0-9,]+ MACs"),
+        (Target(bytes=100), "100 bytes", "parameters and [0-9,]+ bytes"),
+    ],
+)
+def test_a_limit_that_nothing_fits_is_refused(target, wanted, has):
+    with pytest.raises(KitError, match=f"fits into {wanted}: the smallest.* has [0-9,]+ {has}. Raise prune.keep"):
+        slimmed("record", target)
+
+
+def test_a_limit_that_too_little_may_go_for_is_refused():
     with pytest.raises(KitError, match=r"prune.at_least"):
         slimmed("record", Target(20_000), at_least=50)
 
