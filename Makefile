@@ -45,7 +45,7 @@ long: $(READY)  ## every command of the documents and of --help, and an arm of e
 
 KILLS ?= 300
 chaos: $(READY)  ## the real command killed at random moments, half an hour; KILLS=26 takes under 5 minutes, KIT_CHAOS_SEED draws others
-	KIT_CHAOS_KILLS=$(KILLS) $(PYTEST) -s tests/chaos
+	KIT_CHAOS_KILLS=$(KILLS) $(PYTEST) -n 2 --dist worksteal -rP tests/chaos
 
 chain: $(READY)  ## a run over ten sessions on a Kaggle on loopback that kills, loses and delays, twice five minutes
 	KIT_LONG_CHAIN=1 $(PYTEST) tests/remote/test_chain.py -k ten_sessions

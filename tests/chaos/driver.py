@@ -55,11 +55,11 @@ class Chaos:
             if any(re.match(line, said) for said in iter(process.stdout.readline, "")):
                 time.sleep(self.moments.uniform(0, span))
             process.send_signal(signal.SIGKILL)
-            process.communicate()
+            said, _ = process.communicate()
             if process.returncode == -signal.SIGKILL:
                 self.kills[stage] += 1
                 return
-            self.end_lap(process.returncode)
+            self.end_lap(process.returncode, said)
 
     def start(self) -> subprocess.Popen:
         """A session. What is harmless differs from one to the next: the saving interval, the workers, and the threads it is offered."""
@@ -77,9 +77,9 @@ class Chaos:
             text=True,
         )
 
-    def end_lap(self, code: int) -> None:
+    def end_lap(self, code: int, said: str) -> None:
         log = (self.place / "out" / "log.txt").read_text()
-        assert code == 0, log[-3000:]
+        assert code == 0, log[-3000:] + said
         assert results(self.place / "out") == self.wanted, log[-3000:]
         assert (self.place / "out" / "report.html").is_file(), log[-3000:]
         self.laps += 1
@@ -88,5 +88,5 @@ class Chaos:
     def finish(self) -> None:
         """Let the lap end."""
         process = self.start()
-        process.communicate()
-        self.end_lap(process.returncode)
+        said, _ = process.communicate()
+        self.end_lap(process.returncode, said)
