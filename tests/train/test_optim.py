@@ -59,6 +59,17 @@ def test_a_term_with_weights_of_its_own_may_begin_late():
     assert all(state.optimizer.state[p]["momentum_buffer"].any() for p in state.adapters.parameters())
 
 
+def test_what_muon_leaves_to_adamw_follows_the_schedule_in_an_older_timm_too():
+    """Until `fallback_lr_scale` came, each group had a rate of its own for it, `adamw_lr`, which began as the other one."""
+    plan = Train(epochs=2, optimizer="muon", lr=0.02, warmup_epochs=1)
+    state = begin(build_student("even", (), 5), torch.nn.Module(), plan, 4, CPU)
+    for group in state.optimizer.param_groups:
+        group["adamw_lr"] = plan.lr
+    learn = Backward(lambda images, labels, progress: (state.network(images).square().mean(), {}), state.optimizer, state.scaler, CPU)
+    take_step(state, learn, lambda step: (torch.randn(4, 3, 32, 32), torch.arange(4)), World())
+    assert [(group["lr"], group["adamw_lr"]) for group in state.optimizer.param_groups] == [(0.005, 0.005)] * 2
+
+
 def test_an_older_timm_without_muon_is_named(monkeypatch):
     names = optim.list_optimizers()
     monkeypatch.setattr(optim, "list_optimizers", lambda: [name for name in names if "muon" not in name])
