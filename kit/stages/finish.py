@@ -207,7 +207,7 @@ def best_of(session: Session, material: Material, found: list[SoFar]) -> dict[st
         return {"training": students[best]} | later
     if later:  # thin layers keep the limit
         return later
-    if config.lowrank:
+    if config.lowrank and not config.prune:  # a plan that does both prunes within the limit, and may be thin enough only then
         thin = factorised(students[best], config).eval()
         session.log(f"a copy's layers were made thinner for this submission: {count_parameters(thin):,} parameters")
         return {"lowrank": thin}

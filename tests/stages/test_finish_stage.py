@@ -5,7 +5,7 @@ from torch import nn
 
 from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.models.students import build_student, widths_of
+from kit.models.students import build_student, count_parameters, widths_of
 from kit.session import open_session
 from kit.stages.finish import SoFar, best_of, best_packed
 from kit.stages.packing import packed_size
@@ -37,3 +37,12 @@ def test_a_provisional_student_keeps_a_limit_of_bytes_by_the_pruning_that_its_pl
     session.config = override(config, ["limit=90kB"])
     assert widths_of(best_of(session, material, [wide])["training"]) == widths_of(student)
     assert "a copy was" not in capsys.readouterr().out
+
+
+def test_a_plan_that_prunes_before_it_thins_hands_in_a_pruned_copy_until_then(drawn, tmp_path, log):
+    """Of the whole student more are left at rank one than the limit allows."""
+    config = override(recipe("sample").tiny(), ["limit=5000params", "prune.keep=0.15", "lowrank={}"])
+    session = open_session(config, tmp_path, Budget(None), log)
+    material = read_photos(session, drawn, tmp_path / "cache")
+    whole = SoFar((), 0.5, build_student("record", (), 6).state_dict())
+    assert count_parameters(best_of(session, material, [whole])["training"]) <= 5_000
