@@ -16,7 +16,7 @@ from kit.compress.pack import Packed, unpack
 from kit.compress.prune import Target
 from kit.config.competitions import check_limits, competition
 from kit.config.schema import Config
-from kit.config.stages import kind_of, up_to_pruning
+from kit.config.stages import OTHER_LAYERS, kind_of, up_to_pruning
 from kit.errors import KitError, Suspended
 from kit.files import sha256_of, write_json
 from kit.ledger import file_away
@@ -221,14 +221,15 @@ def best_of(session: Session, material: Material, found: list[SoFar]) -> dict[st
 def of_later_stages(session: Session, student: nn.Module, classes: int) -> dict[str, nn.Module]:
     """{stage: what it has made so far of the last pruning's student}, of the stages that change its layers. Their accuracies are no
     measure beside the others': of weights on grids, or of fewer weights. They are compared once they are packed."""
-    found = {}
-    if session.config.lowrank and (begun := so_far(session, "lowrank", classes)):
+    found, (thin, on_grid) = {}, (so_far(session, stage, classes) for stage in OTHER_LAYERS)
+    if session.config.lowrank and (thin or on_grid):  # thinner layers that aren't trained leave no checkpoint of their own
         student = factorised(student, session.config)
-        student.load_state_dict(begun.weights)
+        if thin:
+            student.load_state_dict(thin.weights)
         found["lowrank"] = student.eval()
-    if begun := so_far(session, "qat", classes):
+    if on_grid:
         student = with_steps(student, session.config.pack)
-        student.load_state_dict(begun.weights)
+        student.load_state_dict(on_grid.weights)
         found["qat"] = student.eval()
     return found
 

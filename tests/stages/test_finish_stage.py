@@ -3,6 +3,7 @@ import copy
 import torch
 from torch import nn
 
+from kit.compress.lsq import with_steps
 from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.models.students import build_student, count_parameters, widths_of
@@ -10,6 +11,7 @@ from kit.session import open_session
 from kit.stages.finish import SoFar, best_of, best_packed
 from kit.stages.packing import packed_size
 from kit.stages.photos import read_photos
+from kit.stages.student import factorised
 from kit.train.budget import Budget
 
 
@@ -46,3 +48,15 @@ def test_a_plan_that_prunes_before_it_thins_hands_in_a_pruned_copy_until_then(dr
     material = read_photos(session, drawn, tmp_path / "cache")
     whole = SoFar((), 0.5, build_student("record", (), 6).state_dict())
     assert count_parameters(best_of(session, material, [whole])["training"]) <= 5_000
+
+
+def test_thin_layers_that_only_training_on_the_grid_has_trained_are_handed_in(drawn, tmp_path, log):
+    config = override(recipe("sample").tiny(), ["prune=null", 'lowrank={"rank": 8, "train_epochs": 0}', "quantize.train_epochs=5"])
+    session = open_session(config, tmp_path, Budget(None), log)
+    material = read_photos(session, drawn, tmp_path / "cache")
+    student = build_student("record", (), 6).eval()
+    weights = with_steps(factorised(student, config), config.pack).state_dict()
+    session.checkpoints("qat").save(1, {"step": 1, "best": {"accuracy": 0.5, "weights": weights}})
+    students = best_of(session, material, [SoFar((), 0.5, student.state_dict())])
+    assert list(students) == ["training", "lowrank", "qat"]
+    assert all(torch.equal(students["qat"].state_dict()[name], tensor) for name, tensor in weights.items())
