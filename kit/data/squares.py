@@ -54,7 +54,7 @@ class Streamed:
         begin = {"initializer": torch.cuda.set_device, "initargs": (device,)} if device.type == "cuda" else {}  # else GPU 0 is begun, too
         self.pool = ThreadPoolExecutor(workers or min(THREADS, os.cpu_count() or 1), "squares", **begin)
         self.side = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.coming: dict[int, Future[Tensor]] = {}
+        self.coming: dict[int, Future[tuple[Tensor, torch.cuda.Event | None]]] = {}
 
     def __call__(self, step: int) -> Tensor:
         wanted = range(step, step + 1 + AHEAD)

@@ -17,7 +17,8 @@ from kit.errors import KitError
 from kit.models.students import build_student
 from kit.models.teacher import build_teacher, load_teacher
 from kit.models.widths import widths_for
-from kit.train.checkpoint import Damaged, Saved, read, saved_in, weights_in
+from kit.stages.weights import read_checkpoint
+from kit.train.checkpoint import Saved, saved_in, weights_in
 
 SEEN = ("image_size", "mean", "std")  # what a network's input must have in common with the one that it was trained on
 
@@ -135,10 +136,7 @@ def from_checkpoint(saved: Saved, classes: tuple[str, ...] | None) -> tuple[nn.M
     """The best weights of a stage so far, in a network of their shape, and what it was trained with."""
     if saved.stage in OTHER_LAYERS:
         raise KitError(f"{saved.path} has layers that only packing knows. Give its run's folder or student.kit, or an earlier checkpoint.")
-    try:
-        content = read(saved)
-    except Damaged as damage:
-        raise KitError(f"{saved.path} is damaged ({damage}). Give another checkpoint.") from None
+    content = read_checkpoint(saved)
     config, state = Config.model_validate(content["config"]), content["state"]
     weights = weights_in(state)
     outputs = len(next(tensor for name, tensor in reversed(weights.items()) if name.endswith("bias")))

@@ -10,7 +10,7 @@ from torch import nn
 from kit import predict
 from kit.compress.criteria import Batches
 from kit.compress.prune import Target, slim
-from kit.compress.recalibrate import recalibrate
+from kit.compress.recalibrate import BATCHES, recalibrate
 from kit.config.competitions import check_limits, competition
 from kit.config.schema import Config, Prune
 from kit.config.stages import Step, steps_of
@@ -23,7 +23,6 @@ from kit.stages.packing import packed_size
 from kit.stages.photos import Material, make_order, make_views
 
 ROOM = 0.02  # of a target of bytes: weights that are fine-tuned and rounded by photos have other codes, and were seen to take 0.1 % more
-RECALIBRATION = 20  # batches; at 128 photos each the averages are within a percent of an epoch's
 
 
 def prune(session: Session, material: Material, student: nn.Module, step: Step) -> nn.Module:
@@ -111,7 +110,7 @@ def cut(
     slimmer, widths = narrowed(config, student, target, classes, most, batches)
     if how.scratch:
         slimmer = with_new_weights(slimmer, config.student.name, len(classes), config.train.seed)
-    recalibrate(slimmer.to(session.device.device), batches, min(RECALIBRATION, order.steps_per_epoch))
+    recalibrate(slimmer.to(session.device.device), batches, min(BATCHES, order.steps_per_epoch))
     return slimmer, widths
 
 

@@ -29,11 +29,10 @@ def recalled(session: Session, material: Material, stage: str, plan: Train, look
 
 
 def fixed_labels(session: Session, material: Material, plan: Train, looking: Panel) -> Fixed:
-    order = make_order(session, material, plan)
     tick = lambda: session.budget.insist("the teacher had seen the training photos", *session.owed)  # noqa: E731
     with session.budget.timed("teacher"):
         logits = predict.logits(looking, material.training, session.config.data, tick=tick)
-    return Fixed(logits, lambda step: order.rows(step)[order.share])
+    return Fixed(logits, make_order(session, material, plan).mine)
 
 
 @contextmanager

@@ -9,16 +9,14 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from kit.compress.recalibrate import recalibrate
+from kit.compress.recalibrate import BATCHES, recalibrate
 from kit.config.schema import Train
 from kit.world import World
-
-MEASURED = 20  # batches, unless train.recalibrate says more; at 128 photos each the statistics are within a percent of an epoch's
 
 
 def batches_to_measure(train: Train, average: AveragedModel | None) -> int:
     """How many batches batch norm is measured on at the plan's end: none where nothing was averaged and nothing is asked for."""
-    return train.recalibrate or (MEASURED if average and average.n_averaged else 0)
+    return train.recalibrate or (BATCHES if average and average.n_averaged else 0)
 
 
 def remeasure(model: nn.Module, batches: Callable[[int], tuple[Tensor, Tensor]], steps: int, world: World) -> None:
