@@ -54,7 +54,7 @@ def fold_in_place(model: nn.Module) -> nn.Module:
         fused.bias.requires_grad_(fused.weight.requires_grad)  # torch's doesn't where the convolution had none
         setattr(parent, first, fused)
         setattr(parent, second, left_of(getattr(parent, second)))
-    for branches in [m for m in model.modules() if isinstance(m, Branches)]:
+    for branches in [m for m in model.modules() if isinstance(m, Branches) and m.beside()]:  # not one that was merged before
         branches.merge()
     return model
 
