@@ -49,9 +49,8 @@ class World:
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor, in place, by its mean over all processes: one message."""
-        if self.alone:
+        if self.alone or not (tensors := list(tensors)):
             return
-        tensors = list(tensors)
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         dist.all_reduce(flat)
         for tensor, mean in zip(tensors, (flat / self.size).split([t.numel() for t in tensors]), strict=True):

@@ -5,6 +5,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
+from kit.train.average import remeasure
 from kit.train.norm import shared_norms
 from kit.world import World
 
@@ -30,3 +31,8 @@ def test_a_norm_over_all_processes_is_the_librarys_own_where_one_has_all_images(
     torch.testing.assert_close(*answers)
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-4)
     assert all(torch.allclose(buffer, other) for buffer, other in zip(ours.buffers(), theirs.buffers(), strict=True))
+
+
+def test_a_network_without_norms_is_measured_anew_in_two_processes_too():
+    """As training on the grid and of thin layers leaves it, where they are folded."""
+    remeasure(nn.Linear(6, 3), lambda step: (torch.ones(4, 6), torch.ones(4)), 2, World(0, 2))
