@@ -81,13 +81,23 @@ class World:
         return outcome[0]
 
     def in_turn(self, work: Callable[[], Any]) -> Any:
-        """`work` by the first, then by the others, who find what it has made."""
-        done = []
+        """`work` by the first, then by the others, who find what it has made. What one of them raises, all do: none goes on alone."""
+        done: list[Any] = []
         self.lead(lambda: done.append(work()))
-        if done:
+        if self.alone:
             return done[0]
-        with self.leading():
-            return work()
+        errors: list[Exception | None] = [None] * self.size
+        own: Exception | None = None
+        if not self.first:
+            with self.leading():
+                try:
+                    done.append(work())
+                except Exception as error:
+                    own = error
+        dist.all_gather_object(errors, own)
+        if raised := next(filter(None, errors), None):
+            raise raised
+        return done[0]
 
     @contextmanager
     def leading(self) -> Iterator[None]:

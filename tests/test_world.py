@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -42,6 +43,40 @@ def test_the_shares_of_any_number_of_processes_make_up_the_batch_of_one(drawn, t
 def test_a_batch_that_can_not_be_shared_is_refused():
     with pytest.raises(KitError, match="batch of 64 photos can't be shared by 3 processes"):
         Order(100, 64, 0, World(0, 3))
+
+
+def as_two(code, *words):
+    """A short program in two processes; (exit codes, what each has said)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, *code, *words],
+            env=os.environ | where | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    said = [process.communicate(timeout=60)[0] for process in both]
+    return [process.returncode for process in both], said
+
+
+@pytest.mark.slow
+def test_what_the_second_raises_in_its_turn_ends_the_first_too():
+    """Such as a signal or the budget's end while it reads the photos: the first went on to what the second was no longer there for."""
+    code = (
+        "from kit.errors import Suspended\n"
+        "from kit.world import joined\n"
+        "def work():\n"
+        "    if not world.first: raise Suspended('SIGTERM came')\n"
+        "with joined() as world:\n"
+        "    try: world.in_turn(work)\n"
+        "    except Suspended as pause: print(world.lead(lambda: f'handed in: {pause}'))\n"
+    )
+    assert as_two(["-c", code]) == ([0, 0], ["handed in: SIGTERM came\n"] * 2)
 
 
 @pytest.fixture
