@@ -7,7 +7,7 @@ back from the packed file, the thing that would be handed in.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,9 @@ def run(
     Raises:
         KitError: a refusal, or a budget that was over before there was anything to hand in.
     """
-    with budget.catching_signals(), joined() as world, alone(out) if world.first else nullcontext():
+    with budget.catching_signals(), joined() as world, ExitStack() as held:
         budget.world = world
+        world.lead(lambda: held.enter_context(alone(out)))
         log = Log(out / "log.txt", silent=not world.first)
         check_recipe(config, log, teacher_files, begin)
         world.lead(lambda: take_over(config, attached, out, log))

@@ -17,6 +17,7 @@ from kit.data.layout import find_dataset
 from kit.data.loader import CachedBatches
 from kit.data.order import Order
 from kit.errors import KitError
+from kit.session import alone
 from kit.train.checkpoint import saved_in
 from kit.world import World
 
@@ -77,6 +78,15 @@ def test_what_the_second_raises_in_its_turn_ends_the_first_too():
         "    except Suspended as pause: print(world.lead(lambda: f'handed in: {pause}'))\n"
     )
     assert as_two(["-c", code]) == ([0, 0], ["handed in: SIGTERM came\n"] * 2)
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_in_use_is_said_once_and_no_process_breaks(drawn, tmp_path):
+    with alone(tmp_path):
+        codes, said = as_two(["-m", "kit"], "run", "sample", "--data", drawn, "--out", tmp_path)
+    assert codes == [1, 1]
+    assert said[0].startswith(f"error: {tmp_path} is in use by")
+    assert said[1] == ""
 
 
 @pytest.fixture
