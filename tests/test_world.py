@@ -114,7 +114,12 @@ def weights(place, out, stage):
 def test_two_processes_train_to_the_weights_of_one(place):
     """The whole run, the teacher given: a student distilled with hints and EMA, slimmed, fine-tuned, packed."""
     words = ["sample", "--set", "competition=any"]
-    run(place, "made", "medium", *words[1:], "--set", "teacher.train.epochs=24")
+    made = ["made", "medium", *words[1:], "--set", "teacher.train.epochs=24"]
+    run(place, *made)
+    teacher = (place / "made" / "teacher.ckpt").read_bytes()
+    (place / "made" / "teacher.ckpt").unlink()
+    run(place, *made, processes=2)  # the first brings it back; whether it is there the second may not ask before or after
+    assert (place / "made" / "teacher.ckpt").read_bytes() == teacher
     run(place, "one", *words, "--teacher", "made/teacher.ckpt")
     printed = run(place, "two", *words, "--teacher", "made/teacher.ckpt", processes=2)
     assert "2 processes" in printed

@@ -177,8 +177,7 @@ def train_teacher(session: Session, material: Material) -> Path:
     file, checkpoints = session.out / "teacher.ckpt", session.checkpoints("teacher")
     if done := checkpoints.result() or session.world.lead(lambda: result_from_file(session, file, checkpoints)):
         session.write_metrics("teacher", done["history"])
-        if not file.is_file() or sha256_of(file) != done["sha256"]:
-            session.world.lead(lambda: write_durably(file, to_bytes(done["weights"])))
+        session.world.lead(lambda: bring_back(file, done))
         return file
     config = session.config.teacher
     torch.manual_seed(derive(config.train.seed, "teacher"))
@@ -200,6 +199,12 @@ def train_teacher(session: Session, material: Material) -> Path:
     checkpoints.finish(state.step, {"weights": weights, "sha256": sha256_of(file), "history": state.history})
     checkpoints.clear()  # an optimiser's state of 11 million parameters is large
     return file
+
+
+def bring_back(file: Path, done: dict[str, Any]) -> None:
+    """teacher.ckpt from the stage's result, where it is not that."""
+    if not file.is_file() or sha256_of(file) != done["sha256"]:
+        write_durably(file, to_bytes(done["weights"]))
 
 
 def result_from_file(session: Session, file: Path, checkpoints: Checkpoints) -> dict[str, Any] | None:
