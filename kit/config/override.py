@@ -59,7 +59,7 @@ def all_fields(section: type[Section] = Section) -> set[str]:
 
 def step_into(place: Any, name: str, path: str) -> str | int:
     """The key or index `name` of a dumped section, or a KitError that lists the nearest names."""
-    if isinstance(place, (list, tuple)) and name.isdigit() and int(name) < len(place):
+    if isinstance(place, (list, tuple)) and name.isdecimal() and int(name) < len(place):
         return int(name)
     if isinstance(place, dict) and name in place:
         return name

@@ -48,6 +48,7 @@ def test_workers_and_the_save_interval_are_harmless():
         ("train.lr", "section.field=value"),
         ("train.schedule=step", "train.drops"),
         ("distill.0.ramp=p^9", "distill.0"),
+        ("distill.².weight=1", "distill has no '²' here"),
     ],
 )
 def test_a_wrong_assignment_is_refused_with_its_name_and_the_remedy(assignment, words):
