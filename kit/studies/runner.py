@@ -153,7 +153,7 @@ def refuse_other_source(done: list[Entry], setting: Setting, source: str, journa
         if entry["setting"] == setting and entry.get("source", source) != source:
             raise KitError(
                 f"{journal} has {entry['arm']!r} of other photos or teachers: figures of both would stand in one table. Choose another "
-                "--out, or move the journal away."
+                "--docs and another --out."
             )
 
 
