@@ -30,16 +30,13 @@ DOCSTRING = re.compile(r'\s*"""(?P<text>.*?)"""', re.DOTALL)
 LIMIT = 1_000_000  # bytes of text, several times what the package takes
 
 
-def bundle(kernel: Path, least_step: int = 0, environment: Mapping[str, str] | None = None) -> Path:
+def bundle(kernel: Path) -> Path:
     """Write `<kernel>/build/main.py` from `<kernel>/main.py`, and return it.
 
-    Args:
-        least_step: of the run that the session goes on with; finding less, it stops at once.
-        environment: variables that the session has, where nothing else has set them.
     Raises:
-        KitError: there is no such head, it holds a credential, or it makes a script that is no Python or over 1 MB.
+        KitError: the head is not in UTF-8, holds a credential, or makes a script that is no Python or over 1 MB.
     """
-    return write_script(kernel, compose(kernel, read_head(kernel), least_step, environment))
+    return write_script(kernel, compose(kernel, read_head(kernel)))
 
 
 def write_script(kernel: Path, text: str) -> Path:
@@ -50,7 +47,9 @@ def write_script(kernel: Path, text: str) -> Path:
 
 
 def compose(kernel: Path, head: str, least_step: int = 0, environment: Mapping[str, str] | None = None, timeout: int | None = None) -> str:
-    """The script's text. timeout: after which Kaggle will end its session, seconds; it ends in order before. Raises as `bundle`."""
+    """The script's text. least_step: of the run that its session goes on with; finding less, it stops at once. environment: variables of
+    the session, where nothing else has set them. timeout: after which Kaggle will end it, seconds; it ends in order before. Raises as
+    `bundle`."""
     files = kit_files() | carried_files()
     refuse_credentials({f"{kernel / 'main.py'}": head.encode()} | files)
     limit = {ENDS_AFTER: str(timeout)} if timeout else {}

@@ -12,7 +12,7 @@ from slugify import slugify
 
 from kit.data.draw import draw_dataset
 from kit.errors import KitError
-from kit.remote.bundle import bundle
+from kit.remote.bundle import compose, read_head, write_script
 from kit.remote.metadata import faults
 from kit.studies.catalogue import find_study
 from kit.studies.journal import read
@@ -57,7 +57,7 @@ def test_a_session_carries_its_share_out_and_the_next_one_has_nothing_left(tmp_p
     kernel.mkdir(parents=True)
     (kernel / "main.py").write_text((KERNEL / "main.py").read_text())
     order = Share(study="cifar-slim", arms=("resnet8x4",), setting="tiny").model_dump_json()
-    script = bundle(kernel, environment={ORDER: order})
+    script = write_script(kernel, compose(kernel, read_head(kernel), environment={ORDER: order}))
     draw_dataset(tmp_path / "input" / "photos", splits={"training": 120, "validation": 60, "evaluation": 24})
     assert "resnet8x4, seed 20220013: 0." in session(script, tmp_path, "working")
     assert [line["arm"] for line in read(tmp_path / "working" / "cifar-slim.jsonl", "cifar-slim", print)] == ["resnet8x4"]
