@@ -38,6 +38,7 @@ def points(change: float) -> str:
 
 def short(count: float) -> str:
     """`1.81 G`, `35.1 k`."""
+    count = float(f"{count:.3g}")  # or 999,999 would be 1e+03 k
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= size:
             return f"{count / size:.3g}\u202f{unit}"
@@ -45,4 +46,4 @@ def short(count: float) -> str:
 
 
 def brief(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"

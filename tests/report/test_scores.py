@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kit.report.figures import sizes, ticks
+from kit.report.render import brief, short
 from kit.report.scores import agreement, calibrate, confusion, most_confused, per_class, recalls, worst
 
 LABELS = np.array([0, 0, 0, 1])
@@ -47,6 +48,11 @@ def test_ticks_are_few_and_span_what_is_drawn(low, high):
     assert 2 <= len(found) <= 7
     assert found[0] <= low + 1e-9
     assert high <= found[-1] + 1e-9
+
+
+def test_a_number_that_is_rounded_up_to_the_next_unit_is_written_in_it():
+    assert [short(count) for count in (999, 999_499, 999_500, 1_814_000_000)] == ["999", "999\u202fk", "1\u202fM", "1.81\u202fG"]
+    assert [brief(value) for value in (0.12345, 999.4, 999.6, -12_345.6)] == ["0.123", "999", "1,000", "-12,346"]
 
 
 def test_the_two_discs_areas_are_as_the_networks_parameters():
