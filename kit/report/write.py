@@ -4,6 +4,7 @@ A session owes its page last of all: checkpoints, CSV and run.json are written b
 """
 
 import io
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def report(session: Session, material: Material | None) -> None:
     if material is None or not any(session.histories.values()):
         return
     if not room_for(budget):
-        session.log(f"{place} is left out, there is no time for it: `kit report {session.out}` writes it")
+        session.log(f"{place} is left out, there is no time for it: `kit report {shlex.quote(str(session.out))}` writes it")
         return
     try:
         look_at_students(session, material)

@@ -84,6 +84,7 @@ def test_the_answer_is_the_runs_own(runs, html):
     assert "60 validation photos in 6 classes are known by" in html
     assert re.search(r"Its teacher, \d+ times as large, knows <b>[\d.]+\u202f%</b>", html)
     assert "session 2" in html  # where it went on
+    assert "<code>kit report</code> with their folder" in html  # whose name alone is no path to it
 
 
 @pytest.mark.parametrize(
@@ -172,12 +173,12 @@ def test_a_page_that_cannot_be_written_is_said_in_a_line_and_fails_nothing(runs,
 
 
 def test_a_session_without_the_time_leaves_the_page_out_and_says_so(tmp_path, log, capsys):
-    session = open_session(recipe("record"), tmp_path, Budget(60), log)
+    session = open_session(recipe("record"), tmp_path / "my run", Budget(60), log)
     session.histories["distil"] = [{"epoch": 1}]
     session.budget.longest["page"] = 60
     report(session, object())
-    assert "report.html is left out, there is no time for it: `kit report" in capsys.readouterr().out
-    assert not (tmp_path / "report.html").exists()
+    assert f"report.html is left out, there is no time for it: `kit report '{tmp_path}/my run'` writes it" in capsys.readouterr().out
+    assert not list((tmp_path / "my run").glob("*.html"))
 
 
 @pytest.mark.parametrize("place", [0, 1])
