@@ -2,6 +2,8 @@
 
 import base64
 import json
+import shlex
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,8 +81,14 @@ def sections(run: Run) -> dict[str, Any]:
         "histograms": histograms(run),
         "changes": changes(run),
         "config": json.dumps(run.record["config"], indent=2, ensure_ascii=False),
-        "again": [command.partition(" ")[2] for command in dict.fromkeys(s.get("command", "") for s in run.record["sessions"]) if command],
+        "again": again(run),
     }
+
+
+def again(run: Run) -> list[str]:
+    """The commands of its sessions, each once. What began one on Kaggle is none."""
+    said = [shlex.split(session.get("command", "")) for session in run.record["sessions"]]
+    return list(dict.fromkeys(shlex.join(["kit", *words[1:]]) for words in said if words and Path(words[0]).name in ("kit", "__main__.py")))
 
 
 def looks(views: Predict) -> str:

@@ -15,7 +15,7 @@ from kit.config.schema import Predict
 from kit.errors import KitError
 from kit.pipeline import run
 from kit.report.figures import Line, Plot, plot
-from kit.report.page import accuracy_plot, looks, lost, moves, page
+from kit.report.page import accuracy_plot, again, looks, lost, moves, page
 from kit.report.run import read_run
 from kit.report.write import report, write_page
 from kit.session import open_session
@@ -179,6 +179,21 @@ def test_a_session_without_the_time_leaves_the_page_out_and_says_so(tmp_path, lo
     report(session, object())
     assert f"report.html is left out, there is no time for it: `kit report '{tmp_path}/my run'` writes it" in capsys.readouterr().out
     assert not list((tmp_path / "my run").glob("*.html"))
+
+
+@pytest.mark.parametrize(
+    ("began", "shown"),
+    [
+        (".venv/bin/kit run record --data 'my photos'", ["kit run record --data 'my photos'"]),
+        ("'/home/me/my clone/kit/__main__.py' run record", ["kit run record"]),
+        ("script.py", []),
+        ("/tmp/kit-0123/kit/remote/kernel.py /tmp/order.json", []),
+    ],
+)
+def test_what_repeats_a_run_is_a_command_of_the_kit(runs, began, shown):
+    record = read_run(runs.done).record
+    record["sessions"] = [session | {"command": began} for session in record["sessions"]]
+    assert again(replace(read_run(runs.done), record=record)) == shown
 
 
 @pytest.mark.parametrize("place", [0, 1])
