@@ -23,7 +23,7 @@ Line = dict[str, str]
 
 def file_away(folder: Path, name: str, csv: Path, provenance: dict[str, Any]) -> Path:
     """Keep a submission under `folder`: its CSV, where it came from, and a line in the ledger. Returns its folder."""
-    place = make_folder(free_place(folder, name, sha256_of(csv)))
+    place = make_folder(free_place(folder, name.replace("/", "-"), sha256_of(csv)))  # a recipe may be called cats/dogs
     write_durably(place / "submission.csv", csv.read_bytes())
     write_json(place / "provenance.json", provenance)
     enter(folder, provenance | {"submission": place.name, "csv_sha256": sha256_of(csv)})

@@ -27,6 +27,7 @@ def test_a_filed_submission_has_its_making_and_one_line(csv, tmp_path):
     file_away(folder, "boss-2", csv(3), {"recipe": "boss", "state": "done"})
     assert (place / "submission.csv").read_bytes() == csv(2).read_bytes()
     assert shown(folder, "submission", "state") == [("record-1", "done"), ("boss-2", "done")]
+    assert file_away(folder, "cats/dogs-3", csv(4), {}) == folder / shown(folder, "submission")[-1][0]
 
 
 @pytest.mark.parametrize(("state", "ref"), [("suspended", "7"), ("done", "7"), ("done", "")])
