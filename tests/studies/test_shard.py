@@ -1,6 +1,5 @@
 """A share of a study's arms, as a Kaggle session gets it: dealt, bundled, carried out, gone on with."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,7 +12,6 @@ from slugify import slugify
 from kit.data.draw import draw_dataset
 from kit.errors import KitError
 from kit.remote.bundle import compose, read_head, write_script
-from kit.remote.metadata import faults
 from kit.studies.catalogue import find_study
 from kit.studies.journal import read
 from kit.studies.shard import ORDER, Share
@@ -44,10 +42,6 @@ def test_kernels_of_different_shares_have_names_of_their_own_that_kaggle_takes()
     assert max(map(len, titles)) == 50
     assert [title for title in titles if title != " ".join(title.split())] == []
     assert titles[1] == "kit study cifar-slim 2 of 4"
-
-
-def test_the_kernel_is_one_that_may_be_pushed():
-    assert faults(json.loads((KERNEL / "kernel-metadata.json").read_text()), "someone") == []
 
 
 @pytest.mark.slow
