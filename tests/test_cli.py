@@ -43,11 +43,6 @@ def test_the_version_is_the_one_that_the_changes_are_headed_with():
     assert version("kaggle-submission-kit") == head[1]
 
 
-def test_help_lists_every_verb_in_a_line():
-    printed = invoke("--help").output
-    assert all(verb in printed for verb in KIT.commands)
-
-
 def test_a_terminal_that_lacks_a_letter_is_shown_another():
     """As Latin-1 lacks most: a run ended where it said the name of a class."""
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
@@ -185,11 +180,19 @@ def test_an_empty_budget_is_not_taken_for_none(drawn, tmp_path):
     assert "'' is no duration" in str(invoke(*words).exception)
 
 
-def test_unknown_names_are_refused_with_the_nearest():
-    for words in (["run", "bos", "--dry-run"], ["run", "boss", "--dry-run", "--set", "train.epoch=3"]):
-        result = invoke(*words)
-        assert isinstance(result.exception, KitError)
-        assert "Nearest" in str(result.exception)
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["push", "smoke", "--study", "hw13"], "kit push study --study NAME"),
+        (["push", "study"], "kit push study --study NAME"),
+        (["push", "record", "--arm", "boss"], "kit push study --study NAME"),
+        (["pull", "study"], "kit pull study --study NAME"),
+        (["push", "study", "--study", "hw31"], "There is no study 'hw31'. Nearest: hw13"),
+        (["chain", "study"], "push it again with the same words: kit push study"),
+    ],
+)
+def test_options_of_a_study_are_for_its_kernel(words, says):
+    assert says in str(invoke(*words).exception)
 
 
 def test_a_run_is_begun_with_the_student_that_is_named_and_refused_without_it(drawn, tmp_path):

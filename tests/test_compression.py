@@ -6,7 +6,6 @@ from torch import nn
 from kit.compress.foreign import write_foreign
 from kit.compress.pack import unpack
 from kit.compression import Limits, compress, parse_limits
-from kit.config.competitions import competition
 from kit.config.schema import Student
 from kit.errors import KitError
 from kit.models.cost import count_macs
@@ -31,13 +30,6 @@ def test_limits_are_numbers_with_a_unit():
     for word in ("60000", "4bits", "9bit", "-3kB", "0params", "0kB", "0.0MB", "2.7bit", "_params", "60__0params", "1.2345kB"):
         with pytest.raises(KitError, match="--to"):
             parse_limits([word])
-
-
-def test_a_recipes_limit_is_read_alike():
-    assert (competition("60_000params+1.5kB").max_parameters, competition("60_000params+1.5kB").max_bytes) == (60_000, 1_500)
-    for word in ("0kB", "_params", "4bit", "20MMACs"):
-        with pytest.raises(KitError, match="or a limit, such as 60000params"):
-            competition(word)
 
 
 def test_fewer_bits_come_before_fewer_channels_and_need_no_photos(tmp_path):

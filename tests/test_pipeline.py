@@ -428,12 +428,3 @@ def test_a_disk_that_fills_up_ends_in_one_paragraph_and_the_run_goes_on_when_the
     assert "can't be written (File too large)" in done.stderr
     run(place, *words)
     assert record_of(place)["state"] == "done"
-
-
-def test_check_compares_a_csv_with_the_evaluation_photos_and_the_competition(place):
-    rows = [f"{i:04d},{i % 6}" for i in range(24)]
-    (place / "good.csv").write_text("\n".join(["Id,Category", *rows, ""]))
-    (place / "short.csv").write_text("\n".join(["Id,Category", *rows[:-1], ""]))
-    assert "good.csv: fit for any" in kit(place, "check", "good.csv", "--competition", "any", "--data", "photos")
-    assert "23 rows, wanted are 24" in kit(place, "check", "short.csv", "--competition", "any", "--data", "photos", expect=1)
-    assert "24 rows, wanted are 2,218" in kit(place, "check", "good.csv", expect=1)

@@ -1,6 +1,6 @@
 import pytest
 
-from kit.config.competitions import check_limits
+from kit.config.competitions import check_limits, competition
 from kit.config.differences import differences
 from kit.config.override import override
 from kit.config.recipes import RECIPES, recipe
@@ -28,10 +28,6 @@ def test_a_place_of_a_list_may_be_set():
 def test_every_stage_of_a_tiny_recipe_takes_an_epoch_or_two():
     tiny = override(recipe("record"), ["lowrank={}", "prune={}", "quantize.train_epochs=10"]).tiny()
     assert (tiny.lowrank.train_epochs, tiny.prune.finetune_epochs, tiny.quantize.train_epochs) == (1, 1, 1)
-
-
-def test_a_whole_section_may_be_set_as_json():
-    assert override(recipe("record"), ['prune={"keep": 0.5}']).prune.keep == 0.5
 
 
 def test_workers_and_the_save_interval_are_harmless():
@@ -91,7 +87,7 @@ def test_a_term_that_is_refused_is_the_only_thing_said():
 
 
 def test_an_unknown_recipe_lists_the_nearest():
-    with pytest.raises(KitError, match="boss"):
+    with pytest.raises(KitError, match="Nearest: boss"):
         recipe("bos")
 
 
@@ -114,6 +110,16 @@ def test_limits_are_gates_on_parameters_and_bytes():
     assert "60,001" in check_limits("hw13-2023", 60_001)[0]
     assert check_limits("hw7-2020", 10**6, 300_000) == []
     assert "300,001" in check_limits("hw7-2020", 1, 300_001)[0]
+
+
+def test_a_limit_is_a_competition_of_no_other_rule():
+    rules = competition("60_000params+1.5kB")
+    assert (rules.max_parameters, rules.max_bytes, rules.classes, rules.columns) == (60_000, 1_500, None, ("Id", "Category"))
+    assert check_limits("60000params", 60_001) == ["60,001 parameters are over 60000params's limit of 60,000"]
+    assert check_limits("250kB", 10**6, 250_000) == []
+    for wrong in ("60000", "0params", "0kB", "_params", "60000params+", "+250kB", "60000 params", "4bit", "20MMACs"):
+        with pytest.raises(KitError, match="or a limit, such as 60000params"):
+            competition(wrong)
 
 
 def test_options_that_would_do_nothing_are_refused():

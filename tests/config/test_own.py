@@ -2,7 +2,6 @@
 
 import pytest
 
-from kit.config.competitions import check_limits, competition
 from kit.config.override import override
 from kit.config.own import find_recipe
 from kit.config.recipes import recipe
@@ -59,16 +58,6 @@ def test_a_file_that_is_not_there_is_refused_with_the_nearest(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KitError, match=r"write \./mine\.py"):
         find_recipe("mine")
-
-
-def test_a_limit_is_a_competition_of_no_other_rule():
-    rules = competition("60000params+250kB")
-    assert (rules.max_parameters, rules.max_bytes, rules.classes, rules.columns) == (60_000, 250_000, None, ("Id", "Category"))
-    assert check_limits("60000params", 60_001) == ["60,001 parameters are over 60000params's limit of 60,000"]
-    assert check_limits("250kB", 10**6, 250_000) == []
-    for wrong in ("60000", "0params", "60000params+", "+250kB", "60000 params"):
-        with pytest.raises(KitError, match="or a limit, such as 60000params"):
-            competition(wrong)
 
 
 def test_a_field_without_its_section_is_found_in_it():

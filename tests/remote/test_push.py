@@ -324,8 +324,6 @@ def test_a_share_of_a_study_is_a_kernel_of_its_own_that_knows_what_to_run(clone,
     assert json.loads(done.stdout)["id"] == f"{USER}/kit-study-hw13-2-of-3", done.stderr
     built = (clone / "kernels" / "study" / "build" / "main.py").read_text()
     assert 'os.environ.setdefault(\'KIT_STUDY\', \'{"study":"hw13"' in built
-    refused = command(clone, "study", "--study", "hw31", "--dry-run")
-    assert "There is no study 'hw31'. Nearest: hw13" in refused.stderr
 
 
 @pytest.mark.slow
@@ -341,12 +339,6 @@ def test_a_share_that_is_pushed_again_has_its_own_output_attached_and_its_journa
     (clone / "left" / "hw13.jsonl").write_text("{}\n")
     done = command(clone, *share, verb="pull")
     assert (clone / "runs" / "kit-study-hw13-1-of-4" / "hw13.jsonl").read_text() == "{}\n", done.stderr
-    assert "kit pull study --study NAME" in command(clone, "study", verb="pull").stderr
-
-
-def test_a_chain_of_a_study_is_answered_with_the_push_that_goes_on(clone, server):
-    assert "push it again with the same words: kit push study" in command(clone, "study", verb="chain").stderr
-    assert server.calls == []
 
 
 def test_without_credentials_it_says_where_they_go(clone, server, monkeypatch, tmp_path):
