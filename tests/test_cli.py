@@ -64,6 +64,7 @@ def test_every_verb_says_what_for_and_shows_an_example_of_itself(verb):
     assert command.epilog.startswith(f"Example: `kit {verb}")
     shown = [line.rstrip() for line in invoke(verb, "--help").output.splitlines()]
     assert any(line.startswith(" Example: ") for line in shown)
+    assert not any(re.search(r"^ Usage: .*(\[\[|…|\.{3}\})", line) for line in shown)  # typer writes brackets and dots itself
     for example in re.findall(r"`(k[^`]+)`", command.epilog):  # to be copied: whole, with nothing after it, 80 columns wide
         assert [line for line in shown if line.endswith(f" {example}")], example
 

@@ -52,7 +52,7 @@ def inspect(
     epilog="Example: `kit report runs/record`\n\nSeveral side by side: `kit report runs/boss runs/record`",
 )
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, finished or not.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs, finished or not.")],
     out: Annotated[
         Path | None, typer.Option(help="The page; default: RUN/report.html, of several comparison.html.", show_default=False)
     ] = None,
@@ -156,7 +156,7 @@ def doctor(
     epilog="Example: `kit students --image-size 96`\n\nWidths for a limit: `kit students record deep --parameters 60000`",
 )
 def students(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="Which; default: all. timm/NAME works too.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Which; default: all. timm/NAME works too.")] = None,
     image_size: Annotated[int, typer.Option(min=16, help="Side of the photos, px.")] = 224,
     classes: Annotated[int, typer.Option(min=2, help="How many classes there are.")] = 11,
     parameters: Annotated[
