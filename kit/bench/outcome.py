@@ -18,7 +18,6 @@ from rich.table import Table
 
 from kit.bench.clock import Timed
 from kit.device import Device
-from kit.errors import KitError
 from kit.files import fill_place, write_durably
 from kit.version import commit
 
@@ -83,19 +82,6 @@ def processor() -> str:
 
 def write(outcome: Outcome, file: Path) -> None:
     write_durably(file, (json.dumps(asdict(outcome), indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def read(file: Path) -> Outcome:
-    """An outcome that was written.
-
-    Raises:
-        KitError: the file is none.
-    """
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-        return Outcome(**value | {"rows": [Row(**row) for row in value["rows"]]})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise KitError(f"{file} is no outcome of kit bench ({error}). Write one with: kit bench feed --data DIR --json {file}") from None
 
 
 def cells(outcome: Outcome) -> Iterator[tuple[str, str, str, str, str]]:

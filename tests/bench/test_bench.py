@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_a_benchmark_has_a_value_for_each_way_and_round_and_says_what_it_was_mea
     assert all(len(row.values) == 2 and min(row.values) > 0 for row in found.rows)
     assert found.made.keys() >= {"command", "commit", "device", "cores", "threads", "torch"}
     outcomes.write(found, tmp_path / "found.json")
-    assert outcomes.read(tmp_path / "found.json") == found
+    assert json.loads((tmp_path / "found.json").read_text()) == asdict(found)
     assert list((tmp_path / "cache").glob(".bench-*")) == []
 
 
@@ -56,8 +57,6 @@ def test_mistakes_are_named(drawn, tmp_path):
         run("fed", recipe("boss"), drawn, tmp_path, 1)
     with pytest.raises(KitError, match=r"120 photos, a batch is 128.*train.batch_size=120"):
         run("feed", recipe("boss"), drawn, tmp_path, 1)
-    with pytest.raises(KitError, match="no outcome of kit bench"):
-        outcomes.read(drawn / "training" / "0_0.jpg")
     (tmp_path / "page.md").write_text("nothing")
     (tmp_path / "run.json").write_text("of a run")
     words = ["bench", "save", "--data", str(drawn), "--cache", str(tmp_path / "c")]
