@@ -59,9 +59,9 @@ def summary(session: Session, material: Material) -> dict[str, Any]:
 
 
 def plans_of(session: Session) -> dict[str, Train]:
-    """The plans of the stages that train in this run, in order."""
+    """The plans of the stages that train in this run, in order. A teacher's is one from its first step on, before there is an epoch."""
     config = session.config
-    plans = {"teacher": config.teacher.train} if session.histories.get("teacher") else {}
+    plans = {"teacher": config.teacher.train} if session.histories.get("teacher") or session.budget.times["teacher step"] else {}
     return plans | {"distil": config.train} | later_plans(config)
 
 
