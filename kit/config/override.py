@@ -36,13 +36,15 @@ def override(config: Config, assignments: list[str]) -> Config:
 def in_words(error: ValidationError) -> str:
     """What each field has against its value; for a field that is not there the nearest names. What a list lacks for want of a part that is
     refused itself is left out."""
-    details, errors = [], error.errors()
+    details, errors, fields = [], error.errors(), all_fields()
     for e in errors:
         if any(len(other["loc"]) > len(e["loc"]) > 0 and other["loc"][: len(e["loc"])] == e["loc"] for other in errors):
             continue
         name = ".".join(map(str, e["loc"])) or "config"
-        near = difflib.get_close_matches(str(e["loc"][-1]), all_fields(), n=3) if e["type"] == "extra_forbidden" else []
-        says = f"there is no such field. Nearest: {', '.join(near)}" if near else e["msg"]
+        says = e["msg"]
+        if e["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(last, fields, n=3) if (last := str(e["loc"][-1])) not in fields else []
+            says = f"there is no such field. Nearest: {', '.join(near)}" if near else "there is no such field here"
         if e["type"] == "model_type":
             says = (
                 f"a section: write {name}.FIELD=VALUE, or where it is null the whole, as JSON with double quotes, --set "

@@ -44,6 +44,8 @@ def test_workers_and_the_save_interval_are_harmless():
         ("train.lr", "section.field=value"),
         ("train.schedule=step", "train.drops"),
         ("distill.0.ramp=p^9", "distill.0"),
+        ("distill.0.loss=ce", "distill.0.ce.temperature: there is no such field here (got 20.0)"),
+        ('prune={"epochs": 3}', "prune.epochs: there is no such field here (got 3)"),
         ("distill.².weight=1", "distill has no '²' here"),
     ],
 )
