@@ -4,6 +4,7 @@ A step's time does not depend on what the weights are, so teacher and student ar
 """
 
 import copy
+import statistics
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
@@ -100,8 +101,8 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
 def shares(rows: list[Row]) -> dict[str, str]:
     """How much of a step is the feed: round by round, the median."""
     values = {row.way: row.values for row in rows}
-    part = sorted(feed / live for feed, live in zip(values["feed"], values[LIVE], strict=True))
-    return {"the feed's share of a step": f"{part[len(part) // 2]:.1%}"}
+    part = statistics.median(feed / live for feed, live in zip(values["feed"], values[LIVE], strict=True))
+    return {"the feed's share of a step": f"{part:.1%}"}
 
 
 def peak(where: torch.device) -> dict[str, str]:
@@ -121,7 +122,7 @@ def floors(config: Config, device: Device, teacher: nn.Module, student: nn.Modul
         "warp": (images.numel() * 4 + len(images) * config.data.cache_side**2 * 3) / rates[learns].bandwidth,
     }
     whole = 1000 * sum(least.values())
-    medians = {row.way: sorted(row.values)[len(row.values) // 2] for row in rows}
+    medians = {row.way: statistics.median(row.values) for row in rows}
     parts = ", ".join(f"{name} {number(1000 * seconds)}" for name, seconds in least.items())
     measured = "; ".join(
         f"{str(dtype).removeprefix('torch.')} {rate.flops / 1e12:.2f} TFLOP/s, {rate.bandwidth / 1e9:,.0f} GB/s"

@@ -15,6 +15,7 @@ from kit.bench.catalogue import BENCHES, run
 from kit.bench.clock import Timed, Way, always, measure
 from kit.bench.outcome import Outcome, Row
 from kit.bench.roofline import Layer, Rates, floor, layers_of, measure_rates
+from kit.bench.step import LIVE, shares
 from kit.cli import main  # noqa: F401  brings the verbs
 from kit.cli.app import app
 from kit.config.override import override
@@ -86,6 +87,10 @@ def test_every_way_is_timed_in_every_round_and_ratios_are_of_one_round():
     assert min(calls.values()) >= 4 * (1 + 3 + 3)
     rows = [Row("a", "", [10.0, 20.0, 40.0]), Row("b", "", [5.0, 10.0, 10.0])]
     assert [line[3] for line in outcomes.cells(Outcome("n", "", "ms", "b", rows, {}))] == ["2.00 (2.00–4.00)", "1"]
+
+
+def test_of_two_rounds_the_feeds_share_is_the_mean():
+    assert shares([Row("feed", "", [1.0, 3.0]), Row(LIVE, "", [10.0, 10.0])]) == {"the feed's share of a step": "20.0%"}
 
 
 def test_a_floor_is_the_longer_of_arithmetic_and_memory_of_each_layer():
