@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from kit.config.competitions import competition
 from kit.config.differences import differences
@@ -233,7 +234,7 @@ def moves(run: Run) -> dict[str, Any] | None:
 
 def calibration(run: Run, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     found = scores.calibrate(logits, labels)
-    confidence = float(scores.softmax(logits).max(1).mean())
+    confidence = float(softmax(logits, axis=1).max(1).mean())
     right = float((logits.argmax(1) == labels).mean())
     each = {"student": found} | ({"teacher": scores.calibrate(run.logits["teacher"], labels)} if "teacher" in run.logits else {})
     says = "Reliability diagram of the {}: accuracy over confidence, expected calibration error {:.3f}."
@@ -243,7 +244,7 @@ def calibration(run: Run, logits: np.ndarray, labels: np.ndarray) -> dict[str, A
 
 
 def mistakes(run: Run, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-    shares, found = scores.softmax(logits), []
+    shares, found = softmax(logits, axis=1), []
     for row in scores.worst(logits, labels):
         if row in run.answers.thumbnails:
             said = int(logits[row].argmax())

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 BINS = 10  # of the reliability diagram
@@ -20,13 +21,8 @@ class Calibration:
     ece: float
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    shares = np.exp(logits - logits.max(1, keepdims=True))
-    return shares / shares.sum(1, keepdims=True)
-
-
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> Calibration:
-    confidence, right = softmax(logits).max(1), logits.argmax(1) == labels
+    confidence, right = softmax(logits, axis=1).max(1), logits.argmax(1) == labels
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     counts = np.bincount(place, minlength=BINS)
     sums = [np.bincount(place, weights=values, minlength=BINS) for values in (confidence, right)]
@@ -62,7 +58,7 @@ def agreement(student: np.ndarray, teacher: np.ndarray, labels: np.ndarray) -> d
 
 def worst(logits: np.ndarray, labels: np.ndarray) -> list[int]:
     """Rows of the mistakes, the least share for the true class first."""
-    shares = softmax(logits)[np.arange(len(labels)), labels]
+    shares = softmax(logits, axis=1)[np.arange(len(labels)), labels]
     wrong = np.flatnonzero(logits.argmax(1) != labels)
     return [int(row) for row in wrong[np.argsort(shares[wrong], kind="stable")][:SHOWN]]
 

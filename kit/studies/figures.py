@@ -3,6 +3,7 @@ was pruned, drawn from the models and the journal."""
 
 import math
 from pathlib import Path
+from statistics import fmean as mean
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from kit.config.terms import OfMaps, OfStages
 from kit.models.teacher import build_teacher
 from kit.studies.networks import Box, boxes, build, classes_of, named
 from kit.studies.study import Arm, Study
-from kit.studies.tables import Row, mean
+from kit.studies.tables import Row
 
 # a figure's name is the study's with one of these; what it shows
 SAYS = {

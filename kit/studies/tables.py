@@ -3,6 +3,7 @@ what was published says the same."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean as mean
 from typing import Any
 
 import numpy as np
@@ -57,10 +58,6 @@ def why(entry: Entry) -> str:
 def pace_of(entry: Entry) -> float | None:
     seconds, epochs = entry.get("stages", {}).get("distil", {}).get("seconds"), len(entry.get("curve", ()))
     return seconds / epochs if seconds and epochs else None
-
-
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def rows(study: Study, entries: list[Entry], setting: str) -> list[Row]:
