@@ -275,3 +275,5 @@ def study(
     )
     for file in write(whole, read(place.journal, name, say), setting, folder):
         say(f"{file}")
+    if limit.stop:
+        raise typer.Exit(75)  # as a run

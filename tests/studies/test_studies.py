@@ -7,9 +7,14 @@ import shutil
 import sys
 import time
 from dataclasses import replace
+from threading import Thread
 
 import pytest
+from test_plan import stop_when_photos_are_read
+from typer.testing import CliRunner
 
+from kit.cli import main  # noqa: F401  brings the verbs
+from kit.cli.app import app
 from kit.config.recipes import sample
 from kit.console import Log
 from kit.errors import KitError
@@ -76,6 +81,13 @@ def test_a_study_without_time_says_what_is_next_and_begins_nothing(tmp_path, dra
     assert not run(small(), tmp_path, drawn, [1], said, seconds=5)
     assert said == ["the budget is over: plain with seed 1 is next; the same command goes on from here"]
     assert not (tmp_path / "journal.jsonl").exists()
+
+
+def test_a_study_that_a_signal_ends_lets_no_script_go_on(tmp_path, drawn):
+    Thread(target=stop_when_photos_are_read, args=(tmp_path / "cache",), daemon=True).start()
+    words = f"study hw13 --tiny --arm simple --seeds 1 --data {drawn} --out {tmp_path} --cache {tmp_path / 'cache'}"
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code, "is half done" in done.output) == (75, True)
 
 
 def test_an_arm_under_another_config_is_not_mixed_in(tmp_path, drawn):
