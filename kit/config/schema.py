@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from kit.config import ramps
-from kit.config.fields import Count, Positive, Section, Share, Switch, Weight
+from kit.config.fields import Count, Positive, Section, Share, Spread, Switch, Weight
 from kit.config.terms import Term
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -58,8 +58,8 @@ class Data(Section):
     unlabelled: bool = False  # train on the unlabelled/ split too: every term but the labels' own sees it
     skip_bad: bool = False  # leave photos that do not decode out of training and validation
     workers: int = Field(0, ge=0)  # decoding threads, or processes where feed is decode; 0: one per core
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    mean: tuple[Share, Share, Share] = IMAGENET_MEAN  # of pixels from 0 to 1
+    std: tuple[Spread, Spread, Spread] = IMAGENET_STD
 
     @property
     def resize_side(self) -> int:
