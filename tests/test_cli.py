@@ -43,6 +43,15 @@ def test_the_version_is_the_one_that_the_changes_are_headed_with():
     assert version("kaggle-submission-kit") == head[1]
 
 
+def test_a_study_of_ones_own_photos_in_a_clone_does_not_go_on_with_the_clone_s_journal(drawn, tmp_path, monkeypatch):
+    """Nothing was run, or it was refused: the journal that a clone comes with has all arms, of other photos."""
+    for folder in ("kit", "submissions", "docs/studies"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(Path(__file__).parents[1] / "docs" / "studies" / "cifar-slim.jsonl", tmp_path / "docs" / "studies")
+    monkeypatch.chdir(tmp_path)
+    assert "the budget is over" in invoke("study", "cifar-slim", "--data", str(drawn), "--budget", "1s").output
+
+
 def test_a_terminal_that_lacks_a_letter_is_shown_another():
     """As Latin-1 lacks most: a run ended where it said the name of a class."""
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}

@@ -1,7 +1,8 @@
 """Arms of a study, as many as a session of nine hours holds: `kit push study --study hw13 --shard 1/4` says which.
 
-What it leaves is runs and a journal, NAME.jsonl, whose lines belong at the end of docs/studies/NAME.jsonl at home: `kit pull study`, with
-the same words, fetches it. To go on where a session stopped, push again with the same words: the share's own output is attached to it.
+What it leaves is runs and a journal, NAME.jsonl, whose lines belong at the end of the study's own at home (docs/studies/README.md):
+`kit pull study`, with the same words, fetches it. To go on where a session stopped, push again with the same words: the share's own output
+is attached to it.
 """
 
 import os

@@ -223,14 +223,11 @@ def study(
     ],
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the arms' runs; default: runs/study-NAME.", show_default=False)] = None,
-    docs: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the journal, tables and figures; default: docs/studies in a clone, else --out.", show_default=False),
-    ] = None,
+    docs: Annotated[Path | None, typer.Option(help="Folder of journal, tables and figures; default: --out.", show_default=False)] = None,
     budget: Annotated[str | None, typer.Option(help="This session's time, such as 40m; default: none.", show_default=False)] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds each arm is run with.")] = 3,
     only: Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; may be repeated.")] = None,
-    tiny: Annotated[bool, typer.Option("--tiny", help="The same path in seconds; its figures stay in --out.")] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", help="The same path in seconds; its figures mean nothing.")] = False,
     halving: Annotated[bool, typer.Option("--halving", help="Stop arms that lag behind the others early; needs optuna.")] = False,
     full: Annotated[bool, typer.Option("--full", help="The arms as they are, for a GPU; default: reduced to this machine's size.")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Arms go to Ray: several machines or GPUs at once; pip install ray.")] = False,
@@ -251,8 +248,7 @@ def study(
     if data is None and not tiny:
         raise KitError(f"kit study {name} needs --data DIR, the folder that holds training/ and evaluation/. With --tiny it draws its own.")
     data = data or draw_dataset(out / "photos")
-    clone = submissions_folder() and not tiny
-    folder = docs or (Path("docs/studies") if clone else out)
+    folder = docs or out
     place = Place(folder / f"{name}.jsonl", (out / "arms").resolve() if ray else out / "arms")
     setting: Setting = "tiny" if tiny else "full" if full else "reduced"
     # the arms that are not asked for are in the table, too

@@ -54,6 +54,9 @@ def read(file: Path, study: str, say: Callable[[str], None]) -> list[Entry]:
             say(f"{file}, line {number}: half written, passed over")
             continue
         if entry["study"] != study:
-            raise KitError(f"{file} is the journal of the study {entry['study']!r}, not of {study!r}. Choose another --docs.")
+            raise KitError(
+                f"{file} is the journal of the study {entry['study']!r}, not of {study!r}. Choose another --out (and --docs, where it is "
+                "given)."
+            )
         entries.append(entry)
     return entries

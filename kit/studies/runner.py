@@ -153,7 +153,7 @@ def refuse_other_source(done: list[Entry], setting: Setting, source: str, journa
         if entry["setting"] == setting and entry.get("source", source) != source:
             raise KitError(
                 f"{journal} has {entry['arm']!r} of other photos or teachers: figures of both would stand in one table. Choose another "
-                "--docs and another --out."
+                "--out (and --docs, where it is given)."
             )
 
 
@@ -170,7 +170,7 @@ def refuse_other_configs(study: Study, done: list[Entry], setting: Setting, jour
         if entry["digest"] != (now := digest_of(study, arms[entry["arm"]], entry["seed"], setting)):
             raise KitError(
                 f"{journal} has {entry['arm']!r} with seed {entry['seed']} under another config ({entry['digest']}, now {now}): figures "
-                "of both would stand in one table. Choose another --docs, or move the journal away."
+                "of both would stand in one table. Choose another --out (and --docs, where it is given)."
             )
 
 

@@ -107,7 +107,7 @@ def test_arms_of_other_photos_are_not_mixed_in(tmp_path, drawn):
     assert source_of(small(), moved, ()) == source
     append(tmp_path / "journal.jsonl", entry("plain", 1, 0.5, setting="tiny", source=source))
     (moved / "training" / "0_0.jpg").unlink()
-    with pytest.raises(KitError, match=r"'plain' of other photos or teachers.*another --docs and another --out\."):
+    with pytest.raises(KitError, match=r"'plain' of other photos or teachers.*another --out \(and --docs"):
         run(small(), tmp_path, moved, [2], [])
 
 
@@ -126,7 +126,7 @@ def test_half_a_line_is_passed_over_and_the_next_is_whole(tmp_path):
     append(file, entry("plain", 2, 0.6))
     assert [line["seed"] for line in read(file, "small", said.append)] == [1, 2]
     assert said == [f"{file}, line 2: half written, passed over"]
-    with pytest.raises(KitError, match=r"is the journal of the study 'small', not of 'other'\. Choose another --docs\."):
+    with pytest.raises(KitError, match=r"is the journal of the study 'small', not of 'other'\. Choose another --out \(and --docs"):
         read(file, "other", print)
 
 
