@@ -7,8 +7,10 @@ last: what had been run before stays as it was, under AdamW.
 from kit.config.recipes import BOSS, boss, medium, record
 from kit.config.schema import Config
 from kit.config.terms import CE, KD
-from kit.studies.screens import PAGE, PHOTOS, dump, hints
+from kit.studies.screens import PHOTOS, dump, hints
 from kit.studies.study import Arm, Changes, Study, kept_answers, proving_ground, replaced
+
+PAGE = "record.md"
 
 
 def adamw() -> Config:

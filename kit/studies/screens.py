@@ -14,7 +14,6 @@ from kit.config.terms import AFD, AT, CE, CRD, DIST, DKD, KD, MLKD, RKD, SP, Hin
 from kit.studies.study import Arm, Changes, Study, proving_ground, replaced
 
 PHOTOS = "photos of Food-101 regrouped into Food-11's classes, stored at 64 px"
-PAGE = "record.md"
 # The blocks that end the students' maps of a quarter, an eighth and a sixteenth of the photo's side are held against the teacher's.
 STAGES = {
     "record": (1, 3, 5),
@@ -109,7 +108,7 @@ def screen() -> Study:
         f"first try, `first`: the network `{FIRST}`, KD at T = 4 with a tenth of cross entropy and FitNets' hints, AdamW, views that the "
         "teacher knows."
     )
-    return Study("record-screen", question, arms, "first", proving_ground(10), f"96 px, 10 epochs, {PHOTOS}", remarks=REMARKS, page=PAGE)
+    return Study("record-screen", question, arms, "first", proving_ground(10), f"96 px, 10 epochs, {PHOTOS}", remarks=REMARKS)
 
 
 def second_screen() -> Study:
@@ -172,7 +171,7 @@ def second_screen() -> Study:
         f"large rate? Each is one change to `base`: the first screen's `batch-64-lr-16e-3`, which stands on the network `{FIRST}`."
     )
     arms = (Arm("base", base, "what the first screen came to"), *logits, *features, *training, *networks, *seen)
-    return Study("record-second", question, arms, "base", proving_ground(10), f"96 px, 10 epochs, {PHOTOS}", remarks=REMARKS, page=PAGE)
+    return Study("record-second", question, arms, "base", proving_ground(10), f"96 px, 10 epochs, {PHOTOS}", remarks=REMARKS)
 
 
 REMARKS = ("Two arms ran at a time, a core each, beside other work: minutes do not compare. Arms that are missing have not run yet.",)
