@@ -222,7 +222,10 @@ def study(
         str, typer.Argument(metavar="NAME", help=f"One of {', '.join(STUDIES)}.", autocompletion=lambda incomplete: list(STUDIES))
     ],
     data: DataOption = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the arms' runs; default: runs/study-NAME.", show_default=False)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the arms' runs; default: runs/study-NAME, with --tiny runs/study-NAME-tiny.", show_default=False),
+    ] = None,
     docs: Annotated[Path | None, typer.Option(help="Folder of journal, tables and figures; default: --out.", show_default=False)] = None,
     budget: Annotated[str | None, typer.Option(help="This session's time, such as 40m; default: none.", show_default=False)] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds each arm is run with.")] = 3,
@@ -244,7 +247,7 @@ def study(
 
     whole = find_study(name)
     asked = choose(whole, only or [])
-    out = out or Path("runs") / f"study-{name}"
+    out = out or Path("runs") / f"study-{name}{'-tiny' * tiny}"
     if data is None and not tiny:
         raise KitError(f"kit study {name} needs --data DIR, the folder that holds training/ and evaluation/. With --tiny it draws its own.")
     data = data or draw_dataset(out / "photos")
