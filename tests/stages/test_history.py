@@ -1,3 +1,5 @@
+import time
+
 from kit.config.recipes import recipe
 from kit.session import open_session
 from kit.stages.history import summary
@@ -6,7 +8,7 @@ from kit.train.budget import Budget
 
 
 def test_a_session_that_ends_in_the_teachers_first_epoch_counts_what_is_left_of_the_teacher(drawn, tmp_path, log):
-    session = open_session(recipe("sample").tiny(), tmp_path, Budget(60), log)
+    session = open_session(recipe("sample").tiny(), tmp_path, Budget(600, started=time.time()), log)
     material = read_photos(session, drawn, tmp_path / "cache")
     assert summary(session, material)["epochs"] == {"distil": 0, "finetune": 0}  # one that was given may teach
     session.budget.count("teacher step", 2.0)
