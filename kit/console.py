@@ -8,7 +8,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(soft_wrap=True, highlight=False)
+
+class Screen(Console):
+    """Standard output, which what is at work does not need: it goes on where nobody reads any more (a terminal that was closed, a pipe's
+    end that has left) or the disk that the output goes to is full."""
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except (OSError, SystemExit):  # rich would end the program where a pipe is closed
+            self.quiet = True
+
+
+console = Screen(soft_wrap=True, highlight=False)
 
 
 class Log:

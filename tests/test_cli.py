@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -63,6 +64,34 @@ def test_a_run_whose_output_is_closed_goes_on(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     with progress("decoding", 2) as moved:
         moved(1)
+
+
+def full_disk():
+    return os.open(os.devnull, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY)
+
+
+@pytest.mark.parametrize("screen", [os.openpty, os.pipe, full_disk])
+def test_what_is_at_work_goes_on_when_its_screen_is_gone(screen, tmp_path):
+    """A terminal that is closed over a run in the background, `kit run … | head`, `kit run … > log` on a disk that fills."""
+    work = (
+        "import sys\nfrom pathlib import Path\nfrom kit.console import Log, progress\n"
+        "log = Log(Path(sys.argv[1]))\n"
+        "with progress('distil', 2) as moved:\n"
+        "    Path(sys.argv[1]).touch()\n"
+        "    sys.stdin.readline()\n"
+        "    moved(1)\n"
+        "    log('one')\n"
+        "log('two')\n"
+    )
+    file, (reader, writer) = tmp_path / "log.txt", screen()
+    process = subprocess.Popen([sys.executable, "-c", work, file], stdin=subprocess.PIPE, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    while not file.exists() and process.poll() is None:
+        time.sleep(0.02)
+    os.close(reader)
+    said = process.communicate("\n", timeout=60)[1]
+    assert [line.split()[-1] for line in file.read_text().splitlines()] == ["one", "two"], said
+    assert process.returncode == 0, said
 
 
 @pytest.mark.parametrize("verb", KIT.commands)
