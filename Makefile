@@ -30,11 +30,11 @@ lint: $(READY)  ## rules, format and types
 
 quick: $(READY)  ## the tests that take less than a dozen seconds each, two at a time, under ten minutes together
 	rm -rf .coverage
-	OMP_NUM_THREADS=1 $(COUNTED) -n 2 -m "not slow and not alone and not long"
+	OMP_NUM_THREADS=1 $(COUNTED) -n 2 -m "not slow and not timed and not long"
 
 slow: $(READY)  ## several processes, a planted key, every option at once
 	OMP_NUM_THREADS=1 $(COUNTED) -n 2 --dist worksteal -m slow
-	$(COUNTED) -m alone
+	OMP_NUM_THREADS=1 $(COUNTED) -n 2 --dist worksteal -m timed
 
 coverage: $(READY)  ## the lines of kit/ that quick and, after it, slow left out; less than 90 % is an error
 	$(VENV)/bin/coverage combine --quiet --append
@@ -44,7 +44,7 @@ long: $(READY)  ## every command of the documents and of --help, and an arm of e
 	$(PYTEST) --ignore tests/chaos -m long
 
 KILLS ?= 300
-chaos: $(READY)  ## the real command killed at random moments, half an hour; KILLS=26 takes under 5 minutes, KIT_CHAOS_SEED draws others
+chaos: $(READY)  ## the real command killed at random moments, half an hour; KILLS=26 takes 4 minutes, KIT_CHAOS_SEED draws others
 	KIT_CHAOS_KILLS=$(KILLS) $(PYTEST) -n 2 --dist worksteal -rP tests/chaos
 
 chain: $(READY)  ## a run over ten sessions on a Kaggle on loopback that kills, loses and delays, twice five minutes

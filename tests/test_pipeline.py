@@ -107,7 +107,7 @@ def test_pruning_in_steps_narrows_the_student_again_and_again_and_is_resumed(pla
     assert results(place, "cut") == results(place, "straight")
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place, monkeypatch):
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # writing down which lines ran takes time that no user's session takes
     words = ["record", *TINY, "--set", "train.epochs=2000"]
@@ -147,7 +147,7 @@ def test_layers_become_thinner_are_trained_so_and_packed_on_grids(place):
     assert results(place, "cut") == results(place, "straight")
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_session_that_ends_in_training_on_the_grid_hands_in_what_packing_leaves_the_best(place):
     words = ["sample", *TINY, "--set", "prune=null", "--set", "quantize.train_epochs=5000", "--set", "pack.bits=3"]
     printed = run(place, *words, "--budget", "45s")
@@ -157,7 +157,7 @@ def test_a_session_that_ends_in_training_on_the_grid_hands_in_what_packing_leave
     assert record["validation_accuracy"] == max(record["stages"]["quantize"]["candidates"].values())
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_session_that_only_trained_the_teacher_is_suspended_and_no_error(place):
     printed = run(place, "sample", *TINY, "--set", "teacher.train.epochs=5000", "--budget", "25s")
     assert record_of(place)["state"] == "suspended"
@@ -192,7 +192,7 @@ def test_a_signal_to_the_whole_process_group_saves_and_says_suspended(place, ask
     assert when != "distil 2/" or any(saved.stage == "distil" for saved in saved_in(place / "out"))
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_suspended_run_whose_student_is_too_wide_hands_in_a_pruned_copy(place):
     words = [*TINY, "--set", "train.epochs=2000", "--set", "student.name=hw7", "--set", "limit=hw13-2023", "--set", 'prune={"keep": 0.2}']
     hintless = ["--set", 'distill=[{"loss": "kd"}]']
@@ -206,7 +206,7 @@ def test_a_suspended_run_whose_student_is_too_wide_hands_in_a_pruned_copy(place)
     assert count_parameters_in(newest.path) == 256_779 - 11 * 257 + 6 * 257  # the run itself goes on with the wide one
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_suspended_run_whose_layers_will_be_thinner_hands_in_thin_ones(place):
     words = [*TINY, "--set", "train.epochs=2000", "--set", "student.name=hw7", "--set", "limit=hw13-2023", "--set", "lowrank={}"]
     printed = run(place, "record", *words, "--set", 'distill=[{"loss": "kd"}]', "--budget", "30s")
@@ -270,7 +270,7 @@ def test_a_trained_teacher_outlives_the_loss_of_either_of_its_files(place, lost)
     assert results(place, "out") == before
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_two_runs_in_one_folder_do_not_meet_and_a_killed_ones_workers_hold_nothing(place):
     words = ["record", *TINY, "--set", "train.epochs=2000", "--set", "data.feed=decode", "--set", "data.workers=2"]
     first = subprocess.Popen(command(place, *words), cwd=place, stdout=subprocess.PIPE, text=True)

@@ -133,7 +133,7 @@ def test_two_processes_train_to_the_weights_of_one(place):
     assert (place / "two" / "submission.csv").is_file()
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_run_goes_on_with_another_number_of_processes(place):
     words = ["simple", "--set", "competition=any", "--set", "train.epochs=2000"]
     assert "provisional" in run(place, "out", *words, "--budget", "20s", processes=2) or (place / "out" / "submission.csv").is_file()
