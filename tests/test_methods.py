@@ -1,5 +1,6 @@
 """Distillation methods in whole runs, in this process: every term from photos to a packed file, teachers in a chain, logits replayed."""
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from kit.errors import KitError
 from kit.export import export
 from kit.models.students import widths_of
 from kit.pipeline import run
+from kit.stages.student import check_beginning
 from kit.train.budget import Budget
 from kit.train.checkpoint import saved_in
 
@@ -191,6 +193,13 @@ def test_a_run_that_begins_with_anothers_student_only_prunes_it(place):
     assert record["parameters"] < record["stages"]["distil"]["parameters"]
     assert "Validation accuracy of the student over 1 epochs" in (place.root / "out" / "report.html").read_text()
     assert run(slimmer, place.photos, place.root / "out", begin=place.assistant, **how)["state"] == "done"
+    wanted = override(slimmer, ["prune.keep=0.8"])
+    for begin, out in ((place.assistant, "out"), (place.root / "out", "slim")):  # another pruning in its folder; of what is pruned
+        with pytest.raises(KitError, match=r"--begin \S+distil-000000000-done-\w+\.pt") as refused:
+            run(wanted, place.photos, place.root / out, begin=begin, **how)
+        check_beginning(Path(re.search(r"--begin (\S+\.pt)", str(refused.value))[1]), wanted)
+    with pytest.raises(KitError, match=r"otherwise.*train\.lr: \S+ → 0\.5\. Choose another --out, or"):
+        run(override(slimmer, ["train.lr=0.5"]), place.photos, place.root / "out", begin=place.assistant, **how)
     place.run(config(CE()), "other", teachers=[])
     with pytest.raises(KitError, match=r"are not those that the run in .* was begun with"):
         run(slimmer, place.photos, place.root / "out", begin=place.root / "other", **how)

@@ -33,7 +33,7 @@ from kit.stages.rehearsal import rehearse
 from kit.stages.teacher import on_device
 from kit.stages.training import train
 from kit.stages.weights import find_weights
-from kit.train.checkpoint import to_bytes
+from kit.train.checkpoint import distilled_in, to_bytes
 
 
 def check_terms(config: Config, teacher: nn.Module) -> None:
@@ -116,7 +116,10 @@ def refuse_other_student(source: Path, weights: Mapping[str, Tensor], student: S
         ours = list(widths_of(build_student(name, widths_for(student, outputs), outputs)))
     if (theirs := list(widths_of(network))) != ours:
         solved = " --set student.parameters=null" if student.parameters else ""
-        raise KitError(f"{source} is a {name!r} of widths {theirs}, this run has {ours}: --set 'student.widths={theirs}'{solved}.")
+        whole = distilled_in(source)
+        fits = whole and (it := as_network(find_weights(whole).weights, name)) and list(widths_of(it)) == ours
+        before = f" Or begin with it as it was before it was pruned: --begin {whole}" if fits else ""
+        raise KitError(f"{source} is a {name!r} of widths {theirs}, this run has {ours}: --set 'student.widths={theirs}'{solved}.{before}")
 
 
 def take_weights(session: Session, material: Material, student: nn.Module, source: Path) -> None:

@@ -27,6 +27,7 @@ from kit.errors import KitError
 from kit.files import write_durably
 from kit.world import World
 
+AFTER_DISTILLING = ("prune", "lowrank", "quantize", "pack", "predict")  # sections; a student that is trained serves other values of theirs
 FOLDER = "checkpoints"
 FORMAT = 2  # of what a file holds; one of another format is refused
 GENERATIONS = 2
@@ -222,10 +223,17 @@ def refuse_foreign(path: Path, content: dict[str, Any], identity: dict[str, str]
     ]
     if changed:
         shown = "; ".join(changed[:6]) + (f"; and {len(changed) - 6} more" if len(changed) > 6 else "")
+        kept = distilled_in(path.parent) if all(field.startswith(AFTER_DISTILLING) for field in changed) else None
+        keeping = f", with --begin {kept}, which keeps the student that is trained" if kept else ""
         raise KitError(
             f"{path.parent.parent} holds a run that was begun otherwise ({path.name}): {shown}. "
-            "Choose another --out, or run it as it was begun."
+            f"Choose another --out{keeping}, or run it as it was begun."
         )
+
+
+def distilled_in(out: Path) -> Path | None:
+    """The student of a run from before it was pruned; None where it is still trained."""
+    return next((saved.path for saved in saved_in(out) if saved.stage == "distil" and saved.done), None)
 
 
 def begun_in(out: Path, config: dict[str, Any], log: Log) -> dict[str, str] | None:
