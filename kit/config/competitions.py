@@ -45,7 +45,7 @@ COMPETITIONS = {
         slug="ml2020spring-hw7",
         teacher_file="teacher_resnet18.bin",
     ),
-    "any": Competition("any folder of photos, no limit"),
+    "any": Competition("any folder of photos"),
 }
 
 

@@ -85,6 +85,10 @@ def test_the_answer_is_the_runs_own(runs, html):
     assert re.search(r"Its teacher, \d+ times as large, knows <b>[\d.]+\u202f%</b>", html)
     assert "session 2" in html  # where it went on
     assert "<code>kit report</code> with their folder" in html  # whose name alone is no path to it
+    ran = read_run(runs.done)
+    limited = page(replace(ran, config=override(ran.config, ["limit=60000params"])))
+    assert "limit 60,000" in limited
+    assert limited.count("no limit") == 1  # of bytes
 
 
 @pytest.mark.parametrize(
