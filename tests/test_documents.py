@@ -26,6 +26,7 @@ from typer.main import get_command
 
 from kit.cli import main  # noqa: F401  brings the verbs
 from kit.cli.app import app
+from kit.compress.pack import pack
 from kit.config.competitions import COMPETITIONS
 from kit.config.fields import Section
 from kit.config.override import override, parse_value
@@ -35,6 +36,7 @@ from kit.config.terms import Term, Weighted
 from kit.data.draw import draw_dataset
 from kit.data.layout import find_dataset
 from kit.errors import KitError
+from kit.models.students import build_student, widths_of
 from kit.studies.catalogue import STUDIES
 
 CLONE = Path(__file__).parents[1]
@@ -389,6 +391,18 @@ def test_labels_in_a_table_sort_photos_as_the_document_shows(tmp_path):
     subprocess.run([sys.executable, "-c", shown], cwd=tmp_path, check=True)
     found = find_dataset(tmp_path / "mine", None, None, 0)
     assert (len(found.training), len(found.evaluation), found.classes[0]) == (12, 6, "kind 0")
+
+
+def test_a_program_of_ones_own_asks_a_packed_student_as_the_document_shows(tmp_path, monkeypatch, capsys):
+    config = recipe("record").tiny()
+    student = build_student(config.student.name, (), 6).eval()
+    (tmp_path / "runs" / "record").mkdir(parents=True)
+    pack(tmp_path / "runs" / "record" / "student.kit", student, config, widths_of(student), tuple("abcdef"), {})
+    draw_dataset(tmp_path / "drawn", splits={"training": 6, "validation": 6, "evaluation": 1})
+    next((tmp_path / "drawn" / "evaluation").iterdir()).rename(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(next(block.text for block in blocks(CLONE / "docs" / "packed-file.md") if block.language == "python"), {})
+    assert capsys.readouterr().out.strip() in set("abcdef")
 
 
 @pytest.mark.long
