@@ -14,6 +14,7 @@ import pytest
 from server import Server, loopback
 
 from kit.errors import KitError
+from kit.files import sha256_of
 from kit.remote.bundle import carried_files
 from kit.remote.client import connect, no_credentials
 
@@ -68,6 +69,10 @@ def test_a_csv_is_checked_by_the_rules_of_its_own_run(drawn, tmp_path):
     assert "give --data" in kit(tmp_path, "check", ".")
     done = subprocess.run([sys.executable, "-m", "kit", "check", ".", "--data", str(drawn)], cwd=tmp_path, capture_output=True, text=True)
     assert "fit for any" in done.stdout
+    made = {"recipe": "mine", "competition": "any", "csv_sha256": sha256_of(tmp_path / "submission.csv"), "parameters": 99_891}
+    (tmp_path / "provenance.json").write_text(json.dumps(made))
+    words = ("check", ".", "--data", str(drawn), "--competition", "60000params")
+    assert "99,891 parameters are over 60000params's limit of 60,000" in kit(tmp_path, *words)
 
 
 def test_a_csv_is_checked_whatever_share_its_run_held_out(drawn, tmp_path):

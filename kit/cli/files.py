@@ -128,14 +128,19 @@ def check(
         typer.Option("--competition", help=f"One of {', '.join(COMPETITIONS)}; default: the run's, else hw13-2023.", show_default=False),
     ] = None,
 ) -> None:
-    """Whether Kaggle would take a submission: ids, padding, order, rows, classes, collapsed predictions."""
-    from kit.remote.submit import provenance_of
+    """Whether Kaggle would take a submission: ids, padding, order, rows, classes, collapsed predictions, its student's limit."""
+    from kit.files import sha256_of
+    from kit.remote.submit import faults_of_making, provenance_of
     from kit.submission import check as check_csv
 
     file = file / "submission.csv" if file.is_dir() else file
-    rules = rules or provenance_of(file).get("competition", "hw13-2023")
-    if found := check_csv(file, rules, data):
-        raise KitError(f"{file} is not to hand in: {'; '.join(found)}.")
+    made = provenance_of(file)
+    rules = rules or made.get("competition", "hw13-2023")
+    found = check_csv(file, rules, data)
+    if made.get("csv_sha256") == sha256_of(file):
+        found += faults_of_making(made, rules)
+    if found:
+        raise KitError(f"{file} is not to hand in: {'; '.join(dict.fromkeys(found))}.")
     say(f"{file}: fit for {rules}")
 
 

@@ -74,15 +74,16 @@ def read_entry(place: Path, name: str | None, say: Say, data: Path | None = None
             f"The competition {name!r} is not one on Kaggle. Name yours: --competition "
             f"{' or '.join(other for other, its in COMPETITIONS.items() if its.slug)}."
         )
-    own = name == made.get("competition")
-    checked = own and "problems" in made and data is None  # by its run, which had the photos
-    if found := [*([] if checked else check(csv, name, data)), *(made.get("problems", []) if own else elsewhere(made, name))]:
+    checked = name == made.get("competition") and "problems" in made and data is None  # by its run, which had the photos
+    if found := [*([] if checked else check(csv, name, data)), *faults_of_making(made, name)]:
         raise KitError(f"{csv} is not to hand in: {'; '.join(dict.fromkeys(found))}.")
     return Entry(csv, rules, name, made, sha256)
 
 
-def elsewhere(made: dict[str, Any], name: str) -> list[str]:
-    """What is wrong, by its making, with a CSV that is for another competition than its run was: that one's limits are not this one's."""
+def faults_of_making(made: dict[str, Any], name: str) -> list[str]:
+    """What is wrong with a CSV by its making: what its run found or, of one for another competition, that one's limits."""
+    if name == made.get("competition"):
+        return list(made.get("problems", []))
     over = check_limits(name, made.get("parameters") or 0, made.get("bytes"))
     return over + (["it was made with --subset"] if made.get("partial") else [])
 
