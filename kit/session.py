@@ -155,15 +155,16 @@ class Session:
             self.attempt("tensorboard", lambda _: self.events.add(stage, history[-1]))
 
 
-def read_by_stage(file: Path) -> dict[str, list[dict[str, Any]]]:
-    """{stage: its lines} of metrics.jsonl or timing.jsonl, as sessions left it. A line that a kill left half written is passed over; a file
-    that can't be read has none."""
+def read_by_stage(file: Path, *needed: str) -> dict[str, list[dict[str, Any]]]:
+    """{stage: its lines} of metrics.jsonl or timing.jsonl, as sessions left it. A line that a kill left half written, or that lacks what is
+    needed, is passed over; a file that can't be read has none."""
     stages: dict[str, list[dict[str, Any]]] = {}
     with suppress(OSError, UnicodeDecodeError):
         for text in file.read_text(encoding="utf-8").splitlines():
             with suppress(ValueError, KeyError, TypeError, AttributeError):
                 line = json.loads(text)
-                stages.setdefault(line.pop("stage"), []).append(line)
+                if line.keys() >= {"stage", *needed}:
+                    stages.setdefault(line.pop("stage"), []).append(line)
     return stages
 
 
@@ -237,7 +238,7 @@ def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step
     }
     for kind, seconds in record.get("measured", {}).items():
         budget.longest[kind] = seconds
-    histories = read_by_stage(out / "metrics.jsonl") if begun_with is not None else {}
+    histories = read_by_stage(out / "metrics.jsonl", "epoch", "step", "loss") if begun_with is not None else {}
     session = Session(config, out, log, budget, device, record, begun_with or {}, histories=histories, world=world or World())
     session.write()
     others = f", {session.world.size} processes" if session.world.size > 1 else ""

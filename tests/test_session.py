@@ -46,10 +46,11 @@ def test_a_second_run_in_a_folder_is_refused_and_names_the_first(tmp_path, log):
 
 
 def test_histories_of_stages_that_a_session_does_not_come_to_stay(session, tmp_path, log):
-    session.write_metrics("teacher", [{"epoch": 1, "loss": 2.0}])
-    session.write_metrics("distil", [{"epoch": 1, "loss": 1.0}])
+    first, second = {"epoch": 1, "step": 7, "loss": 1.0}, {"epoch": 2, "step": 14, "loss": 0.5}
+    session.write_metrics("teacher", [first])
+    session.write_metrics("distil", [first])
     later = again(tmp_path, log)
-    later.write_metrics("distil", [{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": 0.5}])
+    later.write_metrics("distil", [first, second])
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["stage"], line["epoch"]) for line in lines] == [("teacher", 1), ("distil", 1), ("distil", 2)]
 

@@ -181,14 +181,16 @@ def read_run(out: Path) -> Run:
     record = read_record(out, Log()) if out.is_dir() else None
     if record is None:
         raise KitError(f"{out} holds no run.json that is whole. Give the folder of a run, the --out of `kit run`.")
-    histories = read_by_stage(out / "metrics.jsonl")
+    try:
+        config = Config.model_validate(record["config"])
+    except ValidationError:
+        raise KitError(f"{out} was written by another version of the kit. Draw its page with that version.") from None
+    scores = () if config.train.final_fit else ("accuracy",)
+    histories = read_by_stage(out / "metrics.jsonl", "epoch", "step", "loss", *scores)
     if not any(histories.values()):
         raise KitError(
             f"{out} holds no metrics.jsonl with an epoch in it: nothing has been learned there yet. Run the same `kit run` command again, "
             "or fetch metrics.jsonl beside its run.json."
         )
-    try:
-        config = Config.model_validate(record["config"])
-    except ValidationError:
-        raise KitError(f"{out} was written by another version of the kit. Draw its page with that version.") from None
-    return Run(out, record, config, histories, read_by_stage(out / "timing.jsonl"), read_answers(out / FILE) or NONE)
+    timing = read_by_stage(out / "timing.jsonl", "epoch", "session")
+    return Run(out, record, config, histories, timing, read_answers(out / FILE) or NONE)

@@ -139,6 +139,14 @@ def test_a_line_that_a_kill_left_half_written_is_passed_over(runs, tmp_path):
     assert "session 2" in page(read_run(out))
 
 
+@pytest.mark.parametrize(("file", "key"), [("timing.jsonl", "session"), ("metrics.jsonl", "accuracy"), ("metrics.jsonl", "epoch")])
+def test_a_line_with_a_flipped_key_is_passed_over(runs, tmp_path, file, key):
+    out = shutil.copytree(runs.done, tmp_path / "run")
+    lines = (out / file).read_text().splitlines(keepends=True)
+    (out / file).write_text("".join([*lines[:-1], lines[-1].replace(f'"{key}"', f'"{key[:-1]}_"')]))
+    assert 'id="stages"' in page(read_run(out))
+
+
 def test_an_assistant_has_its_own_size(runs, tmp_path):
     out = shutil.copytree(runs.done, tmp_path / "run")
     record = json.loads((out / "run.json").read_text())
