@@ -118,7 +118,8 @@ def test_two_processes_train_to_the_weights_of_one(place):
     run(place, *made)
     teacher = (place / "made" / "teacher.ckpt").read_bytes()
     (place / "made" / "teacher.ckpt").unlink()
-    run(place, *made, processes=2)  # the first brings it back; whether it is there the second may not ask before or after
+    printed = run(place, *made, processes=2)  # the first brings it back; whether it is there the second may not ask before or after
+    assert printed.count("\ndone: ") == 1  # the second's account is of the session before
     assert (place / "made" / "teacher.ckpt").read_bytes() == teacher
     run(place, "one", *words, "--teacher", "made/teacher.ckpt")
     printed = run(place, "two", *words, "--teacher", "made/teacher.ckpt", processes=2)

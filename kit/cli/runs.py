@@ -122,7 +122,7 @@ def run(
         attached=attached or (),
         least_step=least_step,
     )
-    if "validation_accuracy" in record:
+    if limit.world.first and "validation_accuracy" in record:  # the others' record may be of the session before
         reached = record["validation_accuracy"]
         accuracy = "no validation accuracy" if reached is None else f"validation accuracy {reached:.4f}"
         say(f"{record['state']}: {accuracy}, submission {out / 'submission.csv'}")
