@@ -93,6 +93,10 @@ def runs_here(major: int, minor: int) -> bool:
     return any(int(arch[:-1]) == major and int(arch[-1]) <= minor for arch in built if arch.isdigit())
 
 
+# What torch's allocator, oneDNN and Python say where there is no more memory, or no more than `ulimit -v` allows.
+SHORTAGES = ("can't allocate memory", "could not create a primitive", "can't start new thread")
+
+
 @contextmanager
 def shortages_named() -> Iterator[None]:
     """What the machine did not have for the work in here is named, with what helps. torch has no class of its own for most of it, and says
@@ -103,17 +107,19 @@ def shortages_named() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" in str(error):
+    except (RuntimeError, MemoryError) as error:
+        words = " ".join(str(error).split())
+        if "DataLoader worker" in words:
             raise KitError(
                 "A decoding worker was killed by the system, most often for want of memory, or in a container of what processes share "
                 "(docker run --shm-size=2g). The same command goes on from the last checkpoint, with fewer workers: --set data.workers=1."
             ) from None
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(short in words for short in SHORTAGES):
             raise
         raise KitError(
-            f"The memory is not enough: {' '.join(str(error).split())[:200]}. What was saved is untouched. Make the steps smaller with "
-            "--set train.batch_size=…, close what else uses the device, or leave the photos out of its memory with --set data.feed=stream."
+            f"The memory is not enough: {words[:200]}. What was saved is untouched. Make the steps smaller with --set train.batch_size=…, "
+            "close what else uses the device, raise the limits that ulimit -a shows, or leave the photos out of the device's memory with "
+            "--set data.feed=stream."
         ) from None
 
 

@@ -1,3 +1,6 @@
+import threading
+
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +13,14 @@ def test_memory_that_is_not_enough_is_named_with_what_helps():
         torch.empty(2**50)
     with pytest.raises(KitError, match=r"tried to allocate 20 GB.*data.feed=stream"), shortages_named():
         raise torch.OutOfMemoryError("CUDA out of memory: tried to allocate 20 GB")
+    with pytest.raises(KitError, match=r"memory is not enough.*Unable to allocate.*ulimit"), shortages_named():
+        np.empty(2**60)
+    before = threading.stack_size(2**45)  # more than a machine has, as a thread's stack is under a low `ulimit -v`
+    try:
+        with pytest.raises(KitError, match=r"memory is not enough: can't start new thread"), shortages_named():
+            threading.Thread(target=print).start()
+    finally:
+        threading.stack_size(before)
 
 
 def test_other_errors_are_left_as_they_are():
