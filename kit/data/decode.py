@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from kit.data.records import is_record, open_record, read_record
-from kit.files import sha256_of
 
 cv2.setNumThreads(0)  # whoever calls it is one of several already
 Image.MAX_IMAGE_PIXELS = 500_000_000  # a phone's photo has 200 million; PIL warns of 90 and refuses 180
@@ -50,7 +49,7 @@ def open_photo(path: Path) -> Image.Image:
 
 
 def photo_digest(path: Path) -> str:
-    return hashlib.sha256(read_record(path)).hexdigest() if is_record(path) else sha256_of(path)
+    return hashlib.sha256(read_record(path) if is_record(path) else path.read_bytes()).hexdigest()
 
 
 def read_rgb(path: Path) -> Image.Image:
