@@ -14,7 +14,7 @@ def test_memory_that_is_not_enough_is_named_with_what_helps():
     with pytest.raises(KitError, match=r"tried to allocate 20 GB.*data.feed=stream"), shortages_named():
         raise torch.OutOfMemoryError("CUDA out of memory: tried to allocate 20 GB")
     with pytest.raises(KitError, match=r"memory is not enough.*Unable to allocate.*ulimit"), shortages_named():
-        np.empty(2**60)
+        np.empty(2**50)
     before = threading.stack_size(2**45)  # more than a machine has, as a thread's stack is under a low `ulimit -v`
     try:
         with pytest.raises(KitError, match=r"memory is not enough: can't start new thread"), shortages_named():
