@@ -13,7 +13,7 @@ from multiprocessing.util import Finalize
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from kit.data.cache import Photos
 from kit.data.decode import die_with_parent, read_rgb, signals_held
@@ -117,7 +117,11 @@ class Decoder(Dataset):
             self.augment(np.asarray(read_rgb(self.split.paths[row])), derive(seed, f"view {place}", step))
             for place, row in zip(places, rows.tolist(), strict=True)
         ]
-        return torch.from_numpy(np.stack(views)), torch.from_numpy(self.split.labels[rows.numpy()])
+        batch = torch.from_numpy(np.stack(views)), torch.from_numpy(self.split.labels[rows.numpy()])
+        if get_worker_info():  # shared here, where a full /dev/shm is an error: the thread that sends a batch would lose it without a word
+            for tensor in batch:
+                tensor.share_memory_()
+        return batch
 
 
 def start_worker(_: int) -> None:

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -122,7 +123,7 @@ def test_a_gpu_with_too_little_memory_gets_the_photos_streamed(photos):
     assert "half of it is kept" in says
 
 
-KILLED = """
+ENDS = """
 import os, signal, sys
 from multiprocessing import active_children
 from pathlib import Path
@@ -139,10 +140,11 @@ if __name__ == "__main__":
     split = find_dataset(Path(sys.argv[1]), None, 0.2, 0).training
     pipeline = SeededPipeline(Data(image_size=32, cache_size=32), Augment())
     batches = DecodingBatches(split, Order(120, 16, 3), pipeline, torch.Tensor.float, torch.device("cpu"), 2)
-    batches(0)
     try:
         with shortages_named():
-            os.kill(active_children()[0].pid, signal.SIGKILL)
+            batches(0)
+            if sys.argv[2] == "killed":
+                os.kill(active_children()[0].pid, signal.SIGKILL)
             [batches(step) for step in range(1, 20)]
     except KitError as error:
         print(error, flush=True)
@@ -150,11 +152,17 @@ if __name__ == "__main__":
 """
 
 
-def test_a_killed_worker_is_named(drawn, tmp_path):
+SMALL = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=64k none /dev/shm && exec "$@"', "-"]
+
+
+@pytest.mark.parametrize(("how", "within"), [("killed", []), ("shared memory that is too small", SMALL)])
+def test_a_worker_that_ends_is_named(drawn, tmp_path, how, within):
     """In a process of its own: torch tells it by a signal's handler, wherever the main thread then is."""
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
-    done = subprocess.run([sys.executable, script, drawn], capture_output=True, text=True, timeout=120)
+    if within and (not shutil.which("unshare") or subprocess.run([*within, "true"], capture_output=True).returncode):
+        pytest.skip("/dev/shm can't be made smaller for one process here")
+    script = tmp_path / "ends.py"
+    script.write_text(ENDS)
+    done = subprocess.run([*within, sys.executable, script, drawn, how], capture_output=True, text=True, timeout=120)
     assert "killed by the system" in done.stdout, done.stdout + done.stderr
     assert "--shm-size=2g" in done.stdout
     assert "data.workers=1" in done.stdout
