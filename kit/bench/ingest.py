@@ -38,7 +38,7 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
     threads = f"PIL, {workers} threads"
     ways = [
         Way("kit, decoding", f"{workers} threads, into a file that is hashed and flushed", in_a_folder(cache, decoding), len(split)),
-        Way("kit, the whole cache", "the same, and every photo measured and hashed before", in_a_folder(cache, whole), len(split)),
+        Way("kit, the whole cache", "the same, and every photo hashed before", in_a_folder(cache, whole), len(split)),
         Way(threads, "decoded whole, reduced bilinearly with antialias, into a file that is flushed", in_a_folder(cache, pil), len(split)),
     ]
     rows = rates(measure(ways, rounds, device.device, seconds))
