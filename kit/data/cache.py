@@ -133,7 +133,7 @@ def load_split(split: Split, side: int, folder: Path, log: Log, workers: int, ti
 
 def fit_side(split: Split, side: int) -> int:
     """No larger than the largest photo: squares of 64 px photos need not be 256 px wide. The first that is as large ends the search."""
-    largest = 16
+    largest = 0
     with ThreadPoolExecutor(READERS) as pool:
         for i in range(0, len(split), CHUNK):
             largest = max(largest, *map(max, pool.map(photo_size, split.paths[i : i + CHUNK])))

@@ -269,9 +269,10 @@ def begin(network: nn.Module, adapters: nn.Module, train: Train, steps_per_epoch
 def take_step(state: Training, learn: Learn, batches: Batches, world: World) -> int:
     """One optimiser step; how many images this process looked at. Nothing here waits for the device, but for Muon under a scaler."""
     train = state.plan
+    rate = state.rate * rate_at(state.step, state.steps, state.steps_per_epoch, train)
     for group in state.optimizer.param_groups:
         for name in {"lr", "adamw_lr"} & group.keys():  # the Muon of timm's first versions with it keeps a rate of its own for the rest
-            group[name] = state.rate * rate_at(state.step, state.steps, state.steps_per_epoch, train)
+            group[name] = rate
     state.network.train()
     images, labels = batches(state.step)
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]

@@ -60,19 +60,19 @@ def test_what_never_trains_stays_whole():
         assert not {"stem.0", "fc"} & ranks.keys()
 
 
-@pytest.mark.parametrize(("name", "limit"), [("hw7", 150_000), ("branched", 40_000)])
-def test_a_limit_is_met_from_below_and_the_packed_file_brings_the_ranks(name, limit, tmp_path):
+@pytest.mark.parametrize(("name", "least", "limit", "size"), [("hw7", 140_000, 150_000, 160_000), ("branched", 37_400, 40_000, 42_700)])
+def test_a_limit_is_met_from_below_and_the_packed_file_brings_the_ranks(name, least, limit, size, tmp_path):
     torch.manual_seed(1)
     student = build_student(name, (), 11).eval()
     thinner = factorise(fold(student), ranks_within(student, limit))
-    assert 0.93 * limit < count_parameters(thinner) <= limit
+    assert least < count_parameters(thinner) <= limit
     config = override(recipe("record"), [f"student.name={name}", "student.parameters=null"])
     assert widths_of(thinner) == widths_of(student)
     pack(tmp_path / "s.kit", thinner, config, widths_of(student), ("a",) * 11, {})
     packed, x = unpack(tmp_path / "s.kit"), torch.randn(4, 3, 64, 64)
     assert (packed.student(x) - thinner(x)).abs().max() < 0.1 * thinner(x).std() + 1e-3
     assert count_parameters(packed.student) == count_parameters(thinner)
-    assert (tmp_path / "s.kit").stat().st_size < 1.1 * limit
+    assert (tmp_path / "s.kit").stat().st_size < size
 
 
 def test_a_limit_below_rank_one_is_refused():
