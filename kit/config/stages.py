@@ -6,6 +6,7 @@ from kit.config.schema import Prune
 
 STAGES = ("teacher", "distil", "prune", "finetune", "lowrank", "qat")  # in the order of a run
 OTHER_LAYERS = ("lowrank", "qat")  # after which a student's are no more those that it was built with
+AFTER_DISTILLING = ("prune", "lowrank", "quantize", "pack", "predict")  # sections; a student that is trained serves other values of theirs
 REPEATED = ("prune", "finetune")  # may come in several steps, prune1 finetune1 prune2 …, of which the last has no number
 
 

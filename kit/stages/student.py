@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def refuse_other_student(source: Path, weights: Mapping[str, Tensor], student: S
         solved = " --set student.parameters=null" if student.parameters else ""
         whole = distilled_in(source)
         fits = whole and (it := as_network(find_weights(whole).weights, name)) and list(widths_of(it)) == ours
-        before = f" Or begin with it as it was before it was pruned: --begin {whole}" if fits else ""
+        before = f" Or begin with it as it was before it was pruned: --begin {shlex.quote(str(whole))}" if fits else ""
         raise KitError(f"{source} is a {name!r} of widths {theirs}, this run has {ours}: --set 'student.widths={theirs}'{solved}.{before}")
 
 

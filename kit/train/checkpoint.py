@@ -10,6 +10,7 @@ import hashlib
 import io
 import math
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -21,13 +22,12 @@ import torch
 from torch import Tensor
 
 from kit.config.differences import differences
-from kit.config.stages import REPEATED, STAGES, kind_of
+from kit.config.stages import AFTER_DISTILLING, REPEATED, STAGES, kind_of
 from kit.console import Log
 from kit.errors import KitError
 from kit.files import write_durably
 from kit.world import World
 
-AFTER_DISTILLING = ("prune", "lowrank", "quantize", "pack", "predict")  # sections; a student that is trained serves other values of theirs
 FOLDER = "checkpoints"
 FORMAT = 2  # of what a file holds; one of another format is refused
 GENERATIONS = 2
@@ -224,7 +224,7 @@ def refuse_foreign(path: Path, content: dict[str, Any], identity: dict[str, str]
     if changed:
         shown = "; ".join(changed[:6]) + (f"; and {len(changed) - 6} more" if len(changed) > 6 else "")
         kept = distilled_in(path.parent) if all(field.startswith(AFTER_DISTILLING) for field in changed) else None
-        keeping = f", with --begin {kept}, which keeps the student that is trained" if kept else ""
+        keeping = f", with --begin {shlex.quote(str(kept))}, which keeps the student that is trained" if kept else ""
         raise KitError(
             f"{path.parent.parent} holds a run that was begun otherwise ({path.name}): {shown}. "
             f"Choose another --out{keeping}, or run it as it was begun."
