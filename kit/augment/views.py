@@ -12,6 +12,8 @@ from kit.augment.warp import centre_crop, line_to_input, random_resized_crop, wa
 from kit.config.schema import Augment, Data
 from kit.device import sent
 
+ROUNDING = 1e-3  # of a pixel from 0 to 1
+
 
 class Drawn(NamedTuple):
     """A share's random numbers, float32 on the CPU: windows [M, 4], flips [M, 2] of ±1, angles [M] each, and factors [M, 1, 1, 1] of
@@ -54,10 +56,27 @@ def show_views(
     side: int,
     line: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """What was drawn, done: all of it on the pixels' device, a function of tensors that can be compiled.
+    """What was drawn, done: all of it on the pixels' device, on a GPU by one kernel where nothing needs a view's mean or its grey.
 
     factors: of brightness, contrast and saturation. line: as `line_to_input` gives it. The others are `warp`'s.
     """
+    brightness, contrast, saturation = factors
+    if pixels.is_cuda and contrast is None and saturation is None and (show := kernel(pixels.device)):
+        return show(pixels, stored, crop, flips, turns, brightness, side, line)
+    return show_by_passes(pixels, stored, crop, flips, turns, factors, side, line)
+
+
+def show_by_passes(
+    pixels: Tensor,
+    stored: Tensor,
+    crop: Tensor,
+    flips: Tensor,
+    turns: tuple[Tensor, ...],
+    factors: tuple[Tensor | None, ...],
+    side: int,
+    line: tuple[Tensor, Tensor],
+) -> Tensor:
+    """`show_views` by torch's own passes, on any device."""
     brightness, contrast, saturation = factors
 
     def finish(views: Tensor, part: slice) -> Tensor:
@@ -71,6 +90,25 @@ def show_views(
     return warp(pixels, stored, crop, flips, turns, side, finish)
 
 
+@functools.cache
+def kernel(device: torch.device) -> Callable[..., Tensor] | None:
+    """What makes views by one kernel, where it runs and makes those of torch's passes: tried once on noise, for there may be no Triton, no
+    C compiler, which it needs, or a card that neither was ever tried on."""
+    draw = torch.Generator().manual_seed(0)
+    noise = [torch.rand(2, *shape, generator=draw).to(device) for shape in ((8, 8, 3), (4,), (), (1, 1, 1))]
+    pixels, turn, brightness = (noise[0] * 255).byte(), noise[2], noise[3]
+    place = (pixels, torch.full((2, 2), 8.0, device=device), noise[1] / 2, torch.ones(2, 2, device=device), (turn,))
+    line = line_to_input((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), device)
+    try:
+        from kit.augment.kernel import show
+
+        views = show(*place, brightness, 24, line)
+    except Exception:  # whatever a compiler, a linker or a driver says
+        return None
+    differs = (views - show_by_passes(*place, (brightness, None, None), 24, line)).abs() > ROUNDING
+    return show if differs.float().mean() < 0.01 else None  # on a corner's edge a pixel may fall to either side
+
+
 def training_views(
     pixels: Tensor,
     sizes: Tensor,
@@ -78,7 +116,6 @@ def training_views(
     data: Data,
     augment: Augment,
     share: slice = slice(None),
-    show: Callable[..., Tensor] = show_views,
 ) -> Tensor:
     """Random views, every photo with numbers of its own.
 
@@ -86,7 +123,6 @@ def training_views(
         pixels: uint8 [M, S, S, 3] squares of the share. sizes: int64 [N, 2], width and height of the whole batch's originals.
         generator: on the CPU; all draws come from it in one order, so a step's views are a function of its seed.
         share: the part of the batch that is wanted. Numbers are drawn for all of it, so that several processes see what one would.
-        show: `show_views`, or the same compiled.
     Returns:
         Normalised float32 [M, 3, H, H] on the pixels' device, channels last.
     """
@@ -95,7 +131,7 @@ def training_views(
     stored, crop, flips, *rest = sent_together([stored_sizes(sizes[share], pixels.shape[1]), *drawn[:2], *factors, *drawn.turns], device)
     changes = tuple(None if kept is None else rest.pop(0) for kept in drawn[3:])
     line = line_to_input(data.mean, data.std, device)
-    return show(pixels, stored, crop, flips, tuple(rest), changes, data.image_size, line)
+    return show_views(pixels, stored, crop, flips, tuple(rest), changes, data.image_size, line)
 
 
 def sent_together(numbers: Sequence[Tensor], device: torch.device) -> list[Tensor]:

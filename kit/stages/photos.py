@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kit.augment.mix import mix
-from kit.augment.views import show_views, training_views
+from kit.augment.views import training_views
 from kit.augment.warp import normalise
 from kit.config.schema import Augment, Data, Train
 from kit.data.cache import Photos, load_photos, scan
@@ -22,7 +22,6 @@ from kit.data.loader import CachedBatches, DecodingBatches
 from kit.data.order import Order
 from kit.data.splits import Dataset, subset
 from kit.errors import KitError
-from kit.fuse import fused
 from kit.rng import derive
 from kit.session import Session
 from kit.train.loop import Batches
@@ -80,12 +79,11 @@ def find_and_decode(session: Session, data: Path, cache: Path) -> Material:
     return Material(dataset, photos.get("training"), photos["validation"], photos["evaluation"], cache)
 
 
-def cached_batches(photos: Photos, order: Order, data: Data, augment: Augment, device: torch.device, fuse: bool = False) -> CachedBatches:
-    """Decoded photos, warped on the device. fuse: by one compiled kernel on a GPU; a CPU's compiled warp takes ten times as long."""
-    show = fused(show_views) if fuse and device.type == "cuda" else show_views
+def cached_batches(photos: Photos, order: Order, data: Data, augment: Augment, device: torch.device) -> CachedBatches:
+    """Decoded photos, warped on the device."""
 
     def views(pixels: Tensor, sizes: Tensor, generator: torch.Generator, share: slice) -> Tensor:
-        return training_views(pixels, sizes, generator, data, augment, share, show)
+        return training_views(pixels, sizes, generator, data, augment, share)
 
     return CachedBatches(photos, order, views, device, data.feed, data.workers)
 
@@ -108,11 +106,11 @@ def make_order(session: Session, material: Material, plan: Train) -> Order:
     return Order(material.photos, plan.batch_size, plan.seed, session.world, material.labels if plan.balanced else None)
 
 
-def make_views(session: Session, material: Material, order: Order, augment: Augment, fuse: bool = False) -> CachedBatches | DecodingBatches:
-    """Cached photos warped on the device, or JPEGs decoded by worker processes: the recipe says which. fuse: as in `cached_batches`."""
+def make_views(session: Session, material: Material, order: Order, augment: Augment) -> CachedBatches | DecodingBatches:
+    """Cached photos warped on the device, or JPEGs decoded by worker processes: the recipe says which."""
     data, device = session.config.data, session.device.device
     if material.training is not None:
-        return cached_batches(material.training, order, data, augment, device, fuse)
+        return cached_batches(material.training, order, data, augment, device)
 
     from kit.augment.reference import SeededPipeline  # here: albumentations takes half a second to import
 

@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from kit.augment.reference import SeededPipeline
-from kit.augment.views import show_views, training_views
+from kit.augment.views import training_views
 from kit.config.schema import Augment, Data
 from kit.data.cache import load_photos
 from kit.data.layout import find_dataset
 from kit.data.loader import CachedBatches, DecodingBatches
 from kit.data.order import Order
-from kit.fuse import fused
 from kit.world import World
 
 CPU = torch.device("cpu")
@@ -27,8 +26,8 @@ def photos(drawn, tmp_path, log):
     return load_photos(find_dataset(drawn, None, 0.2, 0).splits, 32, tmp_path, log, workers=2)["training"]
 
 
-def cached(photos, device=CPU, feed="cache", workers=0, world=None, show=show_views):
-    views = lambda p, s, g, share: training_views(p, s, g, DATA, BOSS, share, show)  # noqa: E731
+def cached(photos, device=CPU, feed="cache", workers=0, world=None):
+    views = lambda p, s, g, share: training_views(p, s, g, DATA, BOSS, share)  # noqa: E731
     return CachedBatches(photos, Order(120, 16, 3, world), views, device, feed, workers)
 
 
@@ -98,11 +97,9 @@ def test_several_processes_stream_the_batch_of_one(photos):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: resident memory, pinning and the side stream were not tried")
-@pytest.mark.parametrize("compiled", [False, True])
-def test_on_a_gpu_resident_and_streamed_batches_are_equal_bit_for_bit(photos, compiled):
+def test_on_a_gpu_resident_and_streamed_batches_are_equal_bit_for_bit(photos):
     card = torch.device("cuda", torch.cuda.current_device())
-    show = fused(show_views) if compiled else show_views
-    resident, streamed = cached(photos, card, show=show), cached(photos, card, "stream", 3, show=show)
+    resident, streamed = cached(photos, card), cached(photos, card, "stream", 3)
     assert "resident" in resident.says
     for step in [*range(10), 40, 3]:
         (images, labels), (again, same) = resident(step), streamed(step)
