@@ -65,7 +65,7 @@ def step_once(session: Session, material: Material, student: nn.Module, teacher:
     state = begin(student, objective.adapters, plan, order.steps_per_epoch, session.device)
     views = make_views(session, material, order, config.data.augment)
     batches = mixing(views, order, config.data.augment, len(material.dataset.classes))
-    learn = Backward(objective, state.optimizer, state.scaler, session.device)
+    learn = Backward(objective, state.optimizer, state.scaler, session.device, plan.clip_norm)
     take_step(state, learn, batches, session.world)
 
 

@@ -1,9 +1,9 @@
-"""A batch's gradients, kernel by kernel, or on a GPU recorded once and launched as one (a CUDA graph).
+"""A batch's gradients and what the optimiser makes of them, kernel by kernel, or on a GPU recorded once and launched as one (a CUDA graph).
 
 A small student's step is a thousand kernels of a few microseconds each, and no host launches them as fast as a GPU finishes them. What is
-recorded is the teacher's look, the student's forward pass, the losses and backward; views, clipping, optimiser and average stay outside.
-The same kernels in the same order give the same bits, so recording is a matter of time alone: each session measures it and takes what is
-faster there.
+recorded is the teacher's look, the student's forward pass, the losses, backward and, where nothing comes between and the optimiser reads
+its rate from the device, clipping and the update; views and average stay outside. The same kernels in the same order give the same bits,
+so recording is a matter of time alone: each session measures it and takes what is faster there.
 """
 
 import itertools
@@ -11,24 +11,42 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kit.device import Device
 
 Loss = Callable[[Tensor, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
-Learn = Callable[[Tensor, Tensor, float], dict[str, Tensor]]  # (images, labels, progress) → the losses' values; the gradients are left
+
+
+class Learn(Protocol):
+    """(images, labels, progress) → the losses' values; the gradients are left. updates: the parameters have been updated by them, too;
+    if not, `update` does it."""
+
+    updates: bool
+
+    def __call__(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]: ...
+
+    def update(self) -> None: ...
+
 
 WARM, TIMED = 3, 10  # steps that are taken before a recording, and that each way is timed for
 
 
 class Backward:
-    """The gradients of the loss with respect to all that the optimiser holds, scaled where the device needs it."""
+    """The gradients of the loss with respect to all that the optimiser holds, scaled where the device needs it. clip_norm: what `update`
+    cuts their norm to."""
 
-    def __init__(self, loss: Loss, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, device: Device):
-        self.loss, self.optimizer, self.scaler, self.device = loss, optimizer, scaler, device
+    updates = False
+
+    def __init__(
+        self, loss: Loss, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, device: Device, clip_norm: float | None = None
+    ):
+        self.loss, self.optimizer, self.scaler, self.device, self.clip_norm = loss, optimizer, scaler, device, clip_norm
 
     def __call__(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
@@ -36,6 +54,18 @@ class Backward:
             total, values = self.loss(images, labels, progress)
         self.scaler.scale(total).backward()
         return {name: value.detach() for name, value in ({"loss": total} | values).items()}
+
+    def update(self) -> None:
+        if self.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], self.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    @property
+    def rate_on_device(self) -> bool:
+        """Whether the update can be recorded: torch's fused Adam reads its learning rate from the device, where another can be put."""
+        return isinstance(self.optimizer, torch.optim.Adam | torch.optim.AdamW) and not self.scaler.is_enabled()
 
 
 class Recorded:
@@ -45,10 +75,19 @@ class Recorded:
         prepare: brings the loss to a share of the plan's epochs, in place, and says which of its terms are computed there.
         say: told once what came of it.
         pays: whether it does, where that need not be measured.
+        updates: nothing comes between the gradients and the update, which is recorded along where that can be.
     """
 
-    def __init__(self, learn: Backward, prepare: Callable[[float], Hashable], say: Callable[[str], None], pays: bool | None = None):
+    def __init__(
+        self,
+        learn: Backward,
+        prepare: Callable[[float], Hashable],
+        say: Callable[[str], None],
+        pays: bool | None = None,
+        updates: bool = True,
+    ):
         self.learn, self.prepare, self.say, self.pays = learn, prepare, say, pays
+        self.updates = updates and learn.rate_on_device
         self.kind: Hashable = None
         self.steps = 0  # of this kind
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -65,13 +104,25 @@ class Recorded:
         if self.pays is not False and self.graph is None and self.steps > WARM + (TIMED if self.pays is None else 0):
             self.record(images, labels, progress)
         if self.graph is None:
-            return (self.watched if self.steps == WARM and self.pays is not False else self.learn)(images, labels, progress)
+            return (self.watched if self.steps == WARM and self.pays is not False else self.whole)(images, labels, progress)
         self.images.copy_(images)
         self.labels.copy_(labels)
+        for rate, group in zip(self.rates, self.learn.optimizer.param_groups, strict=False):  # none where the update is not recorded
+            rate.fill_(group["lr"])
         self.graph.replay()
         for parameter, gradient in self.gradients:  # the recording's own memory, whatever was put in its place since
             parameter.grad = gradient
         return {name: value.clone() for name, value in self.values.items()}
+
+    def whole(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
+        """A step as it was."""
+        values = self.learn(images, labels, progress)
+        if self.updates:
+            self.update()
+        return values
+
+    def update(self) -> None:
+        self.learn.update()
 
     def compare(self) -> None:
         """Whether it pays: the median of TIMED steps as they were, and of as many recorded ones; of whole steps, the feed among them. An
@@ -96,7 +147,7 @@ class Recorded:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
             try:
-                values = self.learn(images, labels, progress)
+                values = self.whole(images, labels, progress)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         if any("called a synchronizing CUDA operation" in str(warning.message) for warning in said):
@@ -106,11 +157,15 @@ class Recorded:
 
     def record(self, images: Tensor, labels: Tensor, progress: float) -> None:
         """Of a batch's shape; nothing is computed yet. What a recording can't hold refuses it."""
-        self.images, self.labels = images.clone(), labels.clone()
+        self.images, self.labels, groups = images.clone(), labels.clone(), self.learn.optimizer.param_groups
+        self.rates = [torch.empty((), device=images.device) for _ in groups] if self.updates else []
         graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the feed's threads go on pinning and copying
-                self.values = self.learn(self.images, self.labels, progress)
+            with (
+                rates_read_from(self.rates, groups),
+                torch.cuda.graph(graph, capture_error_mode="thread_local"),  # the feed's threads go on pinning and copying
+            ):
+                self.values = self.whole(self.images, self.labels, progress)
         except RuntimeError as error:
             self.pays = False
             torch.cuda.set_stream(before)  # torch does so only where the recording came to its end
@@ -119,7 +174,20 @@ class Recorded:
             self.say(f"steps can't be recorded as a CUDA graph: {' '.join(str(error).split())[:160]}")
         else:
             self.graph = graph
-            self.gradients = [(p, p.grad) for group in self.learn.optimizer.param_groups for p in group["params"]]
+            self.gradients = [(p, p.grad) for group in groups for p in group["params"]]
+
+
+@contextmanager
+def rates_read_from(rates: Sequence[Tensor], groups: Sequence[dict[str, Any]]) -> Iterator[None]:
+    """The optimiser's learning rates are tensors on the device for a while; none: they stay as they are."""
+    before = [(group, {name: group[name] for name in ("lr", "capturable")}) for _, group in zip(rates, groups, strict=False)]
+    for rate, group in zip(rates, groups, strict=False):
+        group |= {"lr": rate, "capturable": True}
+    try:
+        yield
+    finally:
+        for group, was in before:
+            group |= was
 
 
 def typical(times: Sequence[float]) -> float:

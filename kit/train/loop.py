@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -164,10 +165,10 @@ def fit(
     def look(model: nn.Module) -> dict[str, float]:
         return world.lead(lambda: evaluate(model))
 
-    plain = Backward(loss, state.optimizer, state.scaler, device)
+    plain = Backward(loss, state.optimizer, state.scaler, device, train.clip_norm)
     learn: Learn = plain
     if train.graph is not False and device.device.type == "cuda" and world.alone:
-        learn = Recorded(plain, prepare, lambda message: log(f"{stage}: {message}"), train.graph)
+        learn = Recorded(plain, prepare, lambda message: log(f"{stage}: {message}"), train.graph, updates=not train.sam_rho)
 
     step, evaluation, saving, waiting = (f"{stage} {kind}" for kind in KINDS)
     begun_at, saved_at, pace, seen, met = state.step, budget.clock(), Pace(budget, stage), 0, set[Hashable]()
@@ -270,6 +271,8 @@ def take_step(state: Training, learn: Learn, batches: Batches, world: World) -> 
     """One optimiser step; how many images this process looked at. Nothing here waits for the device, but for Muon under a scaler."""
     train = state.plan
     rate = state.rate * rate_at(state.step, state.steps, state.steps_per_epoch, train)
+    if next(state.network.parameters()).is_cuda:  # rounded as a recorded step reads it, so that it gives the bits of one that isn't
+        rate = float(np.float32(rate))
     for group in state.optimizer.param_groups:
         for name in {"lr", "adamw_lr"} & group.keys():  # the Muon of timm's first versions with it keeps a rate of its own for the rest
             group[name] = rate
@@ -288,11 +291,8 @@ def take_step(state: Training, learn: Learn, batches: Batches, world: World) -> 
     if train.sam_rho:
         with uphill(state.network, trained, train.sam_rho):
             gradients()
-    if train.clip_norm:
-        state.scaler.unscale_(state.optimizer)
-        nn.utils.clip_grad_norm_(trained, train.clip_norm)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
+    if not learn.updates:
+        learn.update()
     state.step += 1
     if state.ema:
         state.ema.update(state.network, step=state.step)

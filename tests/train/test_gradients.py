@@ -16,6 +16,7 @@ from kit.data.loader import CachedBatches
 from kit.data.order import Order
 from kit.device import choose_device
 from kit.distill.objective import Objective
+from kit.fuse import fused
 from kit.models.students import build_student
 from kit.models.teacher import build_teacher
 from kit.train.gradients import TIMED, WARM, Backward, Recorded
@@ -33,8 +34,8 @@ def batches(step):
     return images.cuda().to(memory_format=torch.channels_last), labels.cuda()
 
 
-def trained(plan, recorded, *, steps=STEPS, wrap=lambda loss: loss, says=print, half=None, batches=batches):
-    """Every tensor of a training's state after some steps, and how it was recorded. half: float16 is scaled, as on a T4."""
+def trained(plan, recorded, *, steps=STEPS, wrap=lambda loss: loss, says=print, half=None, batches=batches, fuse=None):
+    """Every tensor of a training's state after some steps, and how it was recorded. half: float16 is scaled, as on a T4. fuse: compiled."""
     torch.manual_seed(0)
     device = choose_device()
     if half is torch.float16:
@@ -42,17 +43,17 @@ def trained(plan, recorded, *, steps=STEPS, wrap=lambda loss: loss, says=print, 
     student = build_student("even", (), 5).cuda()
     student.fc = nn.Sequential(nn.Dropout(0.2), student.fc)
     teacher = build_teacher("torchvision/resnet18", 5).eval().requires_grad_(False).to(device.device, device.teacher)
-    objective = Objective(student, teacher, TERMS, 64)
+    objective = Objective(student, teacher, TERMS, 64, fuse=fuse)
     state = begin(student, objective.adapters, plan, steps // 2, device)
-    learn = Backward(wrap(objective), state.optimizer, state.scaler, device)
+    learn = Backward(wrap(objective), state.optimizer, state.scaler, device, plan.clip_norm)
     if recorded:
-        learn = Recorded(learn, objective.prepare, says)
+        learn = Recorded(learn, objective.prepare, says, updates=not plan.sam_rho)
     for _ in range(steps):
         take_step(state, learn, batches, World())
     return {name: tensor for part in (state.network, state.adapters, state.ema.module) for name, tensor in part.state_dict().items()}, learn
 
 
-PLANS = [{}, {"sam_rho": 0.05}, {"clip_norm": 1.0, "optimizer": "sgd"}]
+PLANS = [{}, {"sam_rho": 0.05}, {"clip_norm": 1.0, "optimizer": "sgd"}, {"clip_norm": 1.0, "optimizer": "adam", "schedule": "linear"}]
 
 
 @gpu
@@ -63,7 +64,25 @@ def test_recorded_steps_give_the_same_bits(more, half):
     recorded, learn = trained(plan, True, says=said.append, half=half)
     assert learn.graph is not None or learn.pays is False
     assert "as a CUDA graph: " in said[0]
+    assert learn.updates == (plan.optimizer in ("adam", "adamw") and not plan.sam_rho and half is None)
     assert all(torch.equal(launched[name], recorded[name]) for name in launched)
+
+
+@gpu
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's own, where it compiles
+def test_recorded_steps_that_were_compiled_give_the_bits_of_compiled_ones():
+    plan = Train(epochs=2, ema_decay=0.9, lr=1e-3, clip_norm=1.0)
+    launched, _ = trained(plan, False, fuse=fused)
+    recorded, _ = trained(plan, True, fuse=fused)
+    assert all(torch.equal(launched[name], recorded[name]) for name in launched)
+
+
+@gpu
+def test_what_was_recorded_leaves_an_optimizer_that_any_device_can_load():
+    _, learn = trained(Train(epochs=2, ema_decay=0.9, lr=1e-3), True, says=lambda _: None)
+    groups = learn.learn.optimizer.state_dict()["param_groups"]
+    assert all(isinstance(group["lr"], float) and not group["capturable"] for group in groups)
 
 
 @gpu
