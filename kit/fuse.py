@@ -6,15 +6,27 @@ chosen by rule: the same machine gives the same bits.
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import torch
 
 from kit.config.schema import Train
 from kit.errors import KitError
 from kit.world import World
 
 Result = TypeVar("Result")
+Fuse = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+WORTH = 2e10  # pixels of views that a plan has a GPU look at: a few minutes' work of a T4, and compiling takes one
 KINDS = 64  # that one function is compiled in: another where a term begins or ends; torch's own limit is 8, and more run uncompiled
+
+
+def settled(train: Train, photos: int, side: int, device: torch.device, world: World) -> Train:
+    """A plan that says whether its steps are compiled. Left open, they are on a GPU, where the plan is long: a matter of the recipe and of
+    no clock, so that a run and its repetition are the same."""
+    if train.compile is not None:
+        return train
+    return train.model_copy(update={"compile": device.type == "cuda" and world.alone and train.epochs * photos * side**2 >= WORTH})
 
 
 def is_fused(train: Train, world: World) -> bool:
@@ -23,12 +35,14 @@ def is_fused(train: Train, world: World) -> bool:
     return bool(train.compile) and world.alone
 
 
-def fused(function: Callable[..., Result]) -> Callable[..., Result]:
+def fused(function: Callable[..., Result], say: Callable[[str], None] | None = None) -> Callable[..., Result]:
     """The same function of tensors, compiled when it is first called and again when what it computes changes. What was compiled before is
     forgotten, so that a stage compiles what it would compile in a session of its own.
 
+    Args:
+        say: is told why, where it can't be compiled, and it is called as it is from then on: nobody had asked for it.
     Raises:
-        KitError: from the function that is returned, where there is no compiler.
+        KitError: from the function that is returned, where it can't be compiled and `say` is None.
     """
     import torch._dynamo  # with Inductor seconds that a run without it need not wait
     import torch._inductor.config
@@ -38,15 +52,26 @@ def fused(function: Callable[..., Result]) -> Callable[..., Result]:
     torch._dynamo.config.recompile_limit = KINDS
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     torch._inductor.config.deterministic = True
+    torch._inductor.config.realize_reads_threshold = 8  # else the sum of a hint's gradient and what comes from behind is kept, in float32
     compiled = torch.compile(function, dynamic=False)
 
     def call(*tensors: object) -> Result:
+        nonlocal compiled
         try:
             return compiled(*tensors)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            raise KitError(
-                f"train.compile: torch can't compile the step here ({str(error).partition(chr(10))[0][:160]}). On a CPU it needs a C++ "
-                "compiler such as g++, on a GPU Triton and a C compiler. Or leave it out, in another --out: --set train.compile=null."
-            ) from None
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if not (say or isinstance(error, torch._dynamo.exc.TorchDynamoException)):
+                raise
+            why = f"torch can't compile the step here ({str(error).partition(chr(10))[0][:160]})"
+            if say is None:
+                raise KitError(
+                    f"train.compile: {why}. On a CPU it needs a C++ compiler such as g++, on a GPU Triton and a C compiler. Or leave it "
+                    "out, in another --out: --set train.compile=false."
+                ) from None
+            say(f"{why}: steps are taken kernel by kernel")
+            compiled = function
+            return function(*tensors)
 
     return call

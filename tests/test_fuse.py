@@ -1,17 +1,23 @@
 """A compiled step learns what the step learns, in other last bits; and a compiled run that was killed ends as one that was not."""
 
+import copy
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
+import torch._inductor.config as inductor
+from functorch.compile import make_boxed_func
+from torch import nn
 
-from kit.augment.views import show_views, training_views
-from kit.config.schema import Augment, Data, Train
+from kit.compress.fold import fold_in_place
+from kit.config.schema import Train
 from kit.config.terms import CE, KD, Hint
 from kit.distill.objective import Objective
-from kit.fuse import fused, is_fused
+from kit.fuse import fused, is_fused, settled
+from kit.models.look import hooked
+from kit.models.quick import Stem
 from kit.models.students import build_student
 from kit.models.teacher import build_teacher
 from kit.world import World
@@ -23,7 +29,7 @@ def learner(fuse):
     torch.manual_seed(0)
     student = build_student("record", (), 6).train()
     teacher = build_teacher("torchvision/resnet18", 6).eval().requires_grad_(False)
-    return student, Objective(student, teacher, TERMS, 32, fuse=fuse)
+    return student, Objective(student, teacher, TERMS, 32, fuse=fused if fuse else None)
 
 
 @pytest.mark.slow
@@ -43,22 +49,6 @@ def test_a_compiled_step_learns_the_same_before_and_after_a_term_begins():
         torch.testing.assert_close(theirs.grad, ours.grad, rtol=1e-2, atol=1e-3 * ours.grad.abs().max().item(), msg=name)
     for ours, theirs in zip(student.buffers(), fused_student.buffers(), strict=True):
         torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # torch's own, where it compiles
-def test_compiled_views_are_those_of_the_kit():
-    """Only a GPU's are compiled, where one kernel makes them; what it computes can be seen anywhere."""
-    generator = torch.Generator().manual_seed(0)
-    pixels, sizes = torch.randint(256, (2, 48, 48, 3), dtype=torch.uint8, generator=generator), torch.tensor([[60, 48], [40, 48]])
-    augment = Augment(crop_scale=(0.5, 1), rotate=30, affine_rotate=20, brightness=0.2, contrast=0.2, saturation=0.2)
-
-    def views(show):
-        return training_views(pixels, sizes, torch.Generator().manual_seed(1), Data(image_size=32), augment, show=show)
-
-    made = views(fused(show_views))
-    assert made.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(made, views(show_views), rtol=0, atol=1e-3)
 
 
 def command(drawn, tmp_path, out, cache, **environment):
@@ -87,12 +77,71 @@ def test_a_machine_without_a_compiler_is_named(drawn, tmp_path):
     done = subprocess.run(**command(drawn, tmp_path, "out", "cache", CXX="/nowhere/g++"), capture_output=True)
     assert done.returncode == 1
     assert "train.compile: torch can't compile the step here (InvalidCxxCompiler: " in done.stderr
-    assert "--set train.compile=null" in done.stderr
+    assert "--set train.compile=false" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_plan_that_says_nothing_is_compiled_on_a_gpu_where_it_is_long():
+    """The rule alone: what it decides runs where there is a card."""
+    card, short, long = torch.device("cuda"), Train(epochs=10), Train(epochs=600)
+    assert settled(long, 10_000, 224, card, World()).compile
+    assert not settled(short, 10_000, 96, card, World()).compile
+    assert not settled(long, 10_000, 224, torch.device("cpu"), World()).compile
+    assert not settled(long, 10_000, 224, card, World(rank=0, size=2)).compile
+    assert settled(asked := Train(epochs=1, compile=True), 10, 32, torch.device("cpu"), World()) is asked
+    assert settled(refused := Train(epochs=600, compile=False), 10_000, 224, card, World()) is refused
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, where it compiles
+def test_a_step_that_nobody_asked_to_compile_is_taken_as_it_is_where_it_cannot_be(monkeypatch):
+    monkeypatch.setattr(inductor.cpp, "cxx", ("/nowhere/g++",))
+    monkeypatch.setattr(inductor, "force_disable_caches", True)
+    said = []
+    double = fused(lambda x: (x * 2).sin(), said.append)
+    assert double(torch.ones(3)).tolist() == double(torch.ones(3)).tolist() == (torch.ones(3) * 2).sin().tolist()
+    assert len(said) == 1
+    assert "torch can't compile the step here" in said[0]
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, where it traces
+def test_a_stem_that_is_the_teachers_is_computed_once_in_a_compiled_step():
+    """Counted in the graph that Inductor would be given: teacher and student are one, and what both begin with is in it once."""
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.partitioners import min_cut_rematerialization_partition
+
+    student = build_student("boss", (), 6).train()
+    teacher = build_teacher("torchvision/resnet18", 6).eval().requires_grad_(False)
+    student.stem.copy_from(teacher)
+    assert student.stem.is_of(teacher)
+    looking = fold_in_place(copy.deepcopy(teacher)).to(torch.bfloat16)
+    looking.conv1 = Stem(looking.conv1)
+    looking.relu = looking.maxpool = nn.Identity()
+    graphs = []
+
+    def keep(graph, given):
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    def pools(same):
+        student.stem.same = same
+        torch._dynamo.reset()
+        compiler = aot_autograd(fw_compiler=keep, bw_compiler=keep, partition_fn=min_cut_rematerialization_partition)
+        objective = Objective(student, looking, TERMS[:1], 32, fuse=lambda f: torch.compile(f, backend=compiler, dynamic=False))
+        graphs.clear()
+        with torch.autocast("cpu", torch.bfloat16), hooked(objective.handles):
+            total, _ = objective(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]), 0.0)
+        total.backward()
+        assert len(graphs) == 2  # forward and backward, with no break between the two networks
+        return sum("max_pool" in str(node.target) for node in graphs[0].graph.nodes)
+
+    assert pools(()) == 2
+    assert pools((looking.conv1,)) == 1
+    student.stem.same = ()
+    student.stem[0].weight.data += 1
+    assert not student.stem.is_of(teacher)
 
 
 def test_steps_of_several_processes_are_not_compiled():
     assert is_fused(Train(epochs=1, compile=True), World())
     assert not is_fused(Train(epochs=1, compile=True), World(rank=0, size=2))
     assert not is_fused(Train(epochs=1), World())
-    assert Train(epochs=1, compile=False) == Train(epochs=1)

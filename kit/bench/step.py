@@ -22,79 +22,83 @@ from kit.device import Device
 from kit.distill.objective import Objective
 from kit.distill.panel import Panel
 from kit.errors import KitError
-from kit.fuse import fused
+from kit.fuse import fused, settled
+from kit.models.look import hooked
+from kit.models.quick import quick
 from kit.models.students import build_student
 from kit.models.teacher import build_teacher
 from kit.models.widths import widths_for
 from kit.stages.photos import cached_batches
-from kit.stages.student import prepare
+from kit.stages.student import prepare, stem_shared
 from kit.stages.teacher import ready
 from kit.train.gradients import WARM, Backward, Learn, Loss, Recorded
 from kit.train.loop import Batches, begin, take_step
 from kit.world import World
 
-FROZEN, LIVE, LAUNCHED = "step, one frozen batch", "step, live feed", "step, kernel by kernel"
+FROZEN, LIVE = "step, one frozen batch", "step, live feed"
 STEPS = 1 << 30  # of the plan that the learning rate is read from
 
 
 def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
-    split, where, train = training_photos(data, config), device.device, config.train
+    split, where, train, side = training_photos(data, config), device.device, config.train, config.data.image_size
     torch.manual_seed(train.seed)
     student = build_student(config.student.name, widths_for(config.student, classes_of(split)), classes_of(split))
     teacher = build_teacher(config.teacher.arch, classes_of(split)).eval().requires_grad_(False)
     prepare(student, teacher, config)
-    panel = Panel([ready(teacher, device)], config.teacher.flip)
+    panel = Panel([quick(ready(teacher, device), side)], config.teacher.flip)
     order, student = Order(len(split), train.batch_size, train.seed), student.to(where)
-    photos = decoded(split, config, cache)
-    feed = cached_batches(photos, order, config.data, config.data.augment, where)
-    objective = Objective(student, panel, config.distill, config.data.image_size)
-    state = begin(student, objective.adapters, train, STEPS // train.epochs, device)
+    feed = cached_batches(decoded(split, config, cache), order, config.data, config.data.augment, where)
+    fast = Objective(student, panel, config.distill, side, fuse=fused)
+    plain = copy.copy(fast)  # of the same networks and adapters
+    plain.weigh = plain.compute
+    compiled = bool(settled(train, len(split), side, where, World()).compile)
+    usual, other = (fast, plain) if compiled else (plain, fast)
+    state = begin(student, fast.adapters, train, STEPS // train.epochs, device)
     images, labels = feed(0)
 
     def step(learn: Learn, batches: Batches = lambda _: (images, labels)) -> None:
         take_step(state, learn, batches, World())
 
-    def ce(images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        return F.cross_entropy(student(images).float(), labels), {}
+    def ce(images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(student(images).float(), labels)
 
-    fast = copy.copy(objective)  # of the same networks and adapters
-    fast.weigh = fused(fast.compute)
+    look, loss = (fused(panel.forward), fused(ce)) if compiled else (panel.forward, ce)
 
-    def learner(loss: Loss, prepare: Callable[[float], Hashable]) -> tuple[Backward, Learn]:
-        plain = Backward(loss, state.optimizer, state.scaler, device)
-        return plain, Recorded(plain, prepare, print, pays=True) if where.type == "cuda" else plain
+    def learner(loss: Loss, prepare: Callable[[float], Hashable], updates: bool = True) -> tuple[Backward, Learn]:
+        launched = Backward(loss, state.optimizer, state.scaler, device, train.clip_norm)
+        return launched, Recorded(launched, prepare, print, True, updates) if where.type == "cuda" else launched
 
-    (plain, whole), (_, alone) = learner(objective, objective.prepare), learner(ce, lambda progress: None)
-    _, short = learner(fast, fast.prepare)
+    (launched, whole), (_, second) = learner(usual, usual.prepare), learner(other, other.prepare)
+    _, alone = learner(lambda images, labels, progress: (loss(images, labels), {}), lambda progress: None, updates=False)
     ways = [
         Way(LIVE, "teacher, student and optimiser on a new batch each", always(lambda: step(whole, feed))),
         Way(FROZEN, "the same on one batch that is there", always(lambda: step(whole))),
         Way("feed", "order, draws, squares, warp", counted(feed)),
-        Way("teacher", f"a look, {str(device.teacher).removeprefix('torch.')}, batch norm folded", always(lambda: panel(images))),
+        Way("teacher", f"a look, {str(device.teacher).removeprefix('torch.')}, batch norm folded", always(lambda: look(images))),
         Way("student", "forward and backward of cross entropy", always(lambda: alone(images, labels, 0))),
-        Way("optimiser", f"{train.optimizer} over what the student learnt", always(state.optimizer.step)),
+        Way("optimiser", f"{train.optimizer} over what the student learnt", always(launched.update)),
     ]
     if where.type == "cuda":
-        ways.append(Way(LAUNCHED, "one frozen batch, no CUDA graph", always(lambda: step(plain))))
+        ways.append(Way("step, kernel by kernel", "one frozen batch, no CUDA graph", always(lambda: step(launched))))
         torch.cuda.reset_peak_memory_stats(where)
-    for _ in range(WARM + 2):  # recorded from the last but one on; the adapters' gradients are there from the first
-        step(whole, feed)
-    taken = peak(where)
-    quick = cached_batches(photos, order, config.data, config.data.augment, where, fuse=True)
-    try:
-        for _ in range(WARM + 2):
-            step(short, quick)
-    except KitError as error:  # no compiler here
-        print(error)
-    else:
-        ways.append(Way("step, compiled", "one frozen batch, train.compile", always(lambda: step(short))))
-        if where.type == "cuda":
-            ways.append(Way("step, compiled, live feed", "the views compiled, too", always(lambda: step(short, quick))))
-            ways.append(Way("feed, compiled", "order, draws, squares, warp", counted(quick)))
-    rows = milliseconds(measure(ways, rounds, where, seconds))
-    what = f"A step of {config.recipe}: {train.batch_size} photos at {config.data.image_size} px"
+    with hooked(fast.handles), stem_shared(student, [teacher], panel, device):
+        for _ in range(WARM + 2):  # recorded from the last but one on; the adapters' gradients are there from the first
+            step(whole, feed)
+        taken = peak(where)
+        try:
+            for _ in range(WARM + 2):
+                step(second)
+        except KitError as error:  # no compiler here
+            print(error)
+        else:
+            word = "not compiled" if compiled else "compiled"
+            ways.append(
+                Way(f"step, {word}", f"one frozen batch, train.compile={'false' if compiled else 'true'}", always(lambda: step(second)))
+            )
+        rows = milliseconds(measure(ways, rounds, where, seconds))
+    what = f"A step of {config.recipe}: {train.batch_size} photos at {side} px{', compiled' if compiled else ''}"
     share = {} if where.type == "cuda" else shares(rows)  # a GPU's feed works while the step does
-    facts = share | taken | floors(config, device, panel.first, student, images, rows)
+    facts = share | taken | floors(config, device, ready(teacher, device), student, images, rows)
     return Outcome("step", what, "ms", FROZEN, rows, facts)
 
 

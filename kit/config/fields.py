@@ -2,14 +2,13 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Spread = Annotated[float, Field(gt=0, le=1)]
-Switch = Annotated[bool | None, AfterValidator(lambda on: on or None)]  # a later version's switch: off is null, and so in no digest
 
 
 class Section(BaseModel):

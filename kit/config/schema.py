@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from kit.config import ramps
-from kit.config.fields import Count, Positive, Section, Share, Spread, Switch, Weight
+from kit.config.fields import Count, Positive, Section, Share, Spread, Weight
 from kit.config.terms import Term
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -92,7 +92,7 @@ class Train(Section):
     patience: int | None = Field(None, ge=1)  # epochs without a better validation accuracy before the plan ends
     seed: int = 20220013
     save_seconds: Weight = 60  # between checkpoints
-    compile: Switch = None  # losses and gradients by torch.compile; other last bits, and some time at each start
+    compile: bool | None = None  # losses and gradients by torch.compile: other last bits; None: on a GPU, where the plan is long
     graph: bool | None = None  # on a GPU: a step's gradients recorded as a CUDA graph; None: where that is faster
 
     @model_validator(mode="after")

@@ -49,6 +49,29 @@ def look(model: nn.Module, modules: Sequence[str], images: Tensor, inside: nn.Mo
     return seen | {LOGITS: logits}
 
 
+class Taps:
+    """The same by hooks that stay, for a compiled pass can't register any: they keep what is said while this looks, and nothing of other
+    passes or of the model's copies. handles: take the hooks off again."""
+
+    def __init__(self, model: nn.Module, modules: Sequence[str], inside: nn.Module | None = None):
+        self.model, self.seen, self.looks = model, Seen(), False
+        named = dict((inside or model).named_modules())
+        self.handles = [named[name].register_forward_hook(self.keeper(name)) for name in modules]
+
+    def keeper(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+            if self.looks and name not in self.seen:
+                self.seen[name] = output
+
+        return hook
+
+    def __call__(self, images: Tensor) -> Seen:
+        self.seen, self.looks = {}, True
+        logits = self.model(images)
+        seen, self.seen, self.looks = self.seen, {}, False
+        return seen | {LOGITS: logits}
+
+
 @torch.no_grad()
 def shapes(model: nn.Module, modules: Sequence[str], image_size: int) -> dict[str, tuple[int, int, int]]:
     """(channels, height, width) that each module gives, found by looking at a blank picture in evaluation mode.

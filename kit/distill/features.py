@@ -27,7 +27,10 @@ def mse(student: Tensor, teacher: Tensor) -> Tensor:
 
 def channels_last(loss: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor) -> Tensor:
     """An element-wise loss of maps seen as [N, H, W, C]: torch gives its gradient in the plain order of the view, and batch norm's backward
-    takes twelve times as long on a CPU when that is not channels last."""
+    takes twelve times as long on a CPU when that is not channels last. Compiled, the order is torch's to choose, and it takes the plain one
+    where it meets a permutation."""
+    if torch.compiler.is_compiling():
+        return loss(student, teacher)
     return loss(student.permute(0, 2, 3, 1), teacher.permute(0, 2, 3, 1))
 
 

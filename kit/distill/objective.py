@@ -8,20 +8,20 @@ from torch import Tensor, nn
 
 from kit.config.ramps import factor, is_off
 from kit.config.terms import CE, OfMaps, OfStages, Term
-from kit.distill.align import LOGITS, Seen, look, shapes
+from kit.distill.align import LOGITS, Seen, Taps, look, shapes
 from kit.distill.panel import Panel
 from kit.distill.terms import OF_LOGITS, OF_MAPS, names_of, taps
-from kit.fuse import fused
+from kit.fuse import Fuse
 
-# (images, what asks the teacher) → what it says of them, which may be known without asking
-Recall = Callable[[Tensor, Callable[[Tensor], Seen]], Seen]
+Ask = Callable[[Tensor], Seen]
+Recall = Callable[[Tensor, Ask], Seen]  # (images, what asks the teacher) → what it says of them, which may be known without asking
 
 
 class Objective:
     """What a student is trained on: `objective(images, labels, progress) -> (total, {term: value})`.
 
     The teacher is evaluated, frozen, and sees the student's view; it is not asked where no term wants it. Losses are in float32, under
-    autocast too. `adapters` is all that is trained along. fuse: compile it.
+    autocast too. `adapters` is all that is trained along. fuse: what compiles it; `handles` then are of hooks on both networks.
 
     Raises:
         KitError: a term names a module that a network does not have, or that gives no map.
@@ -35,7 +35,7 @@ class Objective:
         image_size: int,
         gamma_penalty: float = 0.0,
         recall: Recall | None = None,
-        fuse: bool = False,
+        fuse: Fuse | None = None,
     ):
         self.student, self.terms, self.gamma_penalty, self.recall = student, terms, gamma_penalty, recall
         self.teacher = teacher if isinstance(teacher, Panel) else Panel([teacher])
@@ -53,7 +53,14 @@ class Objective:
         modules = iter(self.adapters)
         losses = [loss_of_maps(t, next(modules)) if isinstance(t, (OfMaps, OfStages)) else loss_of_logits(t) for t in terms]
         self.parts = list(zip(names_of(terms), losses, strict=True))
-        self.weigh = fused(self.compute) if fuse else self.compute
+        self.look_ours: Ask = lambda images: look(student, self.ours, images)
+        self.look_theirs: Ask = lambda images: look(self.teacher, self.theirs, images, self.teacher.first)
+        self.weigh, self.handles = self.compute, []
+        if fuse:
+            self.weigh = fuse(self.compute)
+            first = self.teacher.first if self.theirs else None
+            self.look_ours, self.look_theirs = both = Taps(student, self.ours), Taps(self.teacher, self.theirs, first)
+            self.handles = [handle for taps in both for handle in taps.handles]
 
     def __call__(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """images: normalised [N, 3, H, W]. progress: share of the plan's epochs that is over, for the ramps.
@@ -67,7 +74,7 @@ class Objective:
         """The same where the terms have been prepared; nothing in it changes from one epoch to the next but tensors."""
         asked = any(on and not isinstance(term, CE) for on, term in zip(self.computed, self.terms, strict=True))
         theirs = self.ask(images) if asked else {}
-        ours = {name: value.float() for name, value in look(self.student, self.ours, images).items()}
+        ours = {name: value.float() for name, value in self.look_ours(images).items()}
         values: dict[str, Tensor] = {}
         total = images.new_zeros(())
         with torch.autocast(images.device.type, enabled=False):
@@ -92,7 +99,7 @@ class Objective:
 
     @torch.no_grad()
     def look(self, images: Tensor) -> Seen:
-        return {name: value.float() for name, value in look(self.teacher, self.theirs, images, self.teacher.first).items()}
+        return {name: value.float() for name, value in self.look_theirs(images).items()}
 
 
 def tapped(terms: Sequence[Term], side: Literal["student", "teacher"]) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kit.errors import KitError, nearest
 from kit.models.blocks import Bottleneck, Classifier, LargeKernel, Residual, Select, following, has_width, strided_stem, training_only
@@ -36,9 +36,14 @@ class Spec:
 class FrozenStem(nn.Sequential):
     """ResNet-18's 7×7 stem as the teacher has it: never trained, its BN never updated. It counts as parameters all the same."""
 
+    same: tuple[nn.Module, ...] = ()  # the teacher's own stem in half precision, while it looks at the same photos beside this one
+
     def __init__(self, width: int):
         super().__init__(nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
         self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.same[0](x) if self.same and torch.is_autocast_enabled(x.device.type) else super().forward(x)
 
     def train(self, mode: bool = True) -> nn.Module:
         return super().train(False)
@@ -47,6 +52,12 @@ class FrozenStem(nn.Sequential):
         """Take over conv1 and bn1 of a ResNet."""
         self[0].load_state_dict(teacher.conv1.state_dict())
         self[1].load_state_dict(teacher.bn1.state_dict())
+
+    def is_of(self, teacher: nn.Module) -> bool:
+        """Whether it is a teacher's still, to the bit."""
+        theirs = nn.ModuleList([teacher.conv1, teacher.bn1]).state_dict() if hasattr(teacher, "bn1") else {}
+        ours = nn.ModuleList([self[0], self[1]]).state_dict()
+        return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name].to(value)) for name, value in ours.items())
 
 
 def boss(widths: Sequence[int], classes: int) -> nn.Module:

@@ -3,7 +3,8 @@
 import copy
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,11 +18,14 @@ from kit.config.competitions import competition
 from kit.config.schema import Config, LowRank, Student, Train
 from kit.config.stages import steps_of
 from kit.config.terms import SimKD
+from kit.device import Device
 from kit.distill.align import classifier, take_classifier
 from kit.distill.objective import Objective
+from kit.distill.panel import Panel
 from kit.errors import KitError
-from kit.fuse import is_fused
 from kit.models.library import shapes_on
+from kit.models.look import hooked
+from kit.models.quick import Stem
 from kit.models.recognise import as_network
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
 from kit.models.widths import widths_for
@@ -32,7 +36,7 @@ from kit.stages.photos import Material
 from kit.stages.recall import recalled
 from kit.stages.rehearsal import rehearse
 from kit.stages.teacher import on_device
-from kit.stages.training import train
+from kit.stages.training import settle, train
 from kit.stages.weights import find_weights
 from kit.train.checkpoint import distilled_in, to_bytes
 
@@ -221,6 +225,20 @@ def later_plans(config: Config) -> dict[str, Train]:
     return plans
 
 
+@contextmanager
+def stem_shared(student: nn.Module, teachers: Sequence[nn.Module], looking: Panel, device: Device) -> Iterator[None]:
+    """A frozen stem that is the teacher's still is the teacher's own meanwhile, in the half precision in which both look at a view:
+    compiled, a step then computes it once."""
+    stems = [m for m in student.modules() if isinstance(m, FrozenStem) and teachers and m.is_of(teachers[0])]
+    for stem in stems:
+        stem.same = (own,) if isinstance(own := getattr(looking.first, "conv1", None), Stem) and device.autocast == device.teacher else ()
+    try:
+        yield
+    finally:
+        for stem in stems:
+            stem.same = ()
+
+
 def learn(
     session: Session, material: Material, stage: str, student: nn.Module, teachers: Sequence[nn.Module], plan: Train, gamma_penalty: float
 ) -> None:
@@ -232,12 +250,14 @@ def learn(
         student.to(session.device.device)
         looking, config = on_device(teachers, session), session.config
         session.world.lead(lambda: rehearse(session, material, stage, student, looking))
+        plan, fuse = settle(session, material, stage, plan)
         torch.manual_seed(derive(plan.seed, f"{stage} adapters"))
-        with recalled(session, material, stage, plan, looking) as recall:
-            fuse, views = is_fused(plan, session.world), config.data.augment
-            objective = Objective(student, looking, config.distill, config.data.image_size, gamma_penalty, recall, fuse)
+        with recalled(session, material, stage, plan, looking) as recall, stem_shared(student, teachers, looking, session.device):
+            terms, views, side = config.distill, config.data.augment, config.data.image_size
+            objective = Objective(student, looking, terms, side, gamma_penalty, recall, fuse)
             adapters, prepare = objective.adapters, objective.prepare
-            state = train(session, material, stage, student, objective, plan, views, adapters=adapters, prepare=prepare, recall=recall)
+            with hooked(objective.handles):
+                state = train(session, material, stage, student, objective, plan, views, adapters=adapters, prepare=prepare, recall=recall)
         done = {"widths": widths} | state.state()
         checkpoints.finish(state.step, done)
     best = done["best"]

@@ -16,19 +16,20 @@ from kit.compress.fold import fold_in_place
 from kit.config.schema import Config
 from kit.device import Device
 from kit.distill import losses
+from kit.distill.objective import tapped
 from kit.distill.panel import Panel, mean_of_probabilities
 from kit.errors import KitError
 from kit.files import sha256_of, write_durably
-from kit.fuse import fused, is_fused
 from kit.models.cost import count_macs
 from kit.models.library import is_library
+from kit.models.quick import STAGE, quick
 from kit.models.students import FrozenStem, build_student, count_parameters
 from kit.models.teacher import build_teacher, start_from_pretrained
 from kit.rng import derive
 from kit.session import Session
 from kit.stages.assistant import file_of, read_teacher
 from kit.stages.photos import Material
-from kit.stages.training import train
+from kit.stages.training import settle, train
 from kit.train.checkpoint import Checkpoints, to_bytes
 
 
@@ -187,12 +188,13 @@ def train_teacher(session: Session, material: Material) -> Path:
         f"no teacher file: training {config.arch} " + (f"from {origin.name}" if origin else "from scratch (no pretrained weights on disk)")
     )
 
-    look = fused(teacher.forward) if is_fused(config.train, session.world) else teacher
+    plan = config.train.model_copy(update={"final_fit": True, "patience": None}) if session.config.train.final_fit else config.train
+    plan, fuse = settle(session, material, "teacher", plan)
+    look = fuse(teacher.forward) if fuse else teacher
 
     def loss(images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         return losses.ce(look(images), labels), {}
 
-    plan = config.train.model_copy(update={"final_fit": True, "patience": None}) if session.config.train.final_fit else config.train
     state = train(session, material, "teacher", teacher, loss, plan, config.augment)
     weights = state.best["weights"]
     session.world.lead(lambda: write_durably(file, to_bytes(weights)))
@@ -221,7 +223,11 @@ def result_from_file(session: Session, file: Path, checkpoints: Checkpoints) -> 
 
 def on_device(teachers: Sequence[nn.Module], session: Session) -> Panel:
     """Copies to look through, folded and in the device's half precision; the originals stay whole, for a stem may be taken from one."""
-    return Panel([ready(teacher, session.device) for teacher in teachers], session.config.teacher.flip)
+    config = session.config
+    networks = [ready(teacher, session.device) for teacher in teachers]
+    if all(STAGE.fullmatch(name) for name in tapped(config.distill, "teacher")):
+        networks = [quick(network, config.data.image_size) for network in networks]
+    return Panel(networks, config.teacher.flip)
 
 
 def ready(teacher: nn.Module, device: Device) -> nn.Module:

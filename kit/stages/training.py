@@ -1,6 +1,7 @@
 """A plan of epochs over the run's photos, for whichever network and loss a stage brings."""
 
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -8,11 +9,22 @@ from torch import nn
 from kit import predict
 from kit.config.schema import Augment, Train
 from kit.distill.replay import Recall
-from kit.fuse import is_fused
+from kit.fuse import Fuse, fused, is_fused, settled
 from kit.session import Session
 from kit.stages.photos import Material, make_order, make_views, mixing
 from kit.train.gradients import Loss
 from kit.train.loop import Training, fit
+
+
+def settle(session: Session, material: Material, stage: str, plan: Train) -> tuple[Train, Fuse | None]:
+    """A plan that says whether its steps are compiled, and what compiles them: None where they aren't."""
+    own = settled(plan, material.photos, session.config.data.image_size, session.device.device, session.world)
+    if not is_fused(own, session.world):
+        return own, None
+    if plan.compile:
+        return own, fused
+    session.log(f"{stage}: steps are compiled, for the plan is long")
+    return own, partial(fused, say=lambda why: session.log(f"{stage}: {why}"))
 
 
 def train(
@@ -31,7 +43,7 @@ def train(
     and must be told which step's batch that is of."""
     config = session.config
     order = make_order(session, material, plan)
-    views = make_views(session, material, order, augment, is_fused(plan, session.world))
+    views = make_views(session, material, order, augment)
     left_out = material.photos - order.steps_per_epoch * order.batch_size
     session.log(
         f"{stage}: {plan.epochs} epochs of {order.steps_per_epoch} steps of {order.batch_size} photos; each epoch leaves {left_out} out"

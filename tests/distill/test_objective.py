@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import torchvision
@@ -5,7 +7,7 @@ import torchvision
 from kit.config.recipes import recipe
 from kit.config.terms import AFD, AT, CE, CRD, DIST, DKD, KD, L2, MLKD, RKD, SP, FixedKD, Hint, Review, SimKD
 from kit.distill import features, losses
-from kit.distill.align import classifier, look, same_size, take_classifier
+from kit.distill.align import Taps, classifier, look, same_size, take_classifier
 from kit.distill.objective import Objective
 from kit.distill.terms import OF_LOGITS, OF_MAPS
 from kit.errors import KitError
@@ -46,6 +48,21 @@ def test_gradients_reach_student_and_adapters_and_nothing_else(teacher):
     assert len(list(objective.adapters.parameters())) > 0
     assert all(p.grad is not None for p in objective.adapters.parameters())
     assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_taps_that_stay_say_what_a_look_says_and_keep_nothing_of_other_passes(teacher):
+    names, (x, _) = ["layer1", "layer2.0"], batch()
+    taps = Taps(teacher, names)
+    with torch.no_grad():
+        seen, same = taps(x), look(teacher, names, x)
+        assert seen.keys() == same.keys()
+        assert all(torch.equal(seen[name], same[name]) for name in same)
+        copy.deepcopy(teacher)(x)
+        teacher(x)
+    assert not taps.seen
+    for handle in taps.handles:
+        handle.remove()
+    assert not any(module._forward_hooks for module in teacher.modules())
 
 
 def test_the_teacher_is_not_moved_by_looking(teacher):
