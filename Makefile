@@ -1,5 +1,5 @@
 # Every target makes its own virtual environment first: nothing needs to be installed but Python 3.11 or 3.12 and make.
-.PHONY: smoke lint test quick coverage slow long chaos chain ci clean
+.PHONY: smoke lint test quick coverage slow long gpu chaos chain ci clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -42,6 +42,9 @@ coverage: $(READY)  ## the lines of kit/ that quick and, after it, slow left out
 
 long: $(READY)  ## every command of the documents and of --help, and an arm of every kind of every study; half an hour
 	$(PYTEST) --ignore tests/chaos -m long
+
+gpu: $(READY)  ## on a machine with a card: what is skipped elsewhere, and a compiled run that is killed
+	$(PYTEST) tests/train/test_gradients.py tests/data/test_loader.py tests/augment/test_kernel.py tests/models/test_quick.py tests/test_fuse.py
 
 KILLS ?= 300
 chaos: $(READY)  ## the real command killed at random moments, half an hour; KILLS=26 takes 4 minutes, KIT_CHAOS_SEED draws others
