@@ -69,7 +69,8 @@ class Backward:
 
 
 class Recorded:
-    """The same, recorded after a few steps, and anew when other terms are computed. A step that can't be recorded is taken as before.
+    """The same, recorded after a few steps, and anew when other terms are computed or the optimiser has loaded another state, which lies in
+    other memory. A step that can't be recorded is taken as before.
 
     Args:
         prepare: brings the loss to a share of the plan's epochs, in place, and says which of its terms are computed there.
@@ -89,6 +90,7 @@ class Recorded:
         self.learn, self.prepare, self.say, self.pays = learn, prepare, say, pays
         self.updates = updates and learn.rate_on_device
         self.kind: Hashable = None
+        self.state = learn.optimizer.state  # that steps of this kind have updated
         self.steps = 0  # of this kind
         self.graph: torch.cuda.CUDAGraph | None = None
         self.times: list[float] = []  # at which steps began
@@ -96,8 +98,9 @@ class Recorded:
 
     def __call__(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
         kind = (self.prepare(progress), images.shape, labels.shape, labels.dtype)
-        if kind != self.kind:
-            self.kind, self.steps, self.graph, self.times = kind, 0, None, []
+        if kind != self.kind or self.state is not self.learn.optimizer.state:
+            self.kind, self.state = kind, self.learn.optimizer.state
+            self.steps, self.graph, self.times = 0, None, []
         self.steps += 1
         if self.pays is None:
             self.compare()

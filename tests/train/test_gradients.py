@@ -1,9 +1,11 @@
 """A step recorded as a CUDA graph is the step: to the bit, whatever happens around it."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from kit.augment.views import training_views
@@ -14,7 +16,7 @@ from kit.data.cache import load_photos
 from kit.data.layout import find_dataset
 from kit.data.loader import CachedBatches
 from kit.data.order import Order
-from kit.device import choose_device
+from kit.device import choose_device, cpu
 from kit.distill.objective import Objective
 from kit.fuse import fused
 from kit.models.students import build_student
@@ -34,8 +36,9 @@ def batches(step):
     return images.cuda().to(memory_format=torch.channels_last), labels.cuda()
 
 
-def trained(plan, recorded, *, steps=STEPS, wrap=lambda loss: loss, says=print, half=None, batches=batches, fuse=None):
-    """Every tensor of a training's state after some steps, and how it was recorded. half: float16 is scaled, as on a T4. fuse: compiled."""
+def trained(plan, recorded, *, steps=STEPS, wrap=lambda loss: loss, says=print, half=None, batches=batches, fuse=None, back=None):
+    """Every tensor of a training's state after some steps, and how it was recorded. half: float16 is scaled, as on a T4. fuse: compiled.
+    back: before this step, to where it was at half of that."""
     torch.manual_seed(0)
     device = choose_device()
     if half is torch.float16:
@@ -48,9 +51,15 @@ def trained(plan, recorded, *, steps=STEPS, wrap=lambda loss: loss, says=print, 
     learn = Backward(wrap(objective), state.optimizer, state.scaler, device, plan.clip_norm)
     if recorded:
         learn = Recorded(learn, objective.prepare, says, updates=not plan.sam_rho)
-    for _ in range(steps):
+    for step in range(steps):
+        if back and step == back // 2:
+            good = copy.deepcopy(state.state())
+        if step == back:
+            state.load(good, device.device)
         take_step(state, learn, batches, World())
-    return {name: tensor for part in (state.network, state.adapters, state.ema.module) for name, tensor in part.state_dict().items()}, learn
+    moments = {f"{i} {name}": value for i, of in state.optimizer.state_dict()["state"].items() for name, value in of.items()}
+    parts = (state.network, state.adapters, state.ema.module)
+    return moments | {name: tensor for part in parts for name, tensor in part.state_dict().items()}, learn
 
 
 PLANS = [{}, {"sam_rho": 0.05}, {"clip_norm": 1.0, "optimizer": "sgd"}, {"clip_norm": 1.0, "optimizer": "adam", "schedule": "linear"}]
@@ -66,6 +75,30 @@ def test_recorded_steps_give_the_same_bits(more, half):
     assert "as a CUDA graph: " in said[0]
     assert learn.updates == (plan.optimizer in ("adam", "adamw") and not plan.sam_rho and half is None)
     assert all(torch.equal(launched[name], recorded[name]) for name in launched)
+
+
+@gpu
+def test_a_run_that_goes_back_updates_the_state_that_it_has_loaded():
+    plan, back = Train(epochs=2, ema_decay=0.9, lr=1e-3), STEPS // 2 - 2  # recorded and of one kind so far
+    launched, _ = trained(plan, False, back=back)
+    recorded, learn = trained(plan, True, back=back)
+    assert learn.updates
+    assert all(torch.equal(launched[name], recorded[name]) for name in launched)
+
+
+def test_a_state_that_the_optimizer_loads_is_not_the_one_that_was_recorded():
+    images, labels, network, device = torch.randn(4, 3, 32, 32), torch.arange(4), build_student("even", (), 5), cpu("")
+    state = begin(network, nn.Module(), Train(epochs=1), 9, device)
+    loss = lambda images, labels, progress: (F.cross_entropy(network(images), labels), {})  # noqa: E731
+    learn, counted = Recorded(Backward(loss, state.optimizer, state.scaler, device), lambda progress: None, print, pays=False), []
+    for step in range(4):
+        if step == 2:  # as a run that has diverged does
+            held = [moments["exp_avg"] for moments in state.optimizer.state.values()]
+            state.load(copy.deepcopy(state.state()), device.device)
+            assert not any(moments["exp_avg"] is old for moments, old in zip(state.optimizer.state.values(), held, strict=True))
+        take_step(state, learn, lambda step: (images, labels), World())
+        counted.append(learn.steps)  # of those that a recording follows
+    assert counted == [1, 2, 1, 2]
 
 
 @gpu
