@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from kit.config.schema import Train
-from kit.errors import KitError
+from kit.errors import KitError, Suspended
 from kit.world import World
 
 Result = TypeVar("Result")
@@ -45,12 +45,14 @@ def fused(function: Callable[..., Result], say: Callable[[str], None] | None = N
         KitError: from the function that is returned, where it can't be compiled and `say` is None.
     """
     import torch._dynamo  # with Inductor seconds that a run without it need not wait
+    import torch._functorch.config
     import torch._inductor.config
 
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of every machine without a GPU
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = KINDS
     torch._dynamo.config.fail_on_recompile_limit_hit = True
+    torch._functorch.config.force_non_lazy_backward_lowering = True  # now, and not in a backward pass, where nothing here would see it fail
     torch._inductor.config.deterministic = True
     torch._inductor.config.realize_reads_threshold = 8  # else the sum of a hint's gradient and what comes from behind is kept, in float32
     compiled = torch.compile(function, dynamic=False)
@@ -59,10 +61,12 @@ def fused(function: Callable[..., Result], say: Callable[[str], None] | None = N
         nonlocal compiled
         try:
             return compiled(*tensors)
-        except torch.OutOfMemoryError:
+        except (KitError, Suspended, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            if not (say or isinstance(error, torch._dynamo.exc.TorchDynamoException)):
+            # while a step is recorded, it is the recording that fails: the step goes on compiled, without one
+            recorded = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+            if recorded or not (say or isinstance(error, torch._dynamo.exc.TorchDynamoException)):
                 raise
             why = f"torch can't compile the step here ({str(error).partition(chr(10))[0][:160]})"
             if say is None:

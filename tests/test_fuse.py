@@ -10,11 +10,13 @@ import torch
 import torch._inductor.config as inductor
 from functorch.compile import make_boxed_func
 from torch import nn
+from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from kit.compress.fold import fold_in_place
 from kit.config.schema import Train
 from kit.config.terms import CE, KD, Hint
 from kit.distill.objective import Objective
+from kit.errors import KitError
 from kit.fuse import fused, is_fused, settled
 from kit.models.look import hooked
 from kit.models.quick import Stem
@@ -92,17 +94,6 @@ def test_a_plan_that_says_nothing_is_compiled_on_a_gpu_where_it_is_long():
     assert settled(refused := Train(epochs=600, compile=False), 10_000, 224, card, World()) is refused
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's own, where it compiles
-def test_a_step_that_nobody_asked_to_compile_is_taken_as_it_is_where_it_cannot_be(monkeypatch):
-    monkeypatch.setattr(inductor.cpp, "cxx", ("/nowhere/g++",))
-    monkeypatch.setattr(inductor, "force_disable_caches", True)
-    said = []
-    double = fused(lambda x: (x * 2).sin(), said.append)
-    assert double(torch.ones(3)).tolist() == double(torch.ones(3)).tolist() == (torch.ones(3) * 2).sin().tolist()
-    assert len(said) == 1
-    assert "torch can't compile the step here" in said[0]
-
-
 @pytest.mark.filterwarnings("ignore")  # torch's own, where it traces
 def test_a_stem_that_is_the_teachers_is_computed_once_in_a_compiled_step():
     """Counted in the graph that Inductor would be given: teacher and student are one, and what both begin with is in it once."""
@@ -139,6 +130,35 @@ def test_a_stem_that_is_the_teachers_is_computed_once_in_a_compiled_step():
     student.stem.same = ()
     student.stem[0].weight.data += 1
     assert not student.stem.is_of(teacher)
+
+
+class NoBackward(CustomGraphPass):
+    def __call__(self, graph):
+        if any("tangents" in node.name for node in graph.nodes):
+            raise RuntimeError("no backward here")
+
+    def uuid(self):
+        return None
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, where it compiles
+def test_what_cannot_be_compiled_is_known_before_backward_and_an_error_of_the_steps_own_is_its_own():
+    said, asked, x, w = [], [], torch.ones(8, 8), torch.eye(8, requires_grad=True)
+
+    @torch.compiler.disable
+    def recall(images):
+        asked.append(images)
+        raise KitError("the store is gone")
+
+    with pytest.raises(KitError, match="the store is gone"):
+        fused(recall, said.append)(x)
+    assert (len(asked), said) == (1, [])
+    with inductor.patch(post_grad_custom_post_pass=NoBackward(), force_disable_caches=True):
+        fused(lambda x: x @ w, said.append)(x).sum().backward()
+        with pytest.raises(KitError, match="no backward here"):
+            fused(lambda x: x @ w)(x)
+    assert len(said) == 1
+    assert w.grad.eq(8).all()
 
 
 def test_steps_of_several_processes_are_not_compiled():
