@@ -48,6 +48,13 @@ def fused(function: Callable[..., Result], say: Callable[[str], None] | None = N
     import torch._functorch.config
     import torch._inductor.config
 
+    remedy = "leave it out, in another --out: --set train.compile=false"
+    if not hasattr(torch._inductor.config, "deterministic"):  # a torch before 2.10
+        why = f"torch {torch.__version__} can't be told to choose kernels by rule"
+        if say is None:
+            raise KitError(f"train.compile: {why}. Take a newer one, or {remedy}.")
+        say(f"{why}: steps are taken kernel by kernel")
+        return function
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of every machine without a GPU
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = KINDS
@@ -71,8 +78,7 @@ def fused(function: Callable[..., Result], say: Callable[[str], None] | None = N
             why = f"torch can't compile the step here ({str(error).partition(chr(10))[0][:160]})"
             if say is None:
                 raise KitError(
-                    f"train.compile: {why}. On a CPU it needs a C++ compiler such as g++, on a GPU Triton and a C compiler. Or leave it "
-                    "out, in another --out: --set train.compile=false."
+                    f"train.compile: {why}. On a CPU it needs a C++ compiler such as g++, on a GPU Triton and a C compiler. Or {remedy}."
                 ) from None
             say(f"{why}: steps are taken kernel by kernel")
             compiled = function

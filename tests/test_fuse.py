@@ -83,6 +83,17 @@ def test_a_machine_without_a_compiler_is_named(drawn, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_torch_that_chooses_kernels_by_timing_them_compiles_nothing(monkeypatch):
+    said, before = [], inductor.deterministic
+    monkeypatch.delattr(inductor, "deterministic")
+    assert fused(torch.sin, said.append) is torch.sin
+    assert said == [f"torch {torch.__version__} can't be told to choose kernels by rule: steps are taken kernel by kernel"]
+    with pytest.raises(KitError, match=r"--set train\.compile=false"):
+        fused(torch.sin)
+    monkeypatch.undo()
+    assert inductor.deterministic == before
+
+
 def test_a_plan_that_says_nothing_is_compiled_on_a_gpu_where_it_is_long():
     """The rule alone: what it decides runs where there is a card."""
     card, short, long = torch.device("cuda"), Train(epochs=10), Train(epochs=600)
