@@ -21,7 +21,7 @@ from kit.report.write import report
 from kit.session import Watch, alone, open_session
 from kit.stages.finish import hand_in_best_so_far, quantize, submit
 from kit.stages.history import sum_up
-from kit.stages.photos import read_photos
+from kit.stages.photos import make_order, read_photos
 from kit.stages.prune import prune
 from kit.stages.refusals import check_recipe, refuse_over_limit
 from kit.stages.student import distil, finetune, train_factorised, train_quantized
@@ -74,6 +74,7 @@ def run(
             try:
                 material = read_photos(session, data, cache)
                 refuse_over_limit(config, len(material.dataset.classes))
+                make_order(session, material, config.train)  # before a teacher is trained: that its batches can't be shared
                 teachers = get_teachers(session, material, data, teacher_files)
                 student = distil(session, material, teachers, begin)
                 for step in steps_of(config.prune):

@@ -43,7 +43,10 @@ class World:
         if self.alone:
             return slice(None)
         if batch % self.size:
-            raise KitError(f"A batch of {batch} photos can't be shared by {self.size} processes: set train.batch_size to a multiple.")
+            raise KitError(
+                f"A batch of {batch} photos can't be shared by {self.size} processes: set train.batch_size, and of a teacher that the run "
+                f"trains teacher.train.batch_size, to multiples of {self.size}."
+            )
         each = batch // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 

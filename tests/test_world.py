@@ -89,6 +89,15 @@ def test_a_folder_that_is_in_use_is_said_once_and_no_process_breaks(drawn, tmp_p
     assert said[1] == []
 
 
+@pytest.mark.slow
+def test_a_students_batch_that_can_not_be_shared_is_refused_before_its_teacher_is_trained(drawn, tmp_path):
+    words = ["--tiny", "--set", "train.batch_size=15", "--data", drawn, "--out", tmp_path / "out", "--cache", tmp_path]
+    codes, said = as_two(["-m", "kit"], "run", "sample", *words)
+    assert codes == [1, 1]
+    assert said[0][-1].startswith("error: A batch of 15 photos can't be shared by 2 processes")
+    assert not (tmp_path / "out" / "teacher.ckpt").exists()
+
+
 @pytest.fixture
 def place(drawn, tmp_path):
     shutil.copytree(drawn, tmp_path / "photos")
