@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ from kit.errors import KitError
 from kit.files import StorageError, make_folder
 
 Entry = dict[str, Any]
-NEEDED = {"study", "arm", "seed", "digest", "state", "setting"}
+NUMBER = (int, float)
+NEEDED = {"study": str, "arm": str, "seed": int, "digest": str, "state": str, "setting": str}
+NEEDED_OF = {  # by state, what tables ask besides
+    "done": {"validation_accuracy": NUMBER, "parameters": NUMBER, "bytes": NUMBER, "seconds": NUMBER},
+    "stopped": {"error": str, "curve": list},
+    "failed": {"error": str},
+}
 
 
 def append(file: Path, entry: Entry) -> None:
@@ -35,6 +42,16 @@ def ends_a_line(journal: Any) -> bool:
     return journal.read(1) == b"\n"
 
 
+def whole(line: str) -> Entry | None:
+    """The entry of a line that has all that is asked of it; None of another."""
+    with suppress(ValueError, AttributeError, KeyError, TypeError):
+        entry: Entry = json.loads(line)
+        needed: dict[str, Any] = NEEDED | NEEDED_OF[entry["state"]]
+        if all(isinstance(entry.get(name), kind) for name, kind in needed.items()):
+            return entry
+    return None
+
+
 def read(file: Path, study: str, say: Callable[[str], None]) -> list[Entry]:
     """The journal's entries; a line that is no whole entry is named and passed over.
 
@@ -45,13 +62,8 @@ def read(file: Path, study: str, say: Callable[[str], None]) -> list[Entry]:
         return []
     entries = []
     for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        try:
-            entry = json.loads(line)
-            whole = entry.keys() >= NEEDED
-        except (ValueError, AttributeError):
-            whole = False
-        if not whole:
-            say(f"{file}, line {number}: half written, passed over")
+        if not (entry := whole(line)):
+            say(f"{file}, line {number}: half written or damaged, passed over")
             continue
         if entry["study"] != study:
             raise KitError(

@@ -119,13 +119,15 @@ def test_halving_without_optuna_is_refused_before_the_first_arm(tmp_path, drawn,
     assert not (tmp_path / "arms").exists()
 
 
-def test_half_a_line_is_passed_over_and_the_next_is_whole(tmp_path):
+@pytest.mark.parametrize("found", ['{"study": "sma', "accuracy", '"seed"', '"done"', "[]"])
+def test_half_a_line_or_a_damaged_one_is_passed_over_and_the_next_is_whole(tmp_path, found):
     file, said = tmp_path / "journal.jsonl", []
     append(file, entry("plain", 1, 0.5))
-    file.write_text(file.read_text() + '{"study": "sma')
+    whole = json.dumps(entry("plain", 3, 0.7))
+    file.write_text(file.read_text() + (whole.replace(found, found.upper()) if found in whole else found))
     append(file, entry("plain", 2, 0.6))
     assert [line["seed"] for line in read(file, "small", said.append)] == [1, 2]
-    assert said == [f"{file}, line 2: half written, passed over"]
+    assert said == [f"{file}, line 2: half written or damaged, passed over"]
     with pytest.raises(KitError, match=r"is the journal of the study 'small', not of 'other'\. Choose another --out \(and --docs"):
         read(file, "other", print)
 
