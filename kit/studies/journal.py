@@ -12,8 +12,8 @@ from kit.files import StorageError, make_folder
 
 Entry = dict[str, Any]
 NUMBER = (int, float)
-NEEDED = {"study": str, "arm": str, "seed": int, "digest": str, "state": str, "setting": str}
-NEEDED_OF = {  # by state, what tables ask besides
+NEEDED: dict[str, Any] = {"study": str, "arm": str, "seed": int, "digest": str, "state": str, "setting": str}
+NEEDED_OF: dict[str, dict[str, Any]] = {  # by state, what tables ask besides
     "done": {"validation_accuracy": NUMBER, "parameters": NUMBER, "bytes": NUMBER, "seconds": NUMBER},
     "stopped": {"error": str, "curve": list},
     "failed": {"error": str},
@@ -37,6 +37,20 @@ def append(file: Path, entry: Entry) -> None:
         raise StorageError.of(file, error) from None
 
 
+def made(file: Path) -> Path:
+    """The journal, an empty one where there is none: to be locked, and so that one that can't be written is told before an arm is run.
+
+    Raises:
+        StorageError: it can't be written.
+    """
+    make_folder(file.parent)
+    try:
+        open(file, "ab").close()
+    except OSError as error:
+        raise StorageError.of(file, error) from None
+    return file
+
+
 def ends_a_line(journal: Any) -> bool:
     journal.seek(-1, os.SEEK_END)
     return journal.read(1) == b"\n"
@@ -46,8 +60,7 @@ def whole(line: str) -> Entry | None:
     """The entry of a line that has all that is asked of it; None of another."""
     with suppress(ValueError, AttributeError, KeyError, TypeError):
         entry: Entry = json.loads(line)
-        needed: dict[str, Any] = NEEDED | NEEDED_OF[entry["state"]]
-        if all(isinstance(entry.get(name), kind) for name, kind in needed.items()):
+        if all(isinstance(entry.get(name), kind) for name, kind in (NEEDED | NEEDED_OF[entry["state"]]).items()):
             return entry
     return None
 

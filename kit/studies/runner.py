@@ -20,7 +20,7 @@ from kit.pipeline import run as run_pipeline
 from kit.session import Watch, read_by_stage
 from kit.stages.assistant import file_of
 from kit.studies.halving import Halving, import_optuna
-from kit.studies.journal import Entry, append, read
+from kit.studies.journal import Entry, append, made, read
 from kit.studies.study import Arm, Study, replaced
 from kit.train.budget import Budget, say_duration
 from kit.version import commit
@@ -128,14 +128,17 @@ def run_study(
         say(describe(entry))
 
     try:
-        with locked(make_folder(place.runs)):
+        with locked(make_folder(place.runs)), locked(made(place.journal)):
             jobs = jobs_to_do(study, place, seeds, setting, say, teachers)
             if halving:
                 lags = lambda job: is_stopped(read(place.journal, study.name, say), job)  # noqa: E731
                 return in_turn(jobs, data, cache, budget, keep, say, lags, lambda job: watch_of(study, job, place, say))
             return how(jobs, data, cache, budget, keep, say)
     except Busy:
-        raise KitError(f"Another kit study is at work in {place.runs}. Wait for it, or choose another --out.") from None
+        raise KitError(
+            f"Another kit study is at work in {place.runs} or with {place.journal}. Wait for it, or choose another --out (and --docs, "
+            "where it is given)."
+        ) from None
 
 
 def source_of(study: Study, data: Path, teachers: Sequence[Path]) -> str:

@@ -18,6 +18,7 @@ from kit.cli.app import app
 from kit.config.recipes import sample
 from kit.console import Log
 from kit.errors import KitError
+from kit.files import locked
 from kit.models.students import STUDENTS
 from kit.stages.refusals import check_recipe
 from kit.studies.catalogue import STUDIES, choose, find_study
@@ -80,7 +81,7 @@ def test_a_study_without_time_says_what_is_next_and_begins_nothing(tmp_path, dra
     said = []
     assert not run(small(), tmp_path, drawn, [1], said, seconds=5)
     assert said == ["the budget is over: plain with seed 1 is next; the same command goes on from here"]
-    assert not (tmp_path / "journal.jsonl").exists()
+    assert (tmp_path / "journal.jsonl").read_bytes() == b""
 
 
 def test_a_study_that_a_signal_ends_lets_no_script_go_on(tmp_path, drawn):
@@ -117,6 +118,21 @@ def test_halving_without_optuna_is_refused_before_the_first_arm(tmp_path, drawn,
     with pytest.raises(KitError, match="pip install optuna"):
         run(small(), tmp_path, drawn, [1], [], halving=True)
     assert not (tmp_path / "arms").exists()
+
+
+@pytest.mark.parametrize("held", ["arms", "journal.jsonl"])
+def test_two_studies_with_one_folder_or_one_journal_do_not_run_the_same_arms(tmp_path, drawn, held):
+    (tmp_path / "arms").mkdir()
+    (tmp_path / "journal.jsonl").touch()
+    with locked(tmp_path / held), pytest.raises(KitError, match=r"Another kit study is at work in .*arms or with .*journal\.jsonl"):
+        run(small(), tmp_path, drawn, [1], [])
+
+
+def test_a_journal_that_can_not_be_written_is_told_before_an_arm_is_run(tmp_path, drawn):
+    (tmp_path / "journal.jsonl").mkdir()
+    with pytest.raises(KitError, match=r"journal\.jsonl can't be written \(Is a directory\)"):
+        run(small(), tmp_path, drawn, [1], [])
+    assert not list((tmp_path / "arms").iterdir())
 
 
 @pytest.mark.parametrize("found", ['{"study": "sma', "accuracy", '"seed"', '"done"', "[]"])
