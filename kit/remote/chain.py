@@ -94,8 +94,9 @@ def chain(
         via: "self", the kernel is its own source; "pair", two kernels take turns; "dataset", a private data set's newest version. None:
             as the chain was begun. Where Kaggle drops the source, the next of these is tried.
     Raises:
-        KitError: a session failed or was cancelled, two in a row brought nothing, someone else pushed the kernel, the week's GPU time is
-            used up, or Kaggle refused: each with the reason and, of a failure, the end of the log. Started again, the chain goes on.
+        KitError: a session failed or was cancelled, two in a row brought nothing, someone else pushed the kernel or deleted it, the week's
+            GPU time is used up, or Kaggle refused: each with the reason and, of a failure, the end of the log. Started again, the chain
+            goes on.
     """
     ref, kaggle = read_metadata(kernel, kaggle.user)["id"], replace(kaggle, patience=PATIENCE, say=say)
     try:
@@ -106,8 +107,12 @@ def chain(
                 say(reason)
             while not over(story, folder / "chain.json", max_sessions, until):
                 pushed = story.running or begin(story, kernel, kaggle, say, folder, timeout)
-                ended = wait_for(pushed, kaggle, say)
-                reason = look(story, pushed, kaggle, folder, ended, late=ended.seconds > LATE * (timeout or LIMIT))
+                try:
+                    ended = wait_for(pushed, kaggle, say)
+                    reason = look(story, pushed, kaggle, folder, ended, late=ended.seconds > LATE * (timeout or LIMIT))
+                except Refused:
+                    if not (reason := gone(story, pushed, kaggle)):
+                        raise
                 save(story, folder)
                 if reason:
                     raise KitError(reason)
@@ -239,6 +244,18 @@ def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ende
     story.steps.append(step)
     story.state = "done" if done else "running"
     return "" if done else cancelled
+
+
+def gone(story: Story, pushed: Pushed, kaggle: Kaggle) -> str:
+    """Why a session can't be told of whose kernel was deleted on Kaggle meanwhile; empty where it is still there. It is asked no more."""
+    if newest_version(kaggle, pushed.ref).number >= pushed.version:
+        return ""
+    story.running = None
+    story.steps.append(0)
+    return (
+        f"{pushed.ref} version {pushed.version} is not on Kaggle any more. Was it deleted there? Started again, the chain goes on from "
+        f"step {story.step:,}."
+    )
 
 
 def steps_told(record: dict[str, Any]) -> int:

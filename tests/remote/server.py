@@ -215,7 +215,9 @@ class Server:
         return 200, {"metadata": {"currentVersionNumber": len(kernel.requests), **taken}, "blob": {"source": newest["text"]}}
 
     def GetKernelSessionStatus(self, body):
-        kernel = self.kernels[f"{body['userName']}/{body['kernelSlug']}"]
+        kernel = self.kernels.get(f"{body['userName']}/{body['kernelSlug']}")
+        if kernel is None:
+            return 404, {"code": 404, "message": "Notebook not found"}
         state = kernel.states.popleft() if len(kernel.states) > 1 else kernel.states[0]
         return 200, {"status": state, "failureMessage": kernel.failure}
 

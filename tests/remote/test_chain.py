@@ -249,6 +249,20 @@ def test_a_version_that_someone_else_pushed_is_not_taken_for_the_chains_own(tmp_
     assert server.kernels[REF].requests[3]["kernelDataSources"] == [f"{REF}/1"]
 
 
+def test_a_session_whose_kernel_was_deleted_is_not_asked_for_for_ever(tmp_path, server, kaggle):
+    """Kaggle drops the source that is gone with it; the copy at home travels."""
+    small, folder = kernel(tmp_path, COUNTS), tmp_path / "chain"
+
+    def say(line):
+        if "version 2: https://" in line:
+            server.missing |= {REF, f"{REF}/1"}
+            del server.kernels[REF]
+
+    with pytest.raises(KitError, match=rf"{REF} version 2 is not on Kaggle any more(.|\n)*goes on from step 3"):
+        chain(small, kaggle, say, folder=folder)
+    assert chain(small, kaggle, print, folder=folder).steps == [3, 0, 6, 9]
+
+
 @pytest.mark.parametrize(("head", "source"), [(COUNTS, [f"{REF}/1"]), ("", None)])
 def test_a_session_that_was_cancelled_is_not_followed_by_another_unasked(tmp_path, server, kaggle, head, source):
     small, folder = kernel(tmp_path, head), tmp_path / "chain"
