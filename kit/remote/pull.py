@@ -24,8 +24,11 @@ def pull(kaggle: Kaggle, ref: str, name: str, folder: Path, pattern: str = WANTE
         pattern: a regular expression that a file's whole name must fit.
         out: another folder to fetch into; the ledger is then left alone.
     Raises:
-        KitError: Kaggle refused, nothing fits, or a file is not what its run wrote: then nothing is kept.
+        KitError: Kaggle refused, nothing fits, a file is not what its run wrote, or `out` is the folder of a run at home: then nothing is
+            kept.
     """
+    if out and (out / "run.json").exists() and "kernel" not in told(out):
+        raise KitError(f"{out} holds a run that was not pulled, whose files would be replaced. Choose another --out.")
     files = dict(contents(kaggle, ref, pattern))
     made = read_object(files.get(PROVENANCE, b"{}"))
     made |= {"kernel": ref, "kernel_version": newest_version(kaggle, ref).number, "pulled": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -50,6 +53,11 @@ def pull(kaggle: Kaggle, ref: str, name: str, folder: Path, pattern: str = WANTE
 
 def holds_another(place: Path, made: dict[str, Any]) -> bool:
     """Whether a folder has the CSV of another session than the one that `made` tells of."""
-    file = place / PROVENANCE
-    before = read_object(file.read_bytes()) if file.is_file() else {}
+    before = told(place)
     return (place / "submission.csv").exists() and any(before.get(name) != made[name] for name in ("kernel", "kernel_version"))
+
+
+def told(place: Path) -> dict[str, Any]:
+    """What a folder's provenance.json says; nothing where there is none."""
+    file = place / PROVENANCE
+    return read_object(file.read_bytes()) if file.is_file() else {}

@@ -451,6 +451,11 @@ def test_what_a_later_session_left_is_not_mixed_with_the_csv_of_an_earlier_one(t
     assert [json.loads((place / "provenance.json").read_text())["kernel_version"] for place in (first, second)] == [1, 2]
     pull(kaggle, REF, "small", folder, "log.txt", out=first)  # a folder that was named is taken
     assert json.loads((first / "provenance.json").read_text())["kernel_version"] == 1
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    with pytest.raises(KitError, match=r"run holds a run that was not pulled, .*Choose another --out"):
+        pull(kaggle, REF, "small", folder, ".*", out=tmp_path / "run")
+    assert len(list((tmp_path / "run").iterdir())) == 1
 
 
 def test_a_provenance_with_other_types_is_not_pulled(tmp_path, server, kaggle):
