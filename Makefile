@@ -44,7 +44,7 @@ long: $(READY)  ## every command of the documents and of --help, and an arm of e
 	$(PYTEST) --ignore tests/chaos -m long
 
 gpu: $(READY)  ## on a machine with a card: what is skipped elsewhere, and a compiled run that is killed
-	$(PYTEST) tests/train/test_gradients.py tests/data/test_loader.py tests/augment/test_kernel.py tests/models/test_quick.py tests/test_fuse.py
+	$(PYTEST) tests/train/test_gradients.py tests/data/test_loader.py tests/augment/test_view_kernel.py tests/models/test_quick.py tests/test_fuse.py
 
 KILLS ?= 300
 chaos: $(READY)  ## the real command killed at random moments, half an hour; KILLS=26 takes 4 minutes, KIT_CHAOS_SEED draws others
