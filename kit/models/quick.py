@@ -1,4 +1,4 @@
-"""A frozen ResNet-18 rearranged for a GPU: the same answers to rounding, in about half the time of its layers one by one.
+"""A frozen ResNet-18 rearranged for a GPU: the same answers to rounding, on an H100 in two thirds of the time.
 
 cuDNN is slow where channels are few, and what follows a convolution is a pass over its maps. So the 7×7 stem over 3 channels is a 4×4
 over 16 (stem.py), a bias and a ReLU after it wait until the maps have been pooled (both keep the order of numbers, so the maximum stays
