@@ -23,16 +23,12 @@ KINDS = 64  # that one function is compiled in: another where a term begins or e
 
 def settled(train: Train, photos: int, side: int, device: torch.device, world: World) -> Train:
     """A plan that says whether its steps are compiled. Left open, they are on a GPU, where the plan is long: a matter of the recipe and of
-    no clock, so that a run and its repetition are the same."""
-    if train.compile is not None:
-        return train
-    return train.model_copy(update={"compile": device.type == "cuda" and world.alone and train.epochs * photos * side**2 >= WORTH})
+    no clock, so that a run and its repetition are the same.
 
-
-def is_fused(train: Train, world: World) -> bool:
-    """Whether a plan's step is compiled. Of several processes none does: a compiled all-reduce has another gradient, and batch norm over
-    all of them learnt something else."""
-    return bool(train.compile) and world.alone
+    Of several processes none compiles: a compiled all-reduce has another gradient, and batch norm over all of them learnt something else.
+    """
+    long = device.type == "cuda" and train.epochs * photos * side**2 >= WORTH
+    return train.model_copy(update={"compile": world.alone and (long if train.compile is None else train.compile)})
 
 
 def fused(function: Callable[..., Result], say: Callable[[str], None] | None = None) -> Callable[..., Result]:

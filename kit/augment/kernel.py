@@ -19,15 +19,16 @@ def show(
     crop: Tensor,
     flips: Tensor,
     turns: tuple[Tensor, ...],
-    brightness: Tensor | None,
+    factors: tuple[Tensor | None, ...],
     side: int,
     line: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """Arguments and result as of `show_views`, without contrast and saturation."""
+    """Arguments and result as of `show_views`, whose contrast and saturation are None here."""
+    brightness, _, _ = factors
     n, square = pixels.shape[:2]
     out = torch.empty(n, side, side, 3, device=pixels.device)
-    factors = () if brightness is None else (brightness.flatten()[:, None],)
-    numbers = torch.cat((stored, crop, flips, *factors, *(turn[:, None] for turn in turns)), dim=1)
+    kept = () if brightness is None else (brightness.flatten()[:, None],)
+    numbers = torch.cat((stored, crop, flips, *kept, *(turn[:, None] for turn in turns)), dim=1)
     tiles = triton.cdiv(side, TILE)
     view[tiles, tiles, n](pixels, numbers, *line, out, side, square, numbers.shape[1], brightness is not None, len(turns), TILE)
     return out.permute(0, 3, 1, 2)

@@ -56,27 +56,10 @@ def show_views(
     side: int,
     line: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """What was drawn, done: all of it on the pixels' device, on a GPU by one kernel where nothing needs a view's mean or its grey.
+    """What was drawn, done, all of it on the pixels' device.
 
     factors: of brightness, contrast and saturation. line: as `line_to_input` gives it. The others are `warp`'s.
     """
-    brightness, contrast, saturation = factors
-    if pixels.is_cuda and contrast is None and saturation is None and (show := kernel(pixels.device)):
-        return show(pixels, stored, crop, flips, turns, brightness, side, line)
-    return show_by_passes(pixels, stored, crop, flips, turns, factors, side, line)
-
-
-def show_by_passes(
-    pixels: Tensor,
-    stored: Tensor,
-    crop: Tensor,
-    flips: Tensor,
-    turns: tuple[Tensor, ...],
-    factors: tuple[Tensor | None, ...],
-    side: int,
-    line: tuple[Tensor, Tensor],
-) -> Tensor:
-    """`show_views` by torch's own passes, on any device."""
     brightness, contrast, saturation = factors
 
     def finish(views: Tensor, part: slice) -> Tensor:
@@ -90,22 +73,29 @@ def show_by_passes(
     return warp(pixels, stored, crop, flips, turns, side, finish)
 
 
+def way_to_show(device: torch.device, factors: tuple[Tensor | None, ...]) -> Callable[..., Tensor]:
+    """`show_views`, or on a GPU the kernel in its place, where nothing needs a view's mean or its grey."""
+    _, contrast, saturation = factors
+    plain = contrast is None and saturation is None
+    return (kernel(device) if plain and device.type == "cuda" else None) or show_views
+
+
 @functools.cache
 def kernel(device: torch.device) -> Callable[..., Tensor] | None:
     """What makes views by one kernel, where it runs and makes those of torch's passes: tried once on noise, for there may be no Triton, no
     C compiler, which it needs, or a card that neither was ever tried on."""
     draw = torch.Generator().manual_seed(0)
     noise = [torch.rand(2, *shape, generator=draw).to(device) for shape in ((8, 8, 3), (4,), (), (1, 1, 1))]
-    pixels, turn, brightness = (noise[0] * 255).byte(), noise[2], noise[3]
-    place = (pixels, torch.full((2, 2), 8.0, device=device), noise[1] / 2, torch.ones(2, 2, device=device), (turn,))
+    whole, turns, factors = torch.full((2, 2), 8.0, device=device), (noise[2],), (noise[3], None, None)
     line = line_to_input((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), device)
+    given = ((noise[0] * 255).byte(), whole, noise[1] / 2, torch.ones(2, 2, device=device), turns, factors, 24, line)
     try:
         from kit.augment.kernel import show
 
-        views = show(*place, brightness, 24, line)
+        views = show(*given)
     except Exception:  # whatever a compiler, a linker or a driver says
         return None
-    differs = (views - show_by_passes(*place, (brightness, None, None), 24, line)).abs() > ROUNDING
+    differs = (views - show_views(*given)).abs() > ROUNDING
     return show if differs.float().mean() < 0.01 else None  # on a corner's edge a pixel may fall to either side
 
 
@@ -131,7 +121,8 @@ def training_views(
     stored, crop, flips, *rest = sent_together([stored_sizes(sizes[share], pixels.shape[1]), *drawn[:2], *factors, *drawn.turns], device)
     changes = tuple(None if kept is None else rest.pop(0) for kept in drawn[3:])
     line = line_to_input(data.mean, data.std, device)
-    return show_views(pixels, stored, crop, flips, tuple(rest), changes, data.image_size, line)
+    show = way_to_show(device, changes)
+    return show(pixels, stored, crop, flips, tuple(rest), changes, data.image_size, line)
 
 
 def sent_together(numbers: Sequence[Tensor], device: torch.device) -> list[Tensor]:
@@ -169,7 +160,9 @@ def evaluation_views(pixels: Tensor, sizes: Tensor, data: Data, place: tuple[int
         half = crop[:, 2:]
         crop = torch.cat(((1 - half) * torch.tensor(place), half), dim=1)
     line = line_to_input(data.mean, data.std, device)
-    return show_views(pixels, stored, crop.to(device), torch.ones(n, 2, device=device), (), (None, None, None), data.image_size, line)
+    unchanged = (None, None, None)
+    show = way_to_show(device, unchanged)
+    return show(pixels, stored, crop.to(device), torch.ones(n, 2, device=device), (), unchanged, data.image_size, line)
 
 
 def stored_sizes(sizes: Tensor, square: int) -> Tensor:

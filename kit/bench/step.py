@@ -20,17 +20,15 @@ from kit.config.schema import Config
 from kit.data.order import Order
 from kit.device import Device
 from kit.distill.objective import Objective
-from kit.distill.panel import Panel
 from kit.errors import KitError
 from kit.fuse import fused, settled
 from kit.models.look import hooked
-from kit.models.quick import quick
 from kit.models.students import build_student
 from kit.models.teacher import build_teacher
 from kit.models.widths import widths_for
 from kit.stages.photos import cached_batches
 from kit.stages.student import prepare, stem_shared
-from kit.stages.teacher import ready
+from kit.stages.teacher import looking, ready
 from kit.train.gradients import WARM, Backward, Learn, Loss, Recorded
 from kit.train.loop import Batches, begin, take_step
 from kit.world import World
@@ -45,7 +43,7 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
     student = build_student(config.student.name, widths_for(config.student, classes_of(split)), classes_of(split))
     teacher = build_teacher(config.teacher.arch, classes_of(split)).eval().requires_grad_(False)
     prepare(student, teacher, config)
-    panel = Panel([quick(ready(teacher, device), side)], config.teacher.flip)
+    panel = looking([teacher], config, device)
     order, student = Order(len(split), train.batch_size, train.seed), student.to(where)
     feed = cached_batches(decoded(split, config, cache), order, config.data, config.data.augment, where)
     fast = Objective(student, panel, config.distill, side, fuse=fused)
@@ -91,10 +89,8 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
         except KitError as error:  # no compiler here
             print(error)
         else:
-            word = "not compiled" if compiled else "compiled"
-            ways.append(
-                Way(f"step, {word}", f"one frozen batch, train.compile={'false' if compiled else 'true'}", always(lambda: step(second)))
-            )
+            word, setting = ("not compiled", "false") if compiled else ("compiled", "true")
+            ways.append(Way(f"step, {word}", f"one frozen batch, train.compile={setting}", always(lambda: step(second))))
         rows = milliseconds(measure(ways, rounds, where, seconds))
     what = f"A step of {config.recipe}: {train.batch_size} photos at {side} px{', compiled' if compiled else ''}"
     share = {} if where.type == "cuda" else shares(rows)  # a GPU's feed works while the step does

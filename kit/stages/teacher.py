@@ -222,9 +222,13 @@ def result_from_file(session: Session, file: Path, checkpoints: Checkpoints) -> 
 
 
 def on_device(teachers: Sequence[nn.Module], session: Session) -> Panel:
-    """Copies to look through, folded and in the device's half precision; the originals stay whole, for a stem may be taken from one."""
-    config = session.config
-    networks = [ready(teacher, session.device) for teacher in teachers]
+    return looking(teachers, session.config, session.device)
+
+
+def looking(teachers: Sequence[nn.Module], config: Config, device: Device) -> Panel:
+    """Copies to look through, folded, in the device's half precision and arranged for it; the originals stay whole, for a stem may be taken
+    from one."""
+    networks = [ready(teacher, device) for teacher in teachers]
     if all(STAGE.fullmatch(name) for name in tapped(config.distill, "teacher")):
         networks = [quick(network, config.data.image_size) for network in networks]
     return Panel(networks, config.teacher.flip)

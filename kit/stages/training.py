@@ -9,7 +9,7 @@ from torch import nn
 from kit import predict
 from kit.config.schema import Augment, Train
 from kit.distill.replay import Recall
-from kit.fuse import Fuse, fused, is_fused, settled
+from kit.fuse import Fuse, fused, settled
 from kit.session import Session
 from kit.stages.photos import Material, make_order, make_views, mixing
 from kit.train.gradients import Loss
@@ -19,10 +19,12 @@ from kit.train.loop import Training, fit
 def settle(session: Session, material: Material, stage: str, plan: Train) -> tuple[Train, Fuse | None]:
     """A plan that says whether its steps are compiled, and what compiles them: None where they aren't."""
     own = settled(plan, material.photos, session.config.data.image_size, session.device.device, session.world)
-    if not is_fused(own, session.world):
-        return own, None
     if plan.compile:
-        return own, fused
+        if not own.compile:
+            session.log(f"{stage}: steps are not compiled, since several processes share a batch")
+        return own, fused if own.compile else None
+    if not own.compile:
+        return own, None
     session.log(f"{stage}: steps are compiled, for the plan is long")
     return own, partial(fused, say=lambda why: session.log(f"{stage}: {why}"))
 
@@ -49,8 +51,6 @@ def train(
         f"{stage}: {plan.epochs} epochs of {order.steps_per_epoch} steps of {order.batch_size} photos; each epoch leaves {left_out} out"
     )
     session.log(f"{stage}: {views.says}")
-    if plan.compile and not session.world.alone:
-        session.log(f"{stage}: steps are not compiled, since several processes share a batch")
     batches = mixing(views, order, augment, len(material.dataset.classes))
     return fit(
         network,

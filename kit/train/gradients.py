@@ -24,10 +24,7 @@ Loss = Callable[[Tensor, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
 
 
 class Learn(Protocol):
-    """(images, labels, progress) → the losses' values; the gradients are left. updates: the parameters have been updated by them, too;
-    if not, `update` does it."""
-
-    updates: bool
+    """(images, labels, progress) → the losses' values; the gradients are left, and `update` moves the parameters by them."""
 
     def __call__(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]: ...
 
@@ -40,8 +37,6 @@ WARM, TIMED = 3, 10  # steps that are taken before a recording, and that each wa
 class Backward:
     """The gradients of the loss with respect to all that the optimiser holds, scaled where the device needs it. clip_norm: what `update`
     cuts their norm to."""
-
-    updates = False
 
     def __init__(
         self, loss: Loss, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, device: Device, clip_norm: float | None = None
@@ -121,11 +116,13 @@ class Recorded:
         """A step as it was."""
         values = self.learn(images, labels, progress)
         if self.updates:
-            self.update()
+            self.learn.update()
         return values
 
     def update(self) -> None:
-        self.learn.update()
+        """Nothing where the step has done so."""
+        if not self.updates:
+            self.learn.update()
 
     def compare(self) -> None:
         """Whether it pays: the median of TIMED steps as they were, and of as many recorded ones; of whole steps, the feed among them. An

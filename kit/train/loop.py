@@ -24,7 +24,6 @@ from kit.console import Log, progress
 from kit.device import Device
 from kit.errors import KitError
 from kit.files import StorageError
-from kit.fuse import is_fused
 from kit.rng import derive
 from kit.train.average import batches_to_measure, remeasure
 from kit.train.budget import Budget
@@ -140,6 +139,7 @@ def fit(
         evaluate: "accuracy" on validation, 0…1, and other scores, of a network in evaluation mode; not called for a final fit.
         budget: of the processes that share each batch.
         adapters: train along but are not part of the network.
+        train: its plan, settled (kit/fuse.py): whether the loss was compiled is known.
         unmixed: the same batches without mixup, which batch norm is measured on; None: as they are.
         prepare: as `Recorded` takes it.
         on_epoch: is given the history, a dictionary an epoch, and where the last epoch's seconds went; after each epoch and at the
@@ -175,7 +175,7 @@ def fit(
     with progress(stage, state.steps, shown=world.first, done=state.step) as moved, shared_norms(learners, world):
         while state.step < state.steps and not out_of_patience(state):
             ends_epoch, terms = (state.step + 1) % steps_per_epoch == 0, prepare(state.progress)
-            work = "compile" if is_fused(train, world) and terms not in met else step  # a step after it does not take as long
+            work = "compile" if train.compile and terms not in met else step  # a step after it does not take as long
             if not budget.fits(work, saving, "hand in", *([evaluation] if ends_epoch else [])):
                 if state.step > begun_at:
                     sound(state, stage, device, log)
@@ -291,8 +291,7 @@ def take_step(state: Training, learn: Learn, batches: Batches, world: World) -> 
     if train.sam_rho:
         with uphill(state.network, trained, train.sam_rho):
             gradients()
-    if not learn.updates:
-        learn.update()
+    learn.update()
     state.step += 1
     if state.ema:
         state.ema.update(state.network, step=state.step)
