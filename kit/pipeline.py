@@ -74,7 +74,7 @@ def run(
             try:
                 material = read_photos(session, data, cache)
                 refuse_over_limit(config, len(material.dataset.classes))
-                make_order(session, material, config.train)  # before a teacher is trained: that its batches can't be shared
+                make_order(session, material, config.train, config.data.augment)  # refuses batches that can't be shared
                 teachers = get_teachers(session, material, data, teacher_files)
                 student = distil(session, material, teachers, begin)
                 for step in steps_of(config.prune):

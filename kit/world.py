@@ -34,18 +34,19 @@ class World:
     def first(self) -> bool:
         return self.rank == 0
 
-    def share(self, batch: int) -> slice:
-        """This process's part of a batch.
+    def share(self, batch: int, together: int = 1) -> slice:
+        """This process's part of a batch, of whose photos so many neighbours stay together.
 
         Raises:
             KitError: the parts would not be equal, and averages over them no averages over the batch.
         """
         if self.alone:
             return slice(None)
-        if batch % self.size:
+        if batch % (least := self.size * together):
+            mixed = ", which mix neighbours" if together > 1 else ""
             raise KitError(
-                f"A batch of {batch} photos can't be shared by {self.size} processes: set train.batch_size, and of a teacher that the run "
-                f"trains teacher.train.batch_size, to multiples of {self.size}."
+                f"A batch of {batch} photos can't be shared by {self.size} processes{mixed}: set train.batch_size, and of a teacher that "
+                f"the run trains teacher.train.batch_size, to multiples of {least}."
             )
         each = batch // self.size
         return slice(self.rank * each, (self.rank + 1) * each)

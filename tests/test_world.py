@@ -44,6 +44,11 @@ def test_the_shares_of_any_number_of_processes_make_up_the_batch_of_one(drawn, t
 def test_a_batch_that_can_not_be_shared_is_refused():
     with pytest.raises(KitError, match="batch of 64 photos can't be shared by 3 processes"):
         Order(100, 64, 0, World(0, 3))
+    assert Order(100, 66, 0, World(0, 2)).batch_size == 66
+    with pytest.raises(KitError, match=r"66 photos can't be shared by 2 processes, which mix neighbours: .* to multiples of 4"):
+        Order(100, 66, 0, World(0, 2), pairs=True)
+    assert (few := Order(27, 64, 0, World(1, 2), pairs=True)).batch_size == 24
+    assert few.share == slice(12, 24)
 
 
 def as_two(code, *words):

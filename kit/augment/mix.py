@@ -11,7 +11,6 @@ from torch import Tensor
 
 from kit.config.schema import Augment
 from kit.device import sent
-from kit.errors import KitError
 
 
 def mix(
@@ -20,17 +19,11 @@ def mix(
     """Pairs of views mixed by mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019, appendix A).
 
     Args:
-        images: [M, 3, H, W], the share of the step's `batch`. labels: int64 [M], -1 for none.
+        images: [M, 3, H, W], the share of the step's `batch`, in pairs but for an odd batch's last. labels: int64 [M], -1 for none.
         draw: numpy's, since torch draws no Beta from a generator; its numbers are a function of the step.
     Returns:
         Images, and the shares of the classes, float32 [M, K]; a row sums to less than 1 by as much as an unlabelled photo has in it.
-    Raises:
-        KitError: a process's share has a photo without a partner.
     """
-    if share != slice(None) and len(images) % 2:
-        raise KitError(
-            f"Mixup and CutMix mix pairs, and a process has {len(images)} photos: set train.batch_size to a multiple of two each."
-        )
     cut = bool(augment.cutmix) and (not augment.mixup or draw.random() < 0.5)
     alpha = augment.cutmix if cut else augment.mixup
     kept, place = draw.beta(alpha, alpha, (batch + 1) // 2), draw.random((2, (batch + 1) // 2))

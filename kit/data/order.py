@@ -11,15 +11,25 @@ from kit.world import World
 class Order:
     """Which photos make up a step. The last, smaller batch of an epoch is dropped: nine photos are too few for batch norm.
 
-    The batches are the same for any number of processes; `share` is the part of each that this one is given. With `balance`, int64
-    [photos] of labels, an epoch shows every class as often as any other.
+    The batches are the same for any number of processes; `share` is the part of each that this one is given, whole pairs of photos where
+    `pairs` asks for that. With `balance`, int64 [photos] of labels, an epoch shows every class as often as any other.
     """
 
-    def __init__(self, photos: int, batch_size: int, seed: int, world: World | None = None, balance: np.ndarray | None = None):
+    def __init__(
+        self,
+        photos: int,
+        batch_size: int,
+        seed: int,
+        world: World | None = None,
+        balance: np.ndarray | None = None,
+        pairs: bool = False,
+    ):
         world = world or World()
+        together = 2 if pairs and world.size > 1 else 1
+        least = world.size * together
         self.photos, self.seed, self.balance = photos, seed, balance
-        self.batch_size = min(batch_size, photos // world.size * world.size)  # of few photos as many as the processes can share
-        self.share = world.share(self.batch_size)
+        self.batch_size = min(batch_size, photos // least * least)  # of few photos as many as the processes can share
+        self.share = world.share(self.batch_size, together)
         self.steps_per_epoch = photos // self.batch_size
         self.drawn: dict[int, Tensor] = {}  # epochs: the one that was asked for last and its neighbours
 

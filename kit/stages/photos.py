@@ -102,8 +102,9 @@ def with_more_training(dataset: Dataset, unlabelled: bool, final_fit: bool) -> D
     return replace(dataset, training=training.joined(dataset.unlabelled) if unlabelled and dataset.unlabelled else training)
 
 
-def make_order(session: Session, material: Material, plan: Train) -> Order:
-    return Order(material.photos, plan.batch_size, plan.seed, session.world, material.labels if plan.balanced else None)
+def make_order(session: Session, material: Material, plan: Train, augment: Augment) -> Order:
+    balance = material.labels if plan.balanced else None
+    return Order(material.photos, plan.batch_size, plan.seed, session.world, balance, pairs=augment.mixes)
 
 
 def make_views(session: Session, material: Material, order: Order, augment: Augment) -> CachedBatches | DecodingBatches:

@@ -105,8 +105,9 @@ def cut(
     """A copy that keeps the target, in evaluation mode on the device, and its widths. most: bytes of the packed copy, which is cut again
     where it has more."""
     config, classes = session.config, material.dataset.classes
-    how, order = config.prune or Prune(), make_order(session, material, config.train)
-    batches = make_views(session, material, order, config.data.augment)
+    how, augment = config.prune or Prune(), config.data.augment
+    order = make_order(session, material, config.train, augment)
+    batches = make_views(session, material, order, augment)
     slimmer, widths = narrowed(config, student, target, classes, most, batches)
     if how.scratch:
         slimmer = with_new_weights(slimmer, config.student.name, len(classes), config.train.seed)

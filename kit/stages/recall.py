@@ -32,7 +32,7 @@ def fixed_labels(session: Session, material: Material, plan: Train, looking: Pan
     tick = lambda: session.budget.insist("the teacher had seen the training photos", *session.owed)  # noqa: E731
     with session.budget.timed("teacher"):
         logits = predict.logits(looking, material.training, session.config.data, tick=tick)
-    return Fixed(logits, make_order(session, material, plan).mine)
+    return Fixed(logits, make_order(session, material, plan, session.config.data.augment).mine)
 
 
 @contextmanager
@@ -41,7 +41,8 @@ def replayed(session: Session, material: Material, stage: str, plan: Train, look
 
     Bits depend on the device, its precision and threads, and on how a batch is shared by processes, so these are in the name too.
     """
-    config, order = session.config, make_order(session, material, plan)
+    config = session.config
+    order = make_order(session, material, plan, config.data.augment)
     mine = range(order.batch_size)[order.share]
     maps = shapes(looking.first, tapped(config.distill, "teacher"), config.data.image_size)
     depends = {

@@ -61,7 +61,7 @@ def step_once(session: Session, material: Material, student: nn.Module, teacher:
     config = session.config
     plan = config.train.model_copy(update={"lr": lr})
     objective = Objective(student, teacher, config.distill, config.data.image_size)
-    order = make_order(session, material, plan)
+    order = make_order(session, material, plan, config.data.augment)
     state = begin(student, objective.adapters, plan, order.steps_per_epoch, session.device)
     views = make_views(session, material, order, config.data.augment)
     batches = mixing(views, order, config.data.augment, len(material.dataset.classes))

@@ -44,7 +44,7 @@ def train(
     """A stage's plan, carried through or on. prepare: as `fit` takes it. recall: what the loss asks in the teacher's place, on the host,
     and must be told which step's batch that is of."""
     config = session.config
-    order = make_order(session, material, plan)
+    order = make_order(session, material, plan, augment)
     views = make_views(session, material, order, augment)
     left_out = material.photos - order.steps_per_epoch * order.batch_size
     session.log(
