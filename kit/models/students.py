@@ -73,7 +73,15 @@ def boss(widths: Sequence[int], classes: int) -> nn.Module:
     return Classifier(FrozenStem(widths[0]), [block(a, b, 2 if i else 1) for i, (a, b) in enumerate(pairs)], widths[-1], classes)
 
 
-def residual(widths: Sequence[int], classes: int, *, depths: Sequence[int], kernels: Sequence[int], branched: bool = False) -> nn.Module:
+def residual(
+    widths: Sequence[int],
+    classes: int,
+    *,
+    depths: Sequence[int],
+    kernels: Sequence[int],
+    strides: Sequence[int] = (2, 2, 2),
+    branched: bool = False,
+) -> nn.Module:
     """Stages of depthwise and pointwise blocks; the first block of a stage strides and widens, the others add to it.
 
     widths: of the stem and each stage.
@@ -81,7 +89,8 @@ def residual(widths: Sequence[int], classes: int, *, depths: Sequence[int], kern
     stem, blocks = strided_stem(widths[0], nn.Hardswish()), []
     for stage, (ins, outs) in enumerate(itertools.pairwise(widths)):
         for i in range(depths[stage]):
-            blocks.append(Residual(outs if i else ins, outs, kernels[stage], 1 if i else 2, branched=branched, follows=i > 0))
+            stride = 1 if i else strides[stage]
+            blocks.append(Residual(outs if i else ins, outs, kernels[stage], stride, branched=branched, follows=i > 0))
     return Classifier(stem, blocks, widths[-1], classes)
 
 
@@ -169,6 +178,12 @@ STUDENTS = {
         (16, 48, 88, 143),
         59_674,
         "the recipe record's: a thin stem, pairs of depthwise blocks",
+    ),
+    "fine": Spec(
+        partial(residual, depths=(2, 2, 2), kernels=(3, 3, 5), strides=(1, 2, 2)),
+        (16, 48, 88, 143),
+        59_674,
+        "as even, its maps twice as high and wide: the first stage does not stride",
     ),
     "steep": Spec(
         partial(residual, depths=(1, 2, 3), kernels=(3, 3, 5)), (16, 48, 80, 115), 59_458, "as wide, three narrower blocks at the end"

@@ -30,6 +30,7 @@ def finals() -> Study:
         Arm("boss", boss(), "the published recipe, 99,891 parameters"),
         Arm("course", medium(), "the course's student, KD with T = 20, 59,723 parameters"),
         Arm("record", kept_answers(record()), "the recipe"),
+        Arm("fine", replaced(kept_answers(record()), {"student.name": "fine"}), "the recipe on a network of finer maps"),
         Arm("adamw", stored({}), "the recipe under AdamW, at 16e-3"),
         Arm("boss-network", stored({"student.name": "boss", "limit": "hw13-2022"}), "the published network, trained as adamw is"),
     )
