@@ -21,6 +21,7 @@ SIDES = (32, 48, 64, 96, 128, 160, 192, 224)  # px, of which one is proposed
 LOOKS = 200  # photos whose size is read
 HOLDOUT = "\n            holdout={share},  # of training, to validate with: a fifth has no photo for some class"
 FIFTH = 0.2  # of training, which is held out where there is no validation folder
+SMALL = 128  # px of the input's side, up to which a student strides once less: where it strides as often its last maps are 8 px and less
 PARAMETERS = 60_000  # that are proposed: HW13's limit
 
 TEMPLATE = '''r"""{name}: {photos}
@@ -46,7 +47,7 @@ def recipe() -> Config:
             image_size={side},  # px, of the networks' input; time grows with its square{holdout}
             augment=Augment(crop_scale=(0.35, 1.0), horizontal_flip=0.5, brightness=0.2),  # which changes leave a photo in its class?
         ),
-        student=Student(name="even", parameters={parameters:_}),  # as wide as fits; `kit students` lists the others
+        student=Student(name="{student}", parameters={parameters:_}),  # as wide as fits; `kit students` lists the others
         distill=(  # docs/methods.md lists the losses; their weighted sum is what is learnt
             KD(weight=1, temperature=4),  # what the teacher says
             CE(weight=0.1),  # what the labels say; leave it out where the teacher is good
@@ -94,6 +95,7 @@ def draft(name: str, data: Path, folder: Path) -> Iterator[str]:
         about="its classes, CSV and teacher's file" if competition != "any" else "any folder: classes and ids from the photos",
         limit=f'"{PARAMETERS}params"' if competition == "any" else None,
         side=side,
+        student="fine" if side <= SMALL else "even",
         holdout="" if share == FIFTH else HOLDOUT.format(share=share),
         parameters=COMPETITIONS[competition].max_parameters or PARAMETERS,
         batch=64 if len(dataset.training) >= 2_000 else 32,  # some dozens of steps an epoch

@@ -57,6 +57,11 @@ def ablation() -> Study:
     arms = (
         Arm("adamw", stored({}), "the recipe before Muon"),
         Arm("muon", stored({"train.optimizer": "muon", "train.lr": 20e-3}), "Muon for AdamW, at 20e-3: the recipe"),
+        Arm(
+            "fine",
+            stored({"train.optimizer": "muon", "train.lr": 20e-3, "student.name": "fine"}),
+            "Muon, and the network fine, whose maps are twice as high and wide",
+        ),
         Arm("no-teacher", replaced(adamw(), {"distill": dump([CE()])}), "labels alone"),
         Arm("no-temperature", stored({"distill": dump([KD(temperature=1)])}), "T = 1"),
         Arm("labels", stored({"distill": dump([kd, CE(weight=0.1)])}), "a tenth of cross entropy put in"),
