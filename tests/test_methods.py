@@ -1,5 +1,6 @@
 """Distillation methods in whole runs, in this process: every term from photos to a packed file, teachers in a chain, logits replayed."""
 
+import json
 import re
 import shutil
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from kit.config.terms import AFD, CE, CRD, KD, FixedKD, Hint, Review, SimKD
 from kit.distill.replay import Replay
 from kit.errors import KitError
 from kit.export import export
+from kit.models.cost import count_macs
 from kit.models.students import widths_of
+from kit.models.teacher import build_teacher
 from kit.pipeline import run
 from kit.stages.student import check_beginning
 from kit.train.budget import Budget
@@ -145,10 +148,26 @@ def test_a_run_teaches_a_smaller_student_and_several_teach_together(place):
     assert "3 teachers together: validation accuracy" in place.said("student")
 
 
+def test_a_teacher_sees_views_at_the_side_that_it_was_trained_at(place):
+    larger = override(config(KD(), Hint(student="blocks.1", teacher="layer1")), ["data.image_size=64", "data.cache_size=64"])
+    theirs = override(larger, ["teacher.image_size=32", "teacher.store=float16"])
+    place.run(theirs, "theirs")
+    told = json.loads((place.root / "theirs" / "run.json").read_text())["stages"]["teacher"]
+    assert told["macs"] == sum(count_macs(build_teacher("torchvision/resnet18", 6), 32).values())
+    alone = place.root / "alone.ckpt"  # beside no run that tells how it was trained
+    shutil.copy(place.assistant / "teacher.ckpt", alone)
+    place.run(override(theirs, ["teacher.image_size=null"]), "ours", [alone])
+    assert "of 0 steps were read" in place.said("ours")
+    place.run(theirs, "again")
+    assert "of 0 computed" in place.said("again")
+    with pytest.raises(KitError, match=r"teacher.image_size=32 is the side of a teacher that is there.* own at data.image_size=64"):
+        place.run(theirs, "none", [])
+
+
 def test_what_does_not_fit_the_networks_is_refused_before_the_photos_are_read(place):
     with pytest.raises(KitError, match=r"'layer9'.*Nearest: layer"):
         place.run(config(Hint(student="blocks.1", teacher="layer9")), "out")
-    with pytest.raises(KitError, match=r"data.image_size 32, this run has 64"):
+    with pytest.raises(KitError, match=r"data.image_size 32, this run has 64: --set 'teacher.image_size=32'"):
         place.run(override(config(), ["data.image_size=64"]), "out", [place.assistant])
     assert not list((place.root / "out").iterdir())
 

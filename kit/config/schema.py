@@ -111,6 +111,7 @@ class Train(Section):
 class Teacher(Section):
     arch: Literal["torchvision/resnet18", "timm/resnet18"] = "torchvision/resnet18"
     expected_accuracy: Share | None = None  # on validation; a teacher a point below it stops the run
+    image_size: int | None = Field(None, ge=16)  # side at which it sees the views, px; None: the student's
     flip: bool = False  # logits are the mean of the view's and its mirror image's
     store: Literal["float16", "float32"] | None = None  # its answers of every step are kept, so rounded, for later runs
     augment: Augment = Augment(crop_scale=(0.35, 1.0))
@@ -231,6 +232,11 @@ class Config(Section):
     def whose_limit(self) -> str:
         """The competition whose limit the student keeps."""
         return self.limit or self.competition
+
+    @property
+    def teacher_side(self) -> int:
+        """Side at which the teacher sees a view, px."""
+        return self.teacher.image_size or self.data.image_size
 
     @property
     def taught(self) -> bool:

@@ -73,17 +73,17 @@ class Taps:
 
 
 @torch.no_grad()
-def shapes(model: nn.Module, modules: Sequence[str], image_size: int) -> dict[str, tuple[int, int, int]]:
-    """(channels, height, width) that each module gives, found by looking at a blank picture in evaluation mode.
+def shapes(model: nn.Module, modules: Sequence[str], image_size: int, inside: nn.Module | None = None) -> dict[str, tuple[int, int, int]]:
+    """(channels, height, width) that each module gives, found by looking at a blank picture in evaluation mode. inside: as for `look`.
 
     Raises:
         KitError: a module that the model does not have, or whose output is no map.
     """
-    refuse_unknown(model, modules)
+    refuse_unknown(inside or model, modules)
     if not modules:
         return {}
     with evaluated(model):
-        seen = look(model, modules, blank(model, image_size))
+        seen = look(model, modules, blank(model, image_size), inside)
     for name in modules:
         if seen[name].ndim != 4:
             raise KitError(f"A term of distill names the module {name!r}, which gives no feature map. Name one before the mean over space.")

@@ -42,7 +42,7 @@ class Objective:
         of_maps = [term for term in terms if isinstance(term, (OfMaps, OfStages))]
         self.ours, self.theirs = tapped(terms, "student"), tapped(terms, "teacher")
         ours = shapes(student, self.ours, image_size)
-        theirs = shapes(self.teacher.first, self.theirs, image_size) if self.theirs else {}  # there may be no teacher
+        theirs = shapes(self.teacher, self.theirs, image_size, self.teacher.first) if self.theirs else {}  # there may be no teacher
         self.adapters = nn.ModuleList(
             OF_MAPS[type(term)](term, [ours[name] for name in taps(term.student)], [theirs[name] for name in taps(term.teacher)])
             for term in of_maps

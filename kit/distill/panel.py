@@ -13,12 +13,12 @@ class Panel(nn.Module):
 
     The views of one network share a scale, so their logits are averaged. Different networks don't: in a mean of logits the loudest would
     decide, so their probabilities are averaged, and the logits are the logarithm of that (softmax of it is the mean again). Feature maps
-    are the first network's, of the view as it is.
+    are the first network's, of the view as it is. side: px, at which they see it; None: as it comes.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], flip: bool = False):
+    def __init__(self, networks: Sequence[nn.Module], flip: bool = False, side: int | None = None):
         super().__init__()
-        self.networks, self.flip = nn.ModuleList(networks).eval().requires_grad_(False), flip
+        self.networks, self.flip, self.side = nn.ModuleList(networks).eval().requires_grad_(False), flip, side
 
     @property
     def first(self) -> nn.Module:
@@ -26,6 +26,8 @@ class Panel(nn.Module):
 
     @torch.no_grad()  # not inference mode: its tensors can't enter the student's losses
     def forward(self, images: Tensor) -> Tensor:
+        if self.side not in (None, images.shape[-1]):
+            images = F.interpolate(images.float(), (self.side, self.side), mode="bilinear", antialias=True)
         answers = [self.ask(network, images) for network in self.networks]
         return answers[0] if len(answers) == 1 else mean_of_probabilities(answers)
 

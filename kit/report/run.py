@@ -113,7 +113,7 @@ class Run:
             if "macs" in teacher:
                 parameters, macs = teacher["parameters"], teacher["macs"]
             else:  # its run was broken off before the teacher was examined, or is an older one
-                parameters, macs = measure(build_teacher, self.config.teacher.arch, len(self.classes), size=self.config.data.image_size)
+                parameters, macs = measure(build_teacher, self.config.teacher.arch, len(self.classes), size=self.config.teacher_side)
             found.append(Stage("teacher", "teacher", teacher["accuracy"], parameters, macs, 4 * parameters, teacher.get("seconds")))
         for key, name in self.student_stages.items():
             entry = entries.get(key, {})

@@ -20,8 +20,6 @@ from kit.models.widths import widths_for
 from kit.stages.weights import read_checkpoint
 from kit.train.checkpoint import Saved, saved_in, weights_in
 
-SEEN = ("image_size", "mean", "std")  # what a network's input must have in common with the one that it was trained on
-
 
 def file_of(source: Path) -> Path:
     """The file that a teacher is read from: of a run's folder the trained student, before it was packed, where that is there.
@@ -60,10 +58,10 @@ def read_teacher(file: Path, config: Config, classes: tuple[str, ...] | None, he
         network, trained = from_checkpoint(saved, classes)
     else:
         if own := config_beside(file):
-            refuse_other_input(f"The teacher {file}", own, config)
+            refuse_other_input(f"The teacher {file}", own, config, "teacher.image_size")
             refuse_leak(file, own, config, held_out)
         return load_teacher(file, config.teacher.arch, len(classes) if classes else None)
-    refuse_other_input(f"The teacher {file}", trained, config)
+    refuse_other_input(f"The teacher {file}", trained, config, "teacher.image_size")
     refuse_leak(file, trained, config, held_out)
     return network.eval().requires_grad_(False)
 
@@ -74,12 +72,21 @@ def refuse_other_classes(file: Path, theirs: tuple[str, ...], ours: tuple[str, .
         raise KitError(f"{file} knows other classes than the data has ({found}). Give one that was trained on these classes.")
 
 
-def refuse_other_input(what: str, theirs: Config, ours: Config) -> None:
-    for name in SEEN:
-        before, now = getattr(theirs.data, name), getattr(ours.data, name)
+def refuse_other_input(what: str, theirs: Config, ours: Config, size: str = "data.image_size") -> None:
+    """What a network's input must have in common with the one that it was trained on.
+
+    Args:
+        size: the setting of this run that says how large it is.
+    """
+    side = ours.teacher_side if size == "teacher.image_size" else ours.data.image_size
+    for name, setting, before, now in (
+        ("data.image_size", size, theirs.data.image_size, side),
+        ("data.mean", "data.mean", theirs.data.mean, ours.data.mean),
+        ("data.std", "data.std", theirs.data.std, ours.data.std),
+    ):
         if before != now:
             value = str(list(before)) if isinstance(before, tuple) else before
-            raise KitError(f"{what} was trained with data.{name} {before}, this run has {now}: --set 'data.{name}={value}'.")
+            raise KitError(f"{what} was trained with {name} {before}, this run has {now}: --set '{setting}={value}'.")
 
 
 def refuse_adjusted(source: Path) -> NoReturn:

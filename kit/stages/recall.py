@@ -44,7 +44,7 @@ def replayed(session: Session, material: Material, stage: str, plan: Train, look
     config = session.config
     order = make_order(session, material, plan, config.data.augment)
     mine = range(order.batch_size)[order.share]
-    maps = shapes(looking.first, tapped(config.distill, "teacher"), config.data.image_size)
+    maps = shapes(looking, tapped(config.distill, "teacher"), config.data.image_size, looking.first)
     depends = {
         "teacher": session.identity["teacher"],
         "photos": session.identity["photos"],
@@ -54,6 +54,8 @@ def replayed(session: Session, material: Material, stage: str, plan: Train, look
         "order": [order.seed, order.batch_size, mine.start, mine.stop, plan.balanced, plan.final_fit],
         "device": session.device.choices(),
     }
+    if looking.side:  # a name of before stays
+        depends["side"] = looking.side
     name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
     file = material.cache / f"teacher-{name}.{store}"
     answers = {LOGITS: (len(mine), len(material.dataset.classes))} | {name: (len(mine), *shape) for name, shape in maps.items()}

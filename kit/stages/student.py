@@ -52,7 +52,7 @@ def check_terms(config: Config, teacher: nn.Module) -> None:
         student = build_student(config.student.name, widths_for(config.student, classes), classes)
         teacher = copy.deepcopy(teacher).to("meta")
         prepare(student, teacher, config)
-        Objective(student, teacher, config.distill, config.data.image_size)
+        Objective(student, Panel([teacher], side=config.teacher.image_size), config.distill, config.data.image_size)
 
 
 def prepare(student: nn.Module, teacher: nn.Module, config: Config) -> None:

@@ -94,7 +94,7 @@ def examine(session: Session, material: Material, files: Sequence[Path], teacher
         "accuracy": accuracy_of(together, labels),
         "accuracies": accuracies,
         "parameters": sum(map(count_parameters, teachers)),
-        "macs": sum(sum(count_macs(teacher, session.config.data.image_size).values()) for teacher in teachers),
+        "macs": sum(sum(count_macs(teacher, session.config.teacher_side).values()) for teacher in teachers),
     }
 
 
@@ -136,7 +136,8 @@ def refuse_weak(file: Path, accuracy: float, expected: float | None) -> None:
     if expected is not None and accuracy < expected - 0.01:
         raise KitError(
             f"The teacher {file} reaches {accuracy:.4f} on validation, {expected:.4f} was expected (teacher.expected_accuracy). "
-            "Is it the right file, and does data.image_size fit it? To use it all the same: --set teacher.expected_accuracy=null."
+            "Is it the right file, and trained at this side (teacher.image_size, else data.image_size)? To use it all the same: "
+            "--set teacher.expected_accuracy=null."
         )
 
 
@@ -180,7 +181,12 @@ def train_teacher(session: Session, material: Material) -> Path:
         session.write_metrics("teacher", done["history"])
         session.world.lead(lambda: bring_back(file, done))
         return file
-    config = session.config.teacher
+    config, side = session.config.teacher, session.config.data.image_size
+    if session.config.teacher_side != side:
+        raise KitError(
+            f"teacher.image_size={config.image_size} is the side of a teacher that is there, and none is: this run would train its own at "
+            f"data.image_size={side}. Name one with --teacher, or --set teacher.image_size=null."
+        )
     torch.manual_seed(derive(config.train.seed, "teacher"))
     teacher = build_teacher(config.arch, len(material.dataset.classes)).to(memory_format=torch.channels_last)
     origin = start_from_pretrained(teacher)
@@ -230,8 +236,8 @@ def looking(teachers: Sequence[nn.Module], config: Config, device: Device) -> Pa
     from one."""
     networks = [ready(teacher, device) for teacher in teachers]
     if all(STAGE.fullmatch(name) for name in tapped(config.distill, "teacher")):
-        networks = [quick(network, config.data.image_size) for network in networks]
-    return Panel(networks, config.teacher.flip)
+        networks = [quick(network, config.teacher_side) for network in networks]
+    return Panel(networks, config.teacher.flip, config.teacher.image_size)
 
 
 def ready(teacher: nn.Module, device: Device) -> nn.Module:

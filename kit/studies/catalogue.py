@@ -11,7 +11,7 @@ from kit.studies.few_photos import few_photos
 from kit.studies.hw7_architectures import hw7_architectures
 from kit.studies.hw7_pipeline import hw7_pipeline
 from kit.studies.hw7_report import hw7_report
-from kit.studies.record import ablation, finals, long
+from kit.studies.record import ablation, finals, long, sides
 from kit.studies.screens import screen, second_screen
 from kit.studies.study import Arm, Study, proving_ground, replaced
 
@@ -58,6 +58,7 @@ STUDIES: dict[str, Callable[[], Study]] = {
     "record": finals,
     "record-long": long,
     "record-ablation": ablation,
+    "record-sides": sides,
     "compression": compression,
     "few-photos": few_photos,
     "record-screen": screen,

@@ -1,9 +1,11 @@
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 
 from kit.config.terms import KD, Hint
+from kit.distill.align import look
 from kit.distill.objective import Objective
 from kit.distill.panel import Panel
 from kit.models.students import build_student
@@ -56,6 +58,25 @@ def test_each_network_sees_the_images_in_its_own_precision_and_answers_in_float3
     first, second = networks(2)
     panel = Panel([first.to(torch.bfloat16), second])
     assert panel(images()).dtype == torch.float32
+
+
+def test_teachers_see_the_view_at_their_own_side():
+    (network,) = networks(1)
+    x = images().repeat_interleave(2, 2).repeat_interleave(2, 3)  # 64 px
+    seen = F.interpolate(x, (32, 32), mode="bilinear", antialias=True)
+    assert torch.equal(Panel([network], side=32)(x), network(seen))
+    assert torch.equal(Panel([network], side=64)(x), network(x))
+    assert torch.equal(Panel([network.to(torch.bfloat16)], side=32)(x), network(seen.to(torch.bfloat16)).float())
+
+
+def test_maps_of_a_teacher_that_sees_smaller_views_are_compared_at_its_size():
+    (teacher,), student, x = networks(1), build_student("boss", (), 5), images().repeat_interleave(2, 2).repeat_interleave(2, 3)
+    objective = Objective(student.eval(), Panel([teacher], side=32), (Hint(student="stem", teacher="maxpool"),), 64)
+    _, parts = objective(x, torch.zeros(3, dtype=torch.int64), 0.0)
+    with torch.no_grad():
+        ours = F.avg_pool2d(student.stem(x), 2)
+        theirs = look(teacher, ["maxpool"], F.interpolate(x, (32, 32), mode="bilinear", antialias=True))["maxpool"]
+    assert torch.allclose(parts["hint maxpool"], F.smooth_l1_loss(ours, theirs))
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -78,7 +78,8 @@ def test_a_run_without_a_student_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "remedy"),
     [
-        ("data.image_size=64", r"image_size 32, this run has 64: --set 'data.image_size=32'"),
+        ("data.image_size=64", r"image_size 32, this run has 64: --set 'teacher.image_size=32'"),
+        ("teacher.image_size=48", r"image_size 32, this run has 48: --set 'teacher.image_size=32'"),
         ("data.mean=[0.5,0.5,0.5]", r"--set 'data.mean=\[0.485, 0.456, 0.406\]'"),
         ("data.std=[0.5,0.5,0.5]", r"--set 'data.std="),
     ],
@@ -86,6 +87,7 @@ def test_a_run_without_a_student_is_refused(tmp_path):
 def test_a_teacher_of_another_input_is_refused_with_the_setting_that_fits(packed, change, remedy):
     with pytest.raises(KitError, match=remedy):
         read_teacher(packed, override(CONFIG, [change]), CLASSES)
+    read_teacher(packed, override(CONFIG, ["data.image_size=64", "teacher.image_size=32"]), CLASSES)
 
 
 @pytest.mark.parametrize("changes", [["train.seed=7"], ["data.holdout=0.3"], ["train.seed=7", "data.holdout=0.3"]])
@@ -107,7 +109,7 @@ def test_a_runs_own_teacher_is_asked_what_it_has_learnt_from_by_the_record_besid
     read_teacher(file, CONFIG, CLASSES, held_out=True)
     with pytest.raises(KitError, match=r"--set train.seed=20220013\.$"):
         read_teacher(file, override(CONFIG, ["train.seed=7"]), CLASSES, held_out=True)
-    with pytest.raises(KitError, match=r"teacher.ckpt was trained with data.image_size 32, this run has 64: --set 'data.image_size=32'"):
+    with pytest.raises(KitError, match=r"teacher.ckpt was trained with data.image_size 32, this run has 64: --set 'teacher.image_size=32'"):
         read_teacher(file, override(CONFIG, ["data.image_size=64"]), CLASSES)
 
 
