@@ -1,4 +1,4 @@
-"""What `kit new` proposes, on as few photos as people have of their own: AdamW against Muon."""
+"""What `kit new` proposed until 1.6, on as few photos as people have of their own: AdamW against Muon."""
 
 from kit.config.recipes import record
 from kit.config.schema import Config
@@ -11,7 +11,7 @@ COUNTS: dict[int, Changes] = {2_000: {"data.subset": 0.2, "train.batch_size": 64
 
 
 def drafted(photos: int, optimizer: str, lr: float) -> Config:
-    """The recipe that `kit new` writes for so many photos, at the 64 px that they are stored at."""
+    """The recipe that `kit new` wrote for so many photos, at the 64 px that they are stored at."""
     common = {"data.image_size": 64, "student.parameters": 60_000, "distill": TERMS, "train.epochs": 100}
     return replaced(record(), common | COUNTS[photos] | {"train.optimizer": optimizer, "train.lr": lr})
 
@@ -25,8 +25,8 @@ def few_photos() -> Study:
         Arm("600-muon-20e-3", drafted(600, "muon", 20e-3), "599 photos, Muon at 20e-3", against="600-adamw"),
     )
     question = (
-        "Which optimiser should `kit new` propose to somebody with some hundred or thousand photos? Each arm is its recipe on part of the "
-        "photos; accuracy is on the same part of the validation photos, 886 and 265."
+        "Which optimiser should `kit new` propose to somebody with some hundred or thousand photos? Each arm is the recipe that it wrote "
+        "until 1.6, with the student `even`, on part of the photos; accuracy is on the same part of the validation photos, 886 and 265."
     )
     remarks = (
         "**On all 4,432 validation photos**, of which `kit predict … --split validation` asked the same students, Muon at 20e-3 is a point "
