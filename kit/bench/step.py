@@ -94,7 +94,7 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
         rows = milliseconds(measure(ways, rounds, where, seconds))
     what = f"A step of {config.recipe}: {train.batch_size} photos at {side} px{', compiled' if compiled else ''}"
     share = {} if where.type == "cuda" else shares(rows)  # a GPU's feed works while the step does
-    facts = share | taken | floors(config, device, ready(teacher, device), student, images, rows)
+    facts = share | taken | floors(config, device, ready(teacher, device), student, images, panel.sized(images), rows)
     return Outcome("step", what, "ms", FROZEN, rows, facts)
 
 
@@ -111,13 +111,16 @@ def peak(where: torch.device) -> dict[str, str]:
     return {"peak memory of a step": f"{memory('VmHWM'):,.0f} MB, the whole process with torch and the mapped photos"}
 
 
-def floors(config: Config, device: Device, teacher: nn.Module, student: nn.Module, images: Tensor, rows: list[Row]) -> dict[str, str]:
-    """The least that the arithmetic of a step could take here, and how far from it the step is."""
+def floors(
+    config: Config, device: Device, teacher: nn.Module, student: nn.Module, images: Tensor, theirs: Tensor, rows: list[Row]
+) -> dict[str, str]:
+    """The least that the arithmetic of a step could take here, and how far from it the step is. theirs: the images as the teacher sees
+    them."""
     learns = device.autocast or torch.float32
     looks = next(teacher.parameters()).dtype
     rates = {dtype: measure_rates(device.device, dtype) for dtype in {learns, looks}}
     least = {
-        "teacher": floor(layers_of(teacher, images.to(looks)), rates[looks], looks),
+        "teacher": floor(layers_of(teacher, theirs.to(looks)), rates[looks], looks),
         "student": floor(layers_of(student.eval(), images), rates[learns], learns),
         "warp": (images.numel() * 4 + len(images) * config.data.cache_side**2 * 3) / rates[learns].bandwidth,
     }

@@ -26,10 +26,15 @@ class Panel(nn.Module):
 
     @torch.no_grad()  # not inference mode: its tensors can't enter the student's losses
     def forward(self, images: Tensor) -> Tensor:
-        if self.side not in (None, images.shape[-1]):
-            images = F.interpolate(images.float(), (self.side, self.side), mode="bilinear", antialias=True)
+        images = self.sized(images)
         answers = [self.ask(network, images) for network in self.networks]
         return answers[0] if len(answers) == 1 else mean_of_probabilities(answers)
+
+    def sized(self, images: Tensor) -> Tensor:
+        """At the side at which the networks see them."""
+        if self.side in (None, images.shape[-1]):
+            return images
+        return F.interpolate(images.float(), (self.side, self.side), mode="bilinear", antialias=True)
 
     def ask(self, network: nn.Module, images: Tensor) -> Tensor:
         seen = images.to(next(network.parameters()).dtype)

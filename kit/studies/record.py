@@ -65,7 +65,7 @@ def sides() -> Study:
         for name, config, says in networks
     ]
     arms += [
-        Arm("small-96", at(64, kept_answers(record())), "the recipe at 64 px"),
+        Arm("small-96", at(64, kept_answers(record())), "the recipe at 64 px", against="record-96"),
         Arm("small-64", at(64, kept_answers(record()), 64), "the same, and the teacher sees 64 px too", against="small-96"),
     ]
     question = (
