@@ -1,7 +1,6 @@
 """Feature maps of any two networks brought together: taps by module name, 1×1 adapters, pooling to one size, the classifier."""
 
 import difflib
-import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -109,17 +108,16 @@ def pool_to(x: Tensor, size: tuple[int, int]) -> Tensor:
         return x
     if height % high == 0 and width % wide == 0:
         return F.avg_pool2d(x, (height // high, width // wide))
-    return torch.einsum("ih,nchw,jw->ncij", bins(height, high, x.dtype, x.device), x, bins(width, wide, x.dtype, x.device))
+    return torch.einsum("ih,nchw,jw->ncij", bins(height, high, x), x, bins(width, wide, x))
 
 
-@functools.cache  # made on the host: a recorded step can't copy from there
-def bins(length: int, parts: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[parts, length]: which places each part averages, the borders rounded outwards as in adaptive pooling."""
-    rows = torch.zeros(parts, length)
-    for i in range(parts):
-        start, end = i * length // parts, -(-(i + 1) * length // parts)
-        rows[i, start:end] = 1 / (end - start)
-    return rows.to(device, dtype)
+def bins(length: int, parts: int, like: Tensor) -> Tensor:
+    """[parts, length]: which places each part averages, the borders rounded outwards as in adaptive pooling. Made where it is used: a
+    recorded step can't copy from the host."""
+    part, place = torch.arange(parts, device=like.device)[:, None], torch.arange(length, device=like.device)
+    start, end = part * length // parts, ((part + 1) * length + parts - 1) // parts
+    inside = (start <= place) & (place < end)
+    return (inside.float() / (end - start)).to(like.dtype)
 
 
 def classifier(model: nn.Module) -> nn.Linear:

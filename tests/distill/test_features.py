@@ -126,4 +126,16 @@ def test_afd_weighs_the_students_stages_by_their_shares():
 def test_maps_of_any_sizes_are_pooled_as_adaptive_pooling_does(size):
     x = maps(2, 3, 7, 8)
     assert torch.allclose(pool_to(x, size), F.adaptive_avg_pool2d(x, size))
-    assert bins(7, 3, torch.float32, torch.device("cpu")).sum(1).tolist() == pytest.approx([1.0] * 3)
+    assert bins(7, 3, torch.ones(1)).sum(1).tolist() == pytest.approx([1.0] * 3)
+
+
+def test_pooling_by_parts_is_traced_with_its_parts():
+    """A compiler looks through a cache, and what is made on the host inside it could not be recorded on a GPU."""
+    x, traced = torch.randn(2, 3, 7, 7), []
+
+    def trace(graph, inputs):
+        traced.extend(node for node in graph.graph.nodes if node.op == "call_function" and node.target is torch.zeros)
+        return graph.forward
+
+    assert torch.equal(torch.compile(pool_to, backend=trace, fullgraph=True)(x, (3, 3)), pool_to(x, (3, 3)))
+    assert traced == []
