@@ -53,6 +53,13 @@ def test_a_study_of_ones_own_photos_in_a_clone_does_not_go_on_with_the_clone_s_j
     assert "the budget is over" in invoke("study", "cifar-slim", "--data", str(drawn), "--budget", "1s").output
 
 
+def test_a_study_whose_page_has_no_place_for_its_table_says_so_before_it_runs(drawn, tmp_path):
+    (tmp_path / "record.md").write_text("# Mine\n", encoding="utf-8")
+    said = invoke("study", "record", "--data", str(drawn), "--out", str(tmp_path / "out"), "--docs", str(tmp_path / "studies"))
+    assert "record.md has no place for this table: write the lines <!-- study record -->" in str(said.exception)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_terminal_that_lacks_a_letter_is_shown_another():
     """As Latin-1 lacks most: a run ended where it said the name of a class."""
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}

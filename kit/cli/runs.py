@@ -239,7 +239,7 @@ def study(
 ) -> None:
     """Arms × seeds of a question, run or gone on with; its table and figure from the journal."""
     from kit.data.draw import draw_dataset
-    from kit.studies.document import write
+    from kit.studies.document import pages_above, write
     from kit.studies.journal import read
     from kit.studies.runner import Place, Setting, in_turn, refuse_other_configs, run_study
     from kit.studies.spread import over_ray
@@ -256,6 +256,7 @@ def study(
     setting: Setting = "tiny" if tiny else "full" if full else "reduced"
     # the arms that are not asked for are in the table, too
     refuse_other_configs(whole, read(place.journal, name, lambda _: None), setting, place.journal)
+    pages_above(whole, setting, folder)  # now, and not after hours
     limit = Budget(None if budget is None else parse_duration(budget))
     first = asked.arms[0].config.train.seed
     numbers = range(first, first + seeds)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kit.files import fill_place, make_folder, write_durably
+from kit.files import fill_place, find_place, make_folder, write_durably
 from kit.models.cost import layer_rows
 from kit.models.students import count_parameters
 from kit.studies import figures
@@ -31,10 +31,27 @@ def write(study: Study, entries: list[Entry], setting: str, folder: Path) -> lis
     }
     for name, content in files.items():
         write_durably(folder / name, content)
-    pages = [page] if study.page and setting != "tiny" and (page := folder.parent / study.page).is_file() else []
+    pages = pages_above(study, setting, folder)
     for page in pages:
-        fill_place(page, f"study {study.name}", as_table(table))
+        fill_place(page, place_of(study), as_table(table))
     return [folder / name for name in files] + pictures + pages
+
+
+def pages_above(study: Study, setting: str, folder: Path) -> list[Path]:
+    """The study's page above the folder, where there is one.
+
+    Raises:
+        KitError: it has no place for the table.
+    """
+    page = folder.parent / study.page
+    if not study.page or setting == "tiny" or not page.is_file():
+        return []
+    find_place(page, place_of(study))
+    return [page]
+
+
+def place_of(study: Study) -> str:
+    return f"study {study.name}"
 
 
 def markdown(study: Study, entries: list[Entry], setting: str, drawn: list[str] | tuple[str, ...] = ()) -> str:
