@@ -231,7 +231,7 @@ CIFAR = {
 PRINTED = {
     "cnn": Spec(cnn, (64, 128, 256, 512, 512), 3_919_371, "plain 3×3 convolutions; cnn/2 has two groups in each", grouped=True),
     "cnn-depthwise": Spec(cnn_depthwise, (64, 128, 256, 512, 512), 454_667, "the same, depthwise and pointwise"),
-    "cnn-deep": Spec(cnn_deep, (64, 64, 64, 128, 128, 256, 256, 512, 512, 512, 512), 1_083_595, "the same with twice the blocks"),
+    "cnn-deep": Spec(cnn_deep, (64, 64, 64, 128, 128, 256, 256, 512, 512, 512, 512), 1_083_595, "the same with ten blocks for four"),
     "mobilenet": Spec(
         partial(mobilenet, strides=(2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1)),
         (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512),
