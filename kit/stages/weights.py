@@ -21,7 +21,7 @@ from kit.console import Log
 from kit.errors import KitError
 from kit.models.recognise import as_network, outputs_of, recognise
 from kit.models.students import build_student, widths_of
-from kit.train.checkpoint import Damaged, Saved, described, read, saved_in, weights_in, whole
+from kit.train.checkpoint import Damaged, Saved, Unread, described, read, saved_in, weights_in, whole
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,11 @@ def read_weights_file(file: Path) -> Foreign:
 
 def read_checkpoint(saved: Saved) -> dict[str, Any]:
     """Raises:
-    KitError: it is damaged.
+    KitError: it is damaged, or can't be read.
     """
     try:
         return read(saved)
+    except Unread as failure:
+        raise KitError(f"{saved.path} can't be read ({failure}). Bring its disk or mount back, or mend its permissions.") from None
     except Damaged as damage:
         raise KitError(f"{saved.path} is damaged ({damage}). Give another checkpoint of the run.") from None

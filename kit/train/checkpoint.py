@@ -2,8 +2,8 @@
 
 A file is named `<stage>-<step>-<sha256>.pt`, a stage's result `<stage>-<step>-done-<sha256>.pt`, and gets that name when it is whole.
 The two newest generations of a stage are kept. Reading compares the digest, loads weights only, and falls back a generation, aloud;
-what is damaged is put aside as `….damaged`. Equal states give equal bytes, so a run that was killed can be compared with one that
-was not by the names of its files alone.
+what is damaged is put aside as `….damaged`, what a disk or mount won't give stays where it is. Equal states give equal bytes, so a run
+that was killed can be compared with one that was not by the names of its files alone.
 """
 
 import hashlib
@@ -58,6 +58,10 @@ class Saved:
 
 class Damaged(Exception):
     """Why a file is not what was written."""
+
+
+class Unread(Damaged):
+    """Why a file can't be read now: a disk, a mount or a permission, and no word on what it holds."""
 
 
 class Checkpoints:
@@ -129,10 +133,9 @@ class Checkpoints:
         return self.folder / name
 
     def newest(self, done: bool) -> dict[str, Any] | None:
-        for saved, content in whole(reversed(self.files()), self.log):
-            if saved.done == done:
-                refuse_foreign(saved.path, content, self.identity, self.config)
-                return content["state"]
+        for saved, content in whole([saved for saved in reversed(self.files()) if saved.done == done], self.log):
+            refuse_foreign(saved.path, content, self.identity, self.config)
+            return content["state"]
         return None
 
 
@@ -164,29 +167,46 @@ def steps_in(files: Iterable[Saved]) -> int:
 
 
 def whole(files: Iterable[Saved], log: Log) -> Iterator[tuple[Saved, dict[str, Any]]]:
-    """The files that are what was written, with their content; the others are named and put aside."""
+    """The files that are what was written, with their content. The others are named, and those that are damaged put aside.
+
+    Raises:
+        KitError: none is, and one can't be read: a mount that fails for a minute is no reason to begin anew.
+    """
+    unread, any_whole = "", False
     for saved in files:
         try:
             content = read(saved)
+        except Unread as failure:
+            unread = f"{saved.path} can't be read ({failure})"
+            log(f"{unread}; going back a generation")
+            continue
         except Damaged as damage:
             log(f"{saved.path} is damaged ({damage}); going back a generation")
             with suppress(OSError):  # a read-only folder
                 saved.path.rename(saved.path.with_name(f"{saved.path.name}.damaged"))
             continue
+        any_whole = True
         yield saved, content
+    if unread and not any_whole:
+        raise KitError(
+            f"{unread}, and there is no other to go on from. Nothing is begun anew: bring its disk or mount back or mend its permissions, "
+            "and run the same command again. Only where it is lost for good, move it away."
+        )
 
 
 def read(saved: Saved) -> dict[str, Any]:
     """A checkpoint's content. Weights and plain values only: whatever else a pickle would do is not done.
 
     Raises:
-        Damaged: it can't be read, or its bytes are not those that it was named for.
+        Damaged: its bytes are not those that it was named for; or `Unread`.
         KitError: it is whole and was not written by this version of the kit.
     """
     try:
         content = saved.path.read_bytes()
-    except OSError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise Damaged(error.strerror) from None
+    except OSError as error:
+        raise Unread(error.strerror) from None
     if hashlib.sha256(content).hexdigest()[:16] != saved.digest:
         raise Damaged("its sha256 is not its name's")
     try:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kit.errors import KitError
-from kit.train.checkpoint import Checkpoints, saved_in, steps_done, to_bytes
+from kit.train.checkpoint import Checkpoints, begun_in, saved_in, steps_done, to_bytes
 
 IDENTITY = {"photos": "def"}
 CONFIG = {"recipe": "boss", "train": {"lr": 0.1}, "data": {"workers": 2}}
@@ -84,6 +84,26 @@ def test_what_can_not_be_read_is_passed_over(checkpoints, damage):
     if damage == "link":
         newest.symlink_to("nowhere")
     assert checkpoints.load()["step"] == 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has a file that no disk can read: /proc/self/mem, from its beginning")
+def test_a_disk_that_fails_for_a_while_is_no_reason_to_begin_anew(checkpoints, tmp_path, log):
+    saved = [checkpoints.save(step, state(step)) for step in (10, 20)]
+
+    def fail(place):
+        place.rename(place.with_suffix(".well"))
+        place.symlink_to("/proc/self/mem")
+
+    fail(saved[1])
+    assert checkpoints.load()["step"] == 10
+    fail(saved[0])
+    for begin in (checkpoints.load, lambda: begun_in(tmp_path, CONFIG, log), lambda: steps_done(tmp_path, log)):
+        with pytest.raises(KitError, match=r"can't be read \(Input/output error\).*Nothing is begun anew"):
+            begin()
+    for place in saved:
+        place.with_suffix(".well").replace(place)
+    assert checkpoints.load()["step"] == 20
+    assert [path.name for path in sorted(checkpoints.folder.iterdir())] == [path.name for path in saved]
 
 
 def test_after_a_damage_two_whole_generations_are_kept_again(checkpoints):
