@@ -1,5 +1,6 @@
 """One photo from disk to pixels. Worker processes import this module, so it stays free of torch."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -11,14 +12,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from kit.data.records import is_record, open_record, read_record
+from kit.errors import KitError
 
 cv2.setNumThreads(0)  # whoever calls it is one of several already
 Image.MAX_IMAGE_PIXELS = 500_000_000  # a phone's photo has 200 million; PIL warns of 90 and refuses 180
 
-UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what a damaged photo raises
 
 
 @contextmanager
@@ -43,18 +45,37 @@ def die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """For what reads a photo: a disk, a mount or a permission that fails says nothing of the photo, which must not pass for a damaged one.
+
+    Raises:
+        KitError: one of them has failed.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (None, errno.EINVAL):  # PIL's own, and a damaged header's way to a place before the file's beginning
+            raise
+        raise KitError(
+            f"The photo {path} can't be read ({error.strerror}). Bring its disk or mount back or mend its permissions, and run the same "
+            "command again."
+        ) from None
+
+
 def open_photo(path: Path) -> Image.Image:
     """A file, or a record in one."""
     return open_record(path) if is_record(path) else Image.open(path)
 
 
 def photo_digest(path: Path) -> str:
-    return hashlib.sha256(read_record(path) if is_record(path) else path.read_bytes()).hexdigest()
+    with readable(path):
+        return hashlib.sha256(read_record(path) if is_record(path) else path.read_bytes()).hexdigest()
 
 
 def read_rgb(path: Path) -> Image.Image:
     """The whole photo in RGB, turned as stored (as torchvision's ImageFolder does, EXIF's orientation is left alone)."""
-    with open_photo(path) as image:
+    with readable(path), open_photo(path) as image:
         return in_rgb(image)
 
 
@@ -74,10 +95,12 @@ def to_square(path: Path, side: int) -> tuple[np.ndarray, int, int] | str:
     times the time.
 
     Returns:
-        (uint8 [side, side, 3], width, height of the original), or why the photo can't be read.
+        (uint8 [side, side, 3], width, height of the original), or why the photo doesn't decode.
+    Raises:
+        KitError: the disk fails.
     """
     try:
-        with open_photo(path) as image:
+        with readable(path), open_photo(path) as image:
             width, height = image.size
             stored = min(width, side), min(height, side)
             image.draft("RGB", stored)  # a JPEG is reduced while it is decoded, by 2, 4 or 8, never below what is stored
@@ -96,9 +119,13 @@ def to_squares(paths: list[Path], side: int) -> list[tuple[np.ndarray, int, int]
 
 
 def photo_size(path: Path) -> tuple[int, int]:
-    """(width, height) from the file's header; (0, 0) where it can't be read."""
+    """(width, height) from the file's header; (0, 0) where that is none.
+
+    Raises:
+        KitError: the disk fails.
+    """
     try:
-        with open_photo(path) as image:
+        with readable(path), open_photo(path) as image:
             return image.size
     except UNREADABLE:
         return 0, 0

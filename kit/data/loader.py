@@ -21,6 +21,7 @@ from kit.data.order import Order
 from kit.data.splits import Split
 from kit.data.squares import choose_squares
 from kit.device import sent
+from kit.errors import KitError
 from kit.rng import derive, generator
 
 Batch = tuple[Tensor, Tensor]  # images, labels
@@ -88,6 +89,8 @@ class DecodingBatches:
             images, labels = next(self.stream)
         except (ConnectionError, EOFError) as error:  # it was on its way from a worker that was killed: torch looks at none of them then
             raise RuntimeError("DataLoader worker: the connection to it broke") from error
+        except KitError as error:  # behind the worker's traceback
+            raise KitError(str(error).rpartition(f"{KitError.__name__}: ")[2].strip()) from None
         return self.normalise(images.to(self.device, non_blocking=True)), labels.to(self.device, non_blocking=True)
 
     def start(self, step: int) -> Iterator[Batch]:

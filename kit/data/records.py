@@ -70,7 +70,9 @@ def list_records(folder: Path, files: Collection[str]) -> tuple[list[Path], np.n
 def class_names(folder: Path, kind: Kind, labels: np.ndarray) -> tuple[str, ...]:
     """As the file beside the records has them; else the numbers."""
     file = folder / kind.names
-    names = tuple(file.read_text().split()) if file.is_file() else tuple(map(str, range(labels.max() + 1)))
+    names = (
+        tuple(file.read_text(encoding="utf-8", errors="replace").split()) if file.is_file() else tuple(map(str, range(labels.max() + 1)))
+    )
     if len(names) <= labels.max():
         raise KitError(f"{file} names {len(names)} classes, and a record has label {labels.max()}. Fetch it again.")
     return names

@@ -14,6 +14,7 @@ from kit.data.cache import load_photos
 from kit.data.layout import find_dataset
 from kit.data.loader import CachedBatches, DecodingBatches
 from kit.data.order import Order
+from kit.errors import KitError
 from kit.world import World
 
 CPU = torch.device("cpu")
@@ -176,3 +177,13 @@ def test_decoded_batches_are_the_same_for_any_number_of_workers_and_after_a_jump
     assert images.shape == (16, 32, 32, 3)
     assert np.array_equal(images, again)
     assert labels.tolist() == same.tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photo_that_vanishes_between_two_epochs_is_named(drawn, tmp_path, workers):
+    split = find_dataset(shutil.copytree(drawn, tmp_path / "photos"), None, 0.2, 0).training
+    batches = DecodingBatches(split, Order(120, 16, 3), SeededPipeline(DATA, BOSS), torch.Tensor.float, CPU, workers)
+    for photo in split.paths:
+        photo.unlink()
+    with pytest.raises(KitError, match=r"^The photo \S+ can't be read \(No such file or directory\)\. Bring .* again\.$"):
+        batches(0)
