@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+FOLDER = "tensorboard"
 WITHOUT_TENSORFLOW = "tensorboard.compat.notf"  # where this can be imported, TensorBoard does not import TensorFlow, which takes 10 s
 
 
@@ -13,7 +14,7 @@ class Events:
     """`tensorboard/<stage>/` in a run's folder. A session that goes on takes back what one before it wrote from there on."""
 
     def __init__(self, out: Path):
-        self.folder = out / "tensorboard"
+        self.folder = out / FOLDER
         self.writers: dict[str, Any] = {}
         self.there = importlib.util.find_spec("tensorboard") is not None
 

@@ -7,13 +7,15 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from kit.errors import KitError
 
+PAUSE = 0.1  # seconds between two looks at a lock
 ELSEWHERE = "Point --out or --cache elsewhere"
 FREE = "Free some space, or point --out or --cache elsewhere"
 GONE = "The folder or its mount has vanished. Bring it back, or point --out or --cache elsewhere"
@@ -87,29 +89,33 @@ def flush_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that flushes files alone
+            raise
     finally:
         os.close(descriptor)
 
 
 @contextmanager
-def locked(place: Path, wait: Callable[[], object] | None = None) -> Iterator[None]:
+def locked(place: Path, wait: Callable[[], object] | None = None, tick: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Hold a folder or a file alone, until the block or the process ends. A file system without locks is taken as it is.
 
     Args:
         wait: called where another process holds it, whose end is then waited for; None: it is not.
+        tick: called again and again meanwhile; it may raise to stop waiting.
     Raises:
         Busy: another process holds it.
     """
     descriptor = os.open(place, os.O_RDONLY)
     try:
         with suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not taken(descriptor):
                 if wait is None:
-                    raise Busy from None
+                    raise Busy
                 wait()
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                while not taken(descriptor):
+                    tick()
+                    time.sleep(PAUSE)
         yield
     finally:
         with suppress(OSError):
@@ -117,8 +123,26 @@ def locked(place: Path, wait: Callable[[], object] | None = None) -> Iterator[No
         os.close(descriptor)
 
 
+def taken(descriptor: int) -> bool:
+    """Whether the lock is ours now."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def write_json(path: Path, value: object) -> None:
     write_durably(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_object(content: bytes) -> dict[str, Any]:
+    """The object in a JSON file; empty where that holds none."""
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def sha256_of(path: Path) -> str:

@@ -4,16 +4,15 @@ Kaggle mounts inputs as `/kaggle/input/<slug>` or `/kaggle/input/<kind>/…/<slu
 path; and by its checkpoints, never by a file's age, which is the mount's.
 """
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from kit.config.differences import differences
 from kit.config.schema import Config
 from kit.console import Log
 from kit.errors import KitError
-from kit.files import StorageError
+from kit.events import FOLDER as EVENTS
+from kit.files import make_folder, read_object, write_durably
 from kit.train.checkpoint import FOLDER, begun_in, described, saved_in, steps_done, whole
 
 
@@ -21,18 +20,16 @@ def take_over(config: Config, attached: Sequence[Path], out: Path, log: Log) -> 
     """Copy the furthest output of this run into `out`, unless that is as far. Returns where it was; None where nothing was taken.
 
     Raises:
-        KitError: `out` is empty, and all that is attached of this recipe is of another config: to begin anew unasked could cost a
-            session. Or `out` holds another run.
+        KitError: `out` is empty, and all that is attached of this recipe is of another config or can't be gone on with: to begin anew
+            unasked could cost a session. Or `out` holds another run.
     """
-    there = {folder: begun_with(folder, log) for place in attached for folder in outputs(place)}
-    of_recipe = {folder: saved for folder, saved in there.items() if saved and saved["recipe"] == config.recipe}
-    changed = {folder: differences(saved, config.settled().model_dump(mode="json")) for folder, saved in of_recipe.items()}
-    ours = [folder for folder, changes in changed.items() if not changes]
-    if changed and not ours and not saved_in(out):
-        folder, changes = next(iter(changed.items()))
+    found = {folder: obstacle(folder, config, log) for place in attached for folder in outputs(place)}
+    ours, why_not = [folder for folder, why in found.items() if why == ""], {folder: why for folder, why in found.items() if why}
+    if why_not and not ours and not saved_in(out):
+        folder, why = next(iter(why_not.items()))
         raise KitError(
-            f"{folder} is an output of {config.recipe!r} with another config: {'; '.join(changes[:6])}. Run it as it was begun, or take "
-            "it out of what is attached (a kernel's kernel_sources) to begin anew."
+            f"{folder} is an output of {config.recipe!r} that can't be gone on with: {why}. Run it as it was begun, or take it out of what "
+            "is attached (a kernel's kernel_sources) to begin anew."
         )
     best = max(ours, key=lambda folder: steps_done(folder, log), default=None)
     if best is None or (saved_in(out) and steps_done(best, log) <= steps_done(out, log)):
@@ -52,13 +49,20 @@ def outputs(place: Path) -> list[Path]:
     return sorted(folder.parent if folder.name == FOLDER else folder for folder in folders)
 
 
-def begun_with(folder: Path, log: Log) -> dict[str, Any] | None:
-    """The config in an output's newest checkpoint that is whole; None where there is none, or it is not this kit's to read."""
+def obstacle(folder: Path, config: Config, log: Log) -> str | None:
+    """Why this run can't go on from an output, empty where it can; None where that is another recipe's or a stranger's."""
     try:
-        return next((content["config"] for _, content in whole(reversed(saved_in(folder)), log)), None)
+        for _, content in whole(reversed(saved_in(folder)), log):
+            changes = differences(content["config"], config.settled().model_dump(mode="json"))
+            if content["config"]["recipe"] != config.recipe:
+                return None
+            return f"its config is another ({'; '.join(changes[:6])})" if changes else ""
+        why = "no checkpoint in it is whole"
     except KitError as error:
-        log(f"passed over: {error}")
-        return None
+        why = str(error).rstrip(".")
+    log(f"{folder} is passed over: {why}")
+    told = folder / "run.json"
+    return why if told.is_file() and read_object(told.read_bytes()).get("recipe") == config.recipe else None
 
 
 def copy_output(source: Path, target: Path) -> None:
@@ -68,12 +72,7 @@ def copy_output(source: Path, target: Path) -> None:
     (`__results__.html`) and left over temporary ones stay behind.
     """
     checkpoints = {saved.path: target / FOLDER / saved.path.name for saved in saved_in(source)}
-    others = {file: target / file.name for file in source.iterdir() if file.is_file() and file.name[0] not in "_." and not described(file)}
+    found = [file for file in (*source.iterdir(), *(source / EVENTS).rglob("*")) if file.is_file()]
+    others = {file: target / file.relative_to(source) for file in found if file.name[0] not in "_." and not described(file)}
     for file, place in (others | checkpoints).items():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = place.with_name(f".{place.name}.tmp")
-        try:
-            shutil.copyfile(file, unfinished)
-            unfinished.replace(place)
-        except OSError as error:
-            raise StorageError.of(place, error) from None
+        write_durably(make_folder(place.parent) / place.name, file.read_bytes())

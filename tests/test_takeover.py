@@ -1,5 +1,6 @@
 """An earlier output, attached wherever: the furthest that is whole wins, a stranger's is refused or passed over."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from kit.config.schema import Config
 from kit.errors import KitError
 from kit.files import StorageError
 from kit.takeover import take_over
-from kit.train.checkpoint import Checkpoints, saved_in, steps_done
+from kit.train.checkpoint import FORMAT, Checkpoints, saved_in, steps_done, to_bytes
 
 
 def leave_output(folder: Path, config: Config, step: int, log) -> Path:
@@ -92,3 +93,28 @@ def test_a_copy_that_breaks_off_leaves_no_checkpoint_to_go_on_from(tmp_path, log
     with pytest.raises(StorageError, match=r"run\.json can't be written"):
         take(tmp_path, log)
     assert saved_in(tmp_path / "working") == []
+
+
+@pytest.mark.parametrize(
+    ("of_one", "why"), [("another kit", "written by another version of the kit"), ("nothing whole", "no checkpoint in it")]
+)
+def test_an_output_that_can_not_be_read_stops_the_session_before_it_begins_anew(of_one, why, tmp_path, log):
+    place = tmp_path / "input" / "kit-record"
+    for saved in saved_in(leave_output(place, recipe("record"), 7, log).parents[1]):
+        content = to_bytes({"format": FORMAT + 1}) if of_one == "another kit" else b"cut"
+        digest = hashlib.sha256(content).hexdigest()[:16] if of_one == "another kit" else saved.digest
+        saved.path.unlink()
+        saved.path.with_name(saved.path.name.replace(saved.digest, digest)).write_bytes(content)
+    with pytest.raises(KitError, match=rf"kit-record is an output of 'record' that can't be gone on with: .*{why}"):
+        take(tmp_path, log)
+    assert saved_in(tmp_path / "working") == []
+    leave_output(tmp_path / "input" / "well", recipe("record"), 3, log)
+    assert take(tmp_path, log) == tmp_path / "input" / "well"
+
+
+def test_the_curves_of_earlier_sessions_come_along(tmp_path, log):
+    leave_output(place := tmp_path / "input" / "kit-record", recipe("record"), 7, log)
+    (events := place / "tensorboard" / "distil").mkdir(parents=True)
+    (events / "events.out").write_bytes(b"curve")
+    take(tmp_path, log)
+    assert (tmp_path / "working" / "tensorboard" / "distil" / "events.out").read_bytes() == b"curve"

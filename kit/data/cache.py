@@ -113,7 +113,7 @@ def load_split(split: Split, side: int, folder: Path, log: Log, workers: int, ti
     digest = content_digest(split, side, tick)
     place = folder / f"{split.name}-{side}px-{digest[:16]}"
     if find_damage(place, split):
-        with locked(folder, wait=lambda: log(f"another run decodes photos into {folder}: waiting for it")):
+        with locked(folder, wait=lambda: log(f"another run decodes photos into {folder}: waiting for it"), tick=tick):
             if damage := find_damage(place, split):  # still: the other one's were others
                 if place.exists():
                     log(f"the cache {place} is damaged ({damage}) and is built again")

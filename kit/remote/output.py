@@ -1,7 +1,7 @@
 """What a session left on Kaggle, listed and fetched: whole files or none.
 
-The client's own download takes a server's error page for the file. Here a file gets its name when it came to its end, and a CSV or a packed
-student when its sha256 is the one that the run wrote down.
+The client's own download takes a server's error page for the file. Here a file gets its name when it came to its end, and a CSV, a packed
+student or a checkpoint when its sha256 is the one that the run wrote down.
 """
 
 import hashlib
@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kit.config.override import in_words
 from kit.errors import KitError
-from kit.files import make_folder, write_durably
+from kit.files import make_folder, read_object, write_durably
 from kit.remote.client import Kaggle
+from kit.train.checkpoint import described
 
 PAGE = 100  # files that are listed at once
 PROVENANCE = "provenance.json"
@@ -93,8 +94,9 @@ def contents(kaggle: Kaggle, ref: str, pattern: str = ".*") -> Iterator[tuple[st
         yield PROVENANCE, content
     for name in fitting:
         content = kaggle.transfer(name, files[name])
-        wanted, found = written.get(WRITTEN_DOWN.get(name, "")), hashlib.sha256(content).hexdigest()
-        if wanted and wanted != found:
+        saved, found = described(Path(name)), hashlib.sha256(content).hexdigest()
+        wanted = saved.digest if saved else written.get(WRITTEN_DOWN.get(name, ""))
+        if wanted and not found.startswith(wanted):
             raise KitError(
                 f"{name} of {ref} has the sha256 {found[:16]}…, its run wrote {wanted[:16]}…: Kaggle gave another session's file or a "
                 "damaged one. It is not kept; try again later."
@@ -102,19 +104,12 @@ def contents(kaggle: Kaggle, ref: str, pattern: str = ".*") -> Iterator[tuple[st
         yield name, content
 
 
-def read_object(content: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(content)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def read_provenance(content: bytes, what: str, remedy: str) -> dict[str, Any]:
     """Raises:
-    KitError: a field is not of the type that a run writes.
+    KitError: it is no JSON object, or a field is not of the type that a run writes.
     """
-    made = read_object(content)
+    if not (made := read_object(content)):
+        raise KitError(f"{what} is not as a run writes it: it is no JSON object. {remedy}.")
     try:
         Provenance.model_validate(made)
     except ValidationError as error:

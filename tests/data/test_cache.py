@@ -11,7 +11,7 @@ from kit.data.cache import find_damage, index_name, load_photos, read_index, sca
 from kit.data.decode import to_square
 from kit.data.layout import find_dataset
 from kit.errors import KitError, Suspended
-from kit.files import sha256_of
+from kit.files import locked, sha256_of
 
 
 @pytest.fixture
@@ -207,3 +207,14 @@ def test_a_scan_for_the_loader_without_a_cache_drops_bad_photos(copy, log):
     assert len(kept) == 119
     with pytest.raises(KitError, match="do not decode"):
         scan(split, log, workers=2)
+
+
+def test_a_session_that_waits_for_anothers_cache_keeps_its_budget(drawn, tmp_path, log, capsys):
+    def stop():
+        if "waiting for it" in capsys.readouterr().out:
+            raise Suspended("its time is over")
+
+    (tmp_path / "cache").mkdir()
+    with locked(tmp_path / "cache"), pytest.raises(Suspended):
+        load(drawn, tmp_path / "cache", log, tick=stop)
+    assert len(load(drawn, tmp_path / "cache", log)["training"]) == 120
