@@ -32,11 +32,12 @@ from kit.train.checkpoint import saved_in, weights_in
 PROVENANCE = "provenance.json"
 
 
-def quantize(session: Session, material: Material, students: dict[str, nn.Module]) -> Packed:
+def quantize(session: Session, material: Material, students: dict[str, nn.Module], checkpoint: str | None = None) -> Packed:
     """student.kit, and the student as read back from it: what is measured and predicted with from here on.
 
     Args:
         students: {stage: what it ended with}, in the order of the run; of several the one that packing leaves the best.
+        checkpoint: the file that the student before its layers were changed is of. None: the newest of its stage.
     """
     with session.stage("quantize"):
         file, classes = session.out / "student.kit", material.dataset.classes
@@ -45,13 +46,14 @@ def quantize(session: Session, material: Material, students: dict[str, nn.Module
             photos = material.dataset.training.per_class(len(classes))
             session.note("quantize", per_class=photos.tolist())  # checkpoints are not adjusted, and what is made of them later must be
             students = {stage: adjust_logits(student, photos, tau) for stage, student in students.items()}
-        student, ready = best_packed(session, material, students)
+        chosen, ready = best_packed(session, material, students)
+        session.note("quantize", checkpoint=file_of(session, chosen, checkpoint))
         size = pack_student(file, session.config, ready, classes)
         packed = unpack(file)
         packed.student.to(session.device.device)
         scores = score(session, material, packed, sha256_of(file)[:16])
         if scores:
-            session.note("quantize", packing=changed_by_packing(session, material, student, packed.student))
+            session.note("quantize", packing=changed_by_packing(session, material, students[chosen], packed.student))
         parameters = packed.parameters  # as trained: batch norm was folded away, but no limit is met by that alone
         over = check_limits(session.config.whose_limit, parameters, size)
         session.record |= {"validation_accuracy": scores.get("accuracy"), "validation_macro_f1": scores.get("macro_f1")}
@@ -71,12 +73,21 @@ def changed_by_packing(session: Session, material: Material, before: nn.Module, 
     return {"before": first, "after": second, "equal": equal}
 
 
-def best_packed(session: Session, material: Material, students: dict[str, nn.Module]) -> tuple[nn.Module, nn.Module]:
-    """The student that keeps the limits and knows most of the validation photos once it is packed, of equals the last; what each would
-    have cost is said. After a final fit, which leaves nothing to choose by, the last. It comes as it was trained and as it was rounded."""
+def file_of(session: Session, chosen: str, checkpoint: str | None) -> str | None:
+    """The checkpoint that holds the student that is packed: its own stage's where that changed its layers, else as `quantize` is told."""
+    files = [saved for saved in saved_in(session.out) if saved.kind not in ("teacher", "prune")]
+    own = [saved.path.name for saved in files if saved.kind == chosen]
+    newest = [saved.path.name for saved in files if saved.kind != "qat"]
+    found = own or ([checkpoint] if checkpoint else newest)
+    return found[-1] if found else None
+
+
+def best_packed(session: Session, material: Material, students: dict[str, nn.Module]) -> tuple[str, nn.Module]:
+    """The stage whose student keeps the limits and knows most of the validation photos once it is packed, of equals the last, and that
+    student rounded; what each would have cost is said. After a final fit, which leaves nothing to choose by, the last."""
     last = list(students)[-1]
     if len(students) == 1 or session.config.train.final_fit:
-        return students[last], rounded(session, material, students[last])
+        return last, rounded(session, material, students[last])
     ready, worth = {stage: rounded(session, material, student) for stage, student in students.items()}, {}
     with tempfile.TemporaryDirectory(prefix="kit-choice-") as folder:
         for stage, student in ready.items():
@@ -90,7 +101,7 @@ def best_packed(session: Session, material: Material, students: dict[str, nn.Mod
             session.log(f"packed after {stage} it would have {size:,} bytes, {predict.say(scores)}" + "".join(f"; {b}" for b in broken))
     chosen = max(reversed(students), key=worth.__getitem__)
     session.note("quantize", chosen=chosen, candidates={stage: accuracy for stage, (_, accuracy) in worth.items()})
-    return students[chosen], ready[chosen]
+    return chosen, ready[chosen]
 
 
 def score(session: Session, material: Material, packed: Packed, digest: str) -> dict[str, float]:
@@ -124,7 +135,10 @@ def submit(session: Session, material: Material, packed: Packed, state: str, sub
         session.attempt(PROVENANCE, lambda file: write_json(file, made))
         if submissions and not session.record["partial"] and session.config.competition != "any":
             name = f"{session.config.recipe}-{session.config.digest()}"
-            session.log(f"filed under {file_away(submissions, name, csv, made)}")
+            try:
+                session.log(f"filed under {file_away(submissions, name, csv, made)}")
+            except KitError as error:  # the run is done, and its folder has the submission
+                session.log(f"not filed under {submissions}: {error}")
 
 
 def report_submission(session: Session, csv: Path, state: str, found: list[str]) -> None:
@@ -139,14 +153,13 @@ def report_submission(session: Session, csv: Path, state: str, found: list[str])
 
 def provenance(session: Session, state: str) -> dict[str, Any]:
     """Where a submission came from, enough to make it again."""
-    trained = [saved.path.name for saved in saved_in(session.out) if saved.kind not in ("teacher", "prune")]
     kept = ("recipe", "validation_accuracy", "parameters", "bytes", "commit", "versions", "device", "photos", "teacher", "stages", "config")
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
         "state": state,
         "competition": session.config.competition,
         "command": command(),
-        "checkpoint": trained[-1] if trained else None,
+        "checkpoint": session.record["stages"]["quantize"]["checkpoint"],
         "student_sha256": sha256_of(session.out / "student.kit"),
         "csv_sha256": session.record["submission"]["sha256"],
         "problems": session.record["submission"]["problems"] + (["it was made with --subset"] if session.record["partial"] else []),
@@ -158,8 +171,9 @@ def provenance(session: Session, state: str) -> dict[str, Any]:
 @dataclass(frozen=True)
 class SoFar:
     """What a stage has come to: its best epoch, else its newest weights. accuracy: on validation; after a final fit it is 0, and of stages
-    that keep the limit the latest counts."""
+    that keep the limit the latest counts. file: the checkpoint's name."""
 
+    file: str
     widths: tuple[int, ...]
     accuracy: float
     weights: dict[str, Tensor]
@@ -193,29 +207,34 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         session.log("no submission yet: no student is trained that could be handed in")
         return
     with session.budget.timed("hand in"):
-        submit(session, material, quantize(session, material, best_of(session, material, found)), "suspended", submissions)
+        students, file = best_of(session, material, found)
+        submit(session, material, quantize(session, material, students, file), "suspended", submissions)
 
 
-def best_of(session: Session, material: Material, found: list[SoFar]) -> dict[str, nn.Module]:
-    """{stage: student} to choose from when they are packed. found: the latest stage first; where none keeps the limit, a copy does."""
+def best_of(session: Session, material: Material, found: list[SoFar]) -> tuple[dict[str, nn.Module], str]:
+    """{stage: student} to choose from when they are packed, and the checkpoint of the one before its layers were changed.
+
+    found: the latest stage first; where none keeps the limit, a copy does.
+    """
     config, classes = session.config, len(material.dataset.classes)
     students = [each.student(config, classes) for each in found]
     fits = [not waits_for_pruning(config, student, material.dataset.classes) for student in students]
     best = max(range(len(found)), key=lambda i: (fits[i], found[i].accuracy))
+    student, file = students[best], found[best].file
     later = of_later_stages(session, students[0], classes) if fits[best] or config.lowrank else {}
     if fits[best]:
-        return {"training": students[best]} | later
+        return {"training": student} | later, file
     if later:  # thin layers keep the limit
-        return later
+        return later, found[0].file
     if config.lowrank and not config.prune:  # a plan that does both prunes within the limit, and may be thin enough only then
-        thin = factorised(students[best], config).eval()
+        thin = factorised(student, config).eval()
         session.log(f"a copy's layers were made thinner for this submission: {count_parameters(thin):,} parameters")
-        return {"lowrank": thin}
+        return {"lowrank": thin}, file
     # its plan says to prune, later; until then a copy is
     target = Target(competition(config.whose_limit).max_parameters)
-    slimmer, widths = cut(session, material, students[best], target, bytes_allowed(config))
+    slimmer, widths = cut(session, material, student, target, bytes_allowed(config))
     session.log(f"a copy was pruned to {count_parameters(slimmer):,} parameters for this submission, widths {list(widths)}")
-    return {"training": slimmer.eval()}
+    return {"training": slimmer.eval()}, file
 
 
 def of_later_stages(session: Session, student: nn.Module, classes: int) -> dict[str, nn.Module]:
@@ -242,4 +261,4 @@ def so_far(session: Session, stage: str, classes: int) -> SoFar | None:
         return None
     pruned = session.checkpoints(stage.replace("finetune", "prune")).result() if kind_of(stage) == "finetune" else None
     widths = state.get("widths") or (pruned["widths"] if pruned else widths_for(session.config.student, classes))
-    return SoFar(widths, state["best"]["accuracy"] or 0.0, weights_in(state))
+    return SoFar(checkpoints.files()[-1].path.name, widths, state["best"]["accuracy"] or 0.0, weights_in(state))

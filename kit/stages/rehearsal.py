@@ -28,16 +28,17 @@ def rehearse(session: Session, material: Material, stage: str, student: nn.Modul
         Suspended: the budget is over before the rehearsal is.
     """
     budget, config = session.budget, session.config
+    owed = session.owed if stage == "distil" else ("rehearsal", "hand in")  # after it there is a student to hand in
     with budget.timed("rehearsal"):
         final = student
         if config.prune and stage == "distil":
-            budget.insist("the rehearsal of pruning", *session.owed)
+            budget.insist("the rehearsal of pruning", *owed)
             with budget.timed("prune"):
                 likely = as_if_trained(student)
                 final, _ = cut(session, material, likely, target_of(config, likely, material.dataset.classes), bytes_allowed(config))
             if config.prune.finetune_epochs:
                 step_once(session, material, final, teacher, config.prune.finetune_lr)
-        budget.insist("the rehearsal of the hand-in", *session.owed)
+        budget.insist("the rehearsal of the hand-in", *owed)
         over = waits_for_pruning(config, student, material.dataset.classes)
         hand_in = rehearse_hand_in(session, material, f"{stage} evaluate", final)
         page = budget.longest.setdefault("page", PAGE)  # an earlier session has measured it

@@ -8,7 +8,7 @@ from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.models.students import build_student, count_parameters, widths_of
 from kit.session import open_session
-from kit.stages.finish import SoFar, best_of, best_packed
+from kit.stages.finish import SoFar, best_of, best_packed, file_of, quantize, submit
 from kit.stages.packing import packed_size
 from kit.stages.photos import read_photos
 from kit.stages.student import factorised
@@ -20,7 +20,7 @@ def test_of_students_that_know_as_much_once_they_are_packed_the_last_is_taken(dr
     material = read_photos(session, drawn, tmp_path / "cache")
     student = build_student(session.config.student.name, (), 6).eval()
     students = {"training": student, "qat": copy.deepcopy(student)}
-    assert best_packed(session, material, students)[0] is students["qat"]
+    assert best_packed(session, material, students)[0] == "qat"
     assert session.record["stages"]["quantize"]["chosen"] == "qat"
 
 
@@ -32,12 +32,12 @@ def test_a_provisional_student_keeps_a_limit_of_bytes_by_the_pruning_that_its_pl
     student = build_student("record", (), 6)
     for norm in [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]:
         nn.init.normal_(norm.bias)  # a new one's are zeros, which take no bytes
-    wide = SoFar((), 0.5, student.state_dict())
-    slimmer = best_of(session, material, [wide])["training"]
+    wide = SoFar("", (), 0.5, student.state_dict())
+    slimmer = best_of(session, material, [wide])[0]["training"]
     assert 28_000 < packed_size(config, slimmer, material.dataset.classes) <= 30_000
     assert "a copy was pruned to" in capsys.readouterr().out
     session.config = override(config, ["limit=90kB"])
-    assert widths_of(best_of(session, material, [wide])["training"]) == widths_of(student)
+    assert widths_of(best_of(session, material, [wide])[0]["training"]) == widths_of(student)
     assert "a copy was" not in capsys.readouterr().out
 
 
@@ -46,8 +46,8 @@ def test_a_plan_that_prunes_before_it_thins_hands_in_a_pruned_copy_until_then(dr
     config = override(recipe("sample").tiny(), ["limit=5000params", "prune.keep=0.15", "lowrank={}"])
     session = open_session(config, tmp_path, Budget(None), log)
     material = read_photos(session, drawn, tmp_path / "cache")
-    whole = SoFar((), 0.5, build_student("record", (), 6).state_dict())
-    assert count_parameters(best_of(session, material, [whole])["training"]) <= 5_000
+    whole = SoFar("", (), 0.5, build_student("record", (), 6).state_dict())
+    assert count_parameters(best_of(session, material, [whole])[0]["training"]) <= 5_000
 
 
 def test_thin_layers_that_only_training_on_the_grid_has_trained_are_handed_in(drawn, tmp_path, log):
@@ -57,6 +57,30 @@ def test_thin_layers_that_only_training_on_the_grid_has_trained_are_handed_in(dr
     student = build_student("record", (), 6).eval()
     weights = with_steps(factorised(student, config), config.pack).state_dict()
     session.checkpoints("qat").save(1, {"step": 1, "best": {"accuracy": 0.5, "weights": weights}})
-    students = best_of(session, material, [SoFar((), 0.5, student.state_dict())])
+    students, _ = best_of(session, material, [SoFar("", (), 0.5, student.state_dict())])
     assert list(students) == ["training", "lowrank", "qat"]
     assert all(torch.equal(students["qat"].state_dict()[name], tensor) for name, tensor in weights.items())
+
+
+def test_the_checkpoint_that_a_submission_names_is_the_one_that_was_packed(tmp_path, log):
+    """A stage that has begun leaves a file before it has trained anything."""
+    session = open_session(recipe("sample").tiny(), tmp_path, Budget(None), log)
+    distilled = session.checkpoints("distil").finish(9, {"step": 9}).name
+    tuned = session.checkpoints("finetune").finish(4, {"step": 4}).name
+    on_grid = session.checkpoints("qat").save(0, {"step": 0}).name
+    assert file_of(session, "training", distilled) == distilled
+    assert file_of(session, "training", None) == tuned
+    assert file_of(session, "lowrank", tuned) == tuned
+    assert file_of(session, "qat", None) == on_grid
+
+
+def test_a_ledger_that_can_not_be_read_costs_a_run_nothing_but_its_line(drawn, tmp_path, log, capsys):
+    session = open_session(override(recipe("sample").tiny(), ["competition=60000params"]), tmp_path, Budget(None), log)
+    material = read_photos(session, drawn, tmp_path / "cache")
+    (tmp_path / "submissions").mkdir()
+    (tmp_path / "submissions" / "ledger.csv").write_text("submission;date\n")
+    session.record["teacher"] = "none"
+    packed = quantize(session, material, {"training": build_student("record", (), 6).eval()})
+    submit(session, material, packed, "done", tmp_path / "submissions")
+    assert "ledger.csv is no ledger" in capsys.readouterr().out
+    assert (tmp_path / "provenance.json").is_file()
