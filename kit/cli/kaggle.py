@@ -40,14 +40,14 @@ def bundle(
     """One self-contained script for Kaggle: a kernel's head with the kit inside."""
     from kit.remote import bundle as bundling
     from kit.remote.credentials import account
-    from kit.remote.metadata import NOBODY, kernel_folder, write_owner
+    from kit.remote.metadata import NOBODY, kernel_folder, metadata_text, write_owner
 
     kernel = kernel_folder(name)
     built = bundling.notebook(kernel) if notebook else bundling.bundle(kernel)
     say(f"{built}: {built.stat().st_size:,} bytes")
     if write_owner(kernel, account()):
         say(f"{kernel / 'kernel-metadata.json'}: {NOBODY} is {account()} now")
-    elif NOBODY in (kernel / "kernel-metadata.json").read_text(encoding="utf-8"):
+    elif NOBODY in metadata_text(kernel):
         say(f"for the plain kaggle command, put your user name for {NOBODY} in {kernel / 'kernel-metadata.json'}; kit push does it itself")
 
 

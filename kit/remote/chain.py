@@ -5,6 +5,7 @@ that is still running is waited for, not started a second time. A copy of the fu
 """
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -24,8 +25,9 @@ from kit.train.checkpoint import described, steps_in
 
 LIMIT = 9 * 3600.0  # seconds after which Kaggle ends a session
 LATE = 0.95  # of the limit: the last look at a session that it ends, and the last line of its log, come before
-LIMIT_WORDS = ("time limit", "timed out", "timeout", "exceeded")  # in what Kaggle says of a session that it ended
+LIMIT_WORDS = re.compile(r"time limit|timed out|timeout|exceeded.*(time|duration)", re.IGNORECASE)  # of Kaggle, of a session that it ended
 STALE_WORDS = "was to be found there"  # in what a session says that was told of a later step than it found
+SLUG, STATE = 50, "-state"  # characters of a data set's title at most; what its slug ends with
 STILL = 2  # sessions without progress after which a person should look
 Say = Callable[[str], None]
 Via = Literal["self", "pair", "dataset"]
@@ -191,7 +193,8 @@ def carry(story: Story, kernel: Path, kaggle: Kaggle, folder: Path) -> dict[str,
             partner = {"id": f"{story.ref}-b", "title": f"{read_metadata(kernel, kaggle.user)['title']} b"}
             return {"kernel_sources": [source]} | (partner if story.furthest.ref == story.ref else {})
         case "dataset":
-            dataset = f"{story.ref}-state"
+            owner, slug = story.ref.split("/")
+            dataset = f"{owner}/{slug[: SLUG - len(STATE)].rstrip('-')}{STATE}"
             files = [file for file in (folder / "output").rglob("*") if file.is_file()]
             upload(kaggle, dataset, sorted(files, key=lambda file: file.name), f"step {story.step}")
             return {"dataset_sources": [dataset]}
@@ -224,7 +227,7 @@ def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ende
             f"{pushed.ref} has a version {newest}, which this chain did not push: what became of its own, version {pushed.version}, can't "
             f"be told. Push that kernel by the chain alone. Started again, it goes on from step {story.step:,}."
         )
-    limit, stale = any(word in ended.reason.lower() for word in LIMIT_WORDS), STALE_WORDS in " ".join(ended.log[-TAIL:])
+    limit, stale = bool(LIMIT_WORDS.search(ended.reason)), STALE_WORDS in " ".join(ended.log[-TAIL:])
     excused = ended.state == "COMPLETE" or late or limit or stale
     by_a_person = ended.state == "CANCEL_ACKNOWLEDGED" and not (late or limit)
     cancelled = f"{what} was cancelled on Kaggle. Start the chain again to go on." if by_a_person else ""
@@ -236,7 +239,7 @@ def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ende
         record, names = {}, []  # a session that failed may have no output to show
     saved = steps_in(found for name in names if (found := described(Path(name))))
     step, done = max(saved, steps_told(record)), record.get("state") == "done"
-    if step > story.step or (done and step == story.step):  # the last session may only hand in
+    if step > story.step or done:  # the last session may only hand in, or end with fewer steps than one that diverged
         mirror(kaggle, pushed.ref, folder / "output")
         story.furthest = Reached(pushed.ref, pushed.version, step, ended.state)
     elif cancelled or not excused:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kit.errors import KitError
 from kit.files import write_durably
 
+FILE = "kernel-metadata.json"
 NOBODY = "YOUR-USERNAME"
 LONGEST = 48  # characters of a title: Kaggle takes 50, and the second kernel of a pair adds two
 Source = Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+(/\d+)?$")]
@@ -58,10 +59,10 @@ def read_metadata(kernel: Path, user: str) -> dict[str, Any]:
     Raises:
         KitError: with all that is wrong with it.
     """
-    file = kernel / "kernel-metadata.json"
+    file = kernel / FILE
     try:
-        metadata = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        metadata = json.loads(metadata_text(kernel))
+    except ValueError as error:
         raise KitError(f"{file} can't be read ({error}).") from None
     if not isinstance(metadata, dict) or (wrong := faults(metadata, user)):
         raise KitError(f"{file} is not to be pushed: {'; '.join(wrong) if isinstance(metadata, dict) else 'it is no JSON object'}.")
@@ -71,13 +72,22 @@ def read_metadata(kernel: Path, user: str) -> dict[str, Any]:
     return metadata | {"id": mine(metadata["id"])} | sources
 
 
+def metadata_text(kernel: Path) -> str:
+    """Raises:
+    KitError: there is no kernel-metadata.json, or it is no text.
+    """
+    try:
+        return (kernel / FILE).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise KitError(f"{kernel / FILE} can't be read ({error}).") from None
+
+
 def write_owner(kernel: Path, user: str) -> bool:
     """Put the account's name for YOUR-USERNAME in kernel-metadata.json, for the plain `kaggle` command; whether there was one to put."""
-    file = kernel / "kernel-metadata.json"
-    text = file.read_text(encoding="utf-8")
+    text = metadata_text(kernel)
     if not user or f"{NOBODY}/" not in text:
         return False
-    write_durably(file, text.replace(f"{NOBODY}/", f"{user}/").encode())
+    write_durably(kernel / FILE, text.replace(f"{NOBODY}/", f"{user}/").encode())
     return True
 
 

@@ -20,6 +20,7 @@ from kit.remote.output import PROVENANCE, read_provenance
 from kit.submission import check
 
 DIGITS = 12  # of the sha256 that a message bears
+LAG = 15.0  # seconds that Kaggle's list is given to show a submission whose answer was lost
 POLL = 10.0  # seconds between two looks at a score
 PATIENCE = 180  # looks
 WHEN = "%Y-%m-%d %H:%M:%S"  # in UTC, as Kaggle's list has it
@@ -221,7 +222,7 @@ def create(kaggle: Kaggle, entry: Entry, token: str, say: Say, failed: set[int])
             answer = kaggle.once(lambda client: client.competitions.competition_api_client.create_submission(wanted))
         except Unreachable as error:
             say(f"{error}; asking whether the submission arrived")
-            kaggle.sleep(pause or PAUSES[0])
+            kaggle.sleep(max(pause or 0, LAG))
             if there := find(entry, kaggle, failed):
                 return str(there.ref)
             if pause is None:

@@ -14,7 +14,7 @@ from kit.cli.kaggle import furthest
 from kit.compress.pack import unpack
 from kit.errors import KitError
 from kit.files import sha256_of
-from kit.remote.chain import Reached, Story, chain, read_story, save, steps_told
+from kit.remote.chain import LIMIT_WORDS, Reached, Story, chain, read_story, save, steps_told
 from kit.remote.client import connect
 from kit.remote.output import fetch, list_output
 from kit.remote.pull import pull
@@ -61,7 +61,7 @@ if step < least:
     sys.exit(f"error: step {least} was to be found there, {step} is")
 Path("checkpoints").mkdir()
 for saved in (step + 50, step + 100):
-    Path(f"checkpoints/distil-{saved:09d}-0123456789abcdef.pt").touch()
+    Path(f"checkpoints/distil-{saved:09d}-e3b0c44298fc1c14.pt").touch()
 json.dump({"state": "running", "sessions": [{}]}, open("run.json", "w"))
 if step // 100 + 1 in ENDLESS:
     time.sleep(30)
@@ -167,7 +167,30 @@ def test_what_a_session_saved_before_the_time_limit_killed_it_is_gone_on_with(tm
     assert (story.state, story.steps) == ("done", [100, 200, 300])
     asked = [request.get("kernelDataSources") for request in server.kernels[REF].requests]
     assert asked == [None, [f"{REF}/1" if 1 in killed else REF], [f"{REF}/2"]]
-    assert (tmp_path / "chain" / "output" / "checkpoints" / "distil-000000300-0123456789abcdef.pt").is_file()
+    assert (tmp_path / "chain" / "output" / "checkpoints" / "distil-000000300-e3b0c44298fc1c14.pt").is_file()
+
+
+def test_a_run_that_ends_with_fewer_steps_than_it_once_had_is_fetched_whole(tmp_path, server, kaggle):
+    """One that diverged went back, and its patience was over before it had come as far again."""
+    turns = "import json, os\nback = os.environ.get('KIT_LEAST_STEP', '0') != '0'\n"
+    turns += "json.dump({'state': 'done' if back else 'suspended', 'sessions': [{'steps': 90 if back else 100}]}, open('run.json', 'w'))\n"
+    story = chain(kernel(tmp_path, turns), kaggle, print, folder=tmp_path / "chain")
+    assert (story.state, story.steps, story.furthest.version) == ("done", [100, 90], 2)
+    assert json.loads((tmp_path / "chain" / "output" / "run.json").read_text())["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("distil-000000007-0123456789abcdef.pt", "has the sha256 .* its run wrote 0123456789abcdef"),
+        ("provenance.json", "is not as a run writes it: it is no JSON object"),
+    ],
+)
+def test_a_page_that_says_that_kaggle_is_busy_is_taken_for_no_file(tmp_path, server, kaggle, file, says):
+    small = kernel(tmp_path, QUICK + f"open({file!r}, 'w').write('<html>503')\nopen('submission.csv', 'w')\n")
+    with pytest.raises(KitError, match=says):
+        chain(small, kaggle, print, folder=tmp_path / "chain")
+    assert not (tmp_path / "chain" / "output" / file).exists()
 
 
 @pytest.mark.parametrize("fault", [503, 429, 500])
@@ -305,6 +328,19 @@ def test_a_chain_that_has_nothing_to_do_says_why_and_what_to_do(tmp_path, server
 def test_what_a_failed_session_says_of_limits_is_no_time_limit(tmp_path, server, kaggle, words):
     with pytest.raises(KitError, match=f"version 1 ended as ERROR(.|\n)*{words}"):
         chain(kernel(tmp_path, f"raise SystemExit({words!r})\n"), kaggle, print, folder=tmp_path / "chain")
+
+
+@pytest.mark.parametrize(
+    ("reason", "limit"),
+    [
+        ("Your notebook exceeded the time limit", True),
+        ("Exceeded the max allowed execution duration", True),
+        ("Your notebook tried to allocate more memory than is available: memory limit exceeded", False),
+        ("Disk quota exceeded", False),
+    ],
+)
+def test_kaggle_tells_its_time_limit_from_others(reason, limit):
+    assert bool(LIMIT_WORDS.search(reason)) == limit
 
 
 def test_a_chain_that_looks_late_excuses_no_session_that_failed_at_once(tmp_path, server, kaggle):
@@ -466,7 +502,7 @@ def test_a_provenance_with_other_types_is_not_pulled(tmp_path, server, kaggle):
 
 
 def test_the_provenance_alone_can_be_pulled(tmp_path, server, kaggle):
-    small = kernel(tmp_path, "open('provenance.json', 'w').write('{}')\n")
+    small = kernel(tmp_path, "open('provenance.json', 'w').write('{\"recipe\": \"small\"}')\n")
     chain(small, kaggle, print, folder=tmp_path / "chain", max_sessions=1)
     (file,) = pull(kaggle, REF, "small", tmp_path / "submissions", r"provenance\.json")
     assert json.loads(file.read_text())["kernel"] == REF
