@@ -232,7 +232,7 @@ def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step
         "digest": config.digest(),
         "config": config.model_dump(mode="json"),
         "commit": commit(),
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS} | {"python": platform.python_version()},
+        "versions": versions(),
         "device": device.says,
         "choices": device.choices(),
     }
@@ -244,6 +244,15 @@ def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step
     others = f", {session.world.size} processes" if session.world.size > 1 else ""
     log(f"{config.recipe} {config.digest()} on {device.says}, {device.choices()['threads']} threads{others}")
     return session
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what is installed of these packages: no recipe needs all of them."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def read_record(out: Path, log: Log) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import pytest
 from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.errors import KitError
-from kit.session import alone, make_room, open_session, read_record
+from kit.session import alone, make_room, open_session, read_record, versions
 from kit.train.budget import Budget
 
 
@@ -116,3 +116,9 @@ def test_a_file_may_be_made_anew_and_nothing_else_may_be_written_over(tmp_path):
             make_room(tmp_path / name)
     with pytest.raises(KitError, match="would pass for one"):
         make_room(tmp_path / f"distil-000000009-{'0' * 16}.pt")
+
+
+def test_a_package_that_is_not_there_ends_no_session(monkeypatch):
+    """Kaggle's image may drop one that most recipes do without."""
+    monkeypatch.setattr("kit.session.VERSIONS", ("torch", "no-such-package"))
+    assert versions().keys() == {"python", "torch"}

@@ -126,7 +126,7 @@ def run(
         reached = record["validation_accuracy"]
         accuracy = "no validation accuracy" if reached is None else f"validation accuracy {reached:.4f}"
         say(f"{record['state']}: {accuracy}, submission {out / 'submission.csv'}")
-    if limit.stop:
+    if limit.stop and record["state"] != "done":
         raise typer.Exit(75)  # a signal ended it, not its budget: a script's && should not go on
 
 

@@ -171,13 +171,13 @@ def fit(
         learn = Recorded(plain, prepare, lambda message: log(f"{stage}: {message}"), train.graph, updates=not train.sam_rho)
 
     step, evaluation, saving, waiting = (f"{stage} {kind}" for kind in KINDS)
-    begun_at, saved_at, pace, seen, met = state.step, budget.clock(), Pace(budget, stage), 0, set[Hashable]()
+    saved, saved_at, pace, seen, met = state.step, budget.clock(), Pace(budget, stage), 0, set[Hashable]()
     with progress(stage, state.steps, shown=world.first, done=state.step) as moved, shared_norms(learners, world):
         while state.step < state.steps and not out_of_patience(state):
             ends_epoch, terms = (state.step + 1) % steps_per_epoch == 0, prepare(state.progress)
             work = "compile" if train.compile and terms not in met else step  # a step after it does not take as long
             if not budget.fits(work, saving, "hand in", *([evaluation] if ends_epoch else [])):
-                if state.step > begun_at:
+                if state.step != saved:
                     sound(state, stage, device, log)
                     save(state, checkpoints, budget)
                 budget.insist(f"step {state.step + 1:,} of {state.steps:,} of {stage}", work, saving, "hand in", evaluation)
@@ -199,6 +199,7 @@ def fit(
             if due:
                 with suppress_full_disk(log):
                     save(state, checkpoints, budget)
+                    saved = state.step
                 saved_at = budget.clock()
     state.good = state.fresh = None
     measure_norms(state, unmixed or batches, look, checkpoints, budget)

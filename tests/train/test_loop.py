@@ -191,6 +191,14 @@ def test_what_was_taken_back_stays_so_after_a_stop(tmp_path, capsys):
     assert "exploded" not in capsys.readouterr().out
 
 
+def test_a_session_that_went_back_to_before_its_beginning_still_saves_where_it_stops(tmp_path):
+    plan = PLANS["sgd that diverges once"].model_copy(update={"save_seconds": 999})
+    for stop in (3, 2):
+        with pytest.raises(Suspended):
+            train(tmp_path, plan, stop_at=stop)
+    assert [saved.step for saved in Checkpoints(tmp_path, "distil", {}, {}, Log()).files()] == [0, 3]
+
+
 def test_a_run_that_diverges_twice_stops_and_keeps_a_sound_checkpoint(tmp_path):
     plan = Train(epochs=4, optimizer="sgd", lr=1e20, schedule="constant", save_seconds=2)
     with pytest.raises(KitError, match=r"no number any more.*again after the learning rate was cut"):
