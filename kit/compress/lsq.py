@@ -4,6 +4,10 @@ Batch norm is folded first and gone: what is trained is the very network that is
 parameters. LSQ as published keeps batch norm in training and learns one step a layer, which folding then splits into steps that were
 never trained. The grid begins as packing would choose it (quantize.py), which is nearer than the paper's 2⟨|w|⟩/√Q; steps are rounded to
 float16 as the file has them, so the codes in the file are those of the last evaluation.
+
+A step is trained as a factor of the one that was chosen. Adam moves every parameter by about its rate, whatever its size, and LSQ's scaled
+gradient, made for SGD, tells it nothing: steps of hundredths, trained as they are at 2e-3, were a fifth longer after a single update, and
+the student forgotten.
 """
 
 import math
@@ -16,11 +20,15 @@ from kit.compress.fold import fold
 from kit.compress.quantize import METHODS, Quantized
 from kit.config.schema import Pack
 
+GRID = ("chosen", "step", "low", "high")  # of a layer's tensors those that tell its codes from its weights
 LEAST = {True: 2**-24, False: 2**-60}  # of a step, by whether the file has it in float16; its square divides gradients
 
 
 class Stepped(nn.Module):
-    """A layer whose weight is a whole multiple of a learned step. step: [C]. low, high: [C, 1, …], ends of the multiples."""
+    """A layer whose weight is a whole multiple of a learned step.
+
+    chosen: [C], the step to begin with. step: [C], learned, how many times as long it is. low, high: [C, 1, …], ends of the multiples.
+    """
 
     half: bool  # whether the file has the steps in float16
 
@@ -28,6 +36,7 @@ class Stepped(nn.Module):
         channels, ndim = len(self.weight), self.weight.ndim
         self.pack, self.half = pack, True
         self.step = nn.Parameter(self.weight.new_ones(channels), self.weight.requires_grad)
+        self.register_buffer("chosen", self.weight.new_ones(channels))
         for name in ("low", "high"):
             self.register_buffer(name, torch.zeros((channels,) + (1,) * (ndim - 1), dtype=torch.int16, device=self.weight.device))
         self.choose_grid()
@@ -38,7 +47,7 @@ class Stepped(nn.Module):
         scale, *shift = stored.vectors
         first = shift[0].astype(np.int16) - middle if shift else np.full(len(scale), 1 - middle, np.int16)
         self.half = scale.dtype == np.float16
-        self.step.copy_(torch.from_numpy(np.where(scale == 0, 1, scale).astype(np.float32)))  # of a channel of zeros any step will do
+        self.chosen.copy_(torch.from_numpy(np.where(scale == 0, 1, scale).astype(np.float32)))  # of a channel of zeros any step will do
         self.low.copy_(torch.from_numpy(first).reshape(self.low.shape))
         self.high.copy_(self.low + (2 * middle - 1 if shift else 2 * (middle - 1)))
 
@@ -47,7 +56,8 @@ class Stepped(nn.Module):
         """A grid and weights that were chosen elsewhere. step, low: [C]; as many multiples are kept."""
         span = self.high - self.low
         self.weight.copy_(torch.from_numpy(weight))
-        self.step.copy_(torch.from_numpy(step))
+        self.chosen.copy_(torch.from_numpy(step))
+        self.step.fill_(1)
         self.low.copy_(torch.from_numpy(low).reshape(self.low.shape))
         self.high.copy_(self.low + span)
 
@@ -55,8 +65,8 @@ class Stepped(nn.Module):
         """The step as the file has it; its gradient is scaled by 1/√(n·Q) (section 2.2), and rounding passes it on. One that is trained
         to nothing stays the least there is, and may grow again."""
         share = 1 / math.sqrt(self.weight[0].numel() * (2 ** (self.pack.bits - 1) - 1))
-        step = self.step * share + (self.step * (1 - share)).detach()
-        kept = (self.step.half().float() if self.half else self.step).clamp(min=LEAST[self.half])
+        step = self.chosen * (self.step * share + (self.step * (1 - share)).detach())
+        kept = (step.half().float() if self.half else step).clamp(min=LEAST[self.half])
         return (step + (kept - step).detach()).reshape(self.low.shape)
 
     def quantized(self) -> Tensor:
@@ -91,7 +101,8 @@ STEPPED = {nn.Conv2d: SteppedConv2d, nn.Linear: SteppedLinear}
 
 
 def with_steps(student: nn.Module, pack: Pack) -> nn.Module:
-    """A folded copy on the CPU whose weights are on grids of `pack`; weights, biases and steps are its parameters."""
+    """A folded copy on the CPU whose weights are on grids of `pack`; weights, biases and steps are its parameters. What is on a grid
+    already stays on that."""
     model = fold(student)
     for layer in list(model.modules()):
         if type(layer) in STEPPED:

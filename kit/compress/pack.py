@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from kit.compress.entropy import decode, encode
 from kit.compress.fold import fold, fold_in_place, fold_shape
 from kit.compress.lowrank import Ranks, factor_shape, ranks_in
-from kit.compress.lsq import Stepped, trained_codes
+from kit.compress.lsq import GRID, Stepped, trained_codes
 from kit.compress.quantize import METHODS, Quantized, narrow, restore
 from kit.config.schema import Config
 from kit.errors import KitError
@@ -115,7 +115,7 @@ def stored_tensors(student: nn.Module, as_trained: bool) -> list[tuple[str, np.n
     """(name, float32, or uint16 for indices) of all that is stored. The course's files hold the network as it was trained; otherwise it is
     folded. Left out: batch norm's counter of batches, which nothing reads, and a library's tables of whole numbers, built by its name."""
     network = student if as_trained else fold(student)
-    grids = {f"{name}.{key}" for name, layer in network.named_modules() if isinstance(layer, Stepped) for key in ("step", "low", "high")}
+    grids = {f"{name}.{key}" for name, layer in network.named_modules() if isinstance(layer, Stepped) for key in GRID}
     tables = {n for n, t in network.state_dict().items() if isinstance(network, FromLibrary) and not t.is_floating_point()}
     left_out = grids | tables
     tensors = {n: tensor.detach().cpu() for n, tensor in network.state_dict().items() if not n.endswith(COUNTER) and n not in left_out}

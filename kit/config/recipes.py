@@ -110,7 +110,7 @@ def sample() -> Config:
         student=Student(name="record"),
         distill=(KD(temperature=2), CE(weight=0.5), Hint(weight=0.5, student="blocks.1", teacher="layer1")),
         train=Train(epochs=18, batch_size=64, lr=4e-3, warmup_epochs=1, ema_decay=0.98),
-        prune=Prune(keep=0.6, finetune_epochs=8, finetune_lr=2e-3),
+        prune=Prune(keep=0.6, finetune_epochs=8),
         predict=Predict(flip=True),
     )
 

@@ -142,7 +142,7 @@ class Prune(Section):
     scratch: bool = False  # the control: the pruned architecture gets new weights
     gamma_penalty: Weight = 1e-4  # weight of Σ|γ| in the loss while distilling
     finetune_epochs: int = Field(10, ge=0)  # after each step; 0: none
-    finetune_lr: float = Field(5e-4, gt=0)
+    finetune_lr: Positive | None = None  # None: half of train.lr
 
     @model_validator(mode="after")
     def one_step_has_no_other_beginning(self) -> Self:
@@ -159,7 +159,7 @@ class LowRank(Section):
     rank: Count | None = None  # of every matrix, instead of `energy`
     parameters: Count | None = None  # that may stay: the largest share with which they do is taken instead of `energy`
     train_epochs: int = Field(10, ge=0)  # 0: none
-    train_lr: Positive = 5e-4
+    train_lr: Positive | None = None  # None: half of train.lr
 
     @model_validator(mode="after")
     def one_of_both(self) -> Self:
@@ -243,6 +243,15 @@ class Config(Section):
         """Whether a term looks at more than labels: at a teacher."""
         return any(term.loss != "ce" for term in self.distill)
 
+    @property
+    def finetune_lr(self) -> float:
+        """Learning rate of what is trained after pruning, and of thinner layers by `lowrank_lr`."""
+        return (self.prune and self.prune.finetune_lr) or self.train.lr / 2
+
+    @property
+    def lowrank_lr(self) -> float:
+        return (self.lowrank and self.lowrank.train_lr) or self.train.lr / 2
+
     @model_validator(mode="after")
     def steps_are_learned_on_even_grids(self) -> Self:
         if self.quantize.train_epochs and not self.pack.even:
@@ -323,7 +332,8 @@ class Config(Section):
         return type(self).model_validate(value)
 
     def settled(self) -> Self:
-        """The same run, with all that changes no weight at its default: what files carry that must repeat bit for bit."""
+        """The same run, with all that changes no weight at its default and rates that follow from others said: what files carry that must
+        repeat bit for bit."""
         value = self.model_dump()
         for name in HARMLESS:
             *parents, last = name.split(".")
@@ -333,6 +343,10 @@ class Config(Section):
             place[last] = type(section).model_fields[last].default
         if self.data.feed == "stream":
             value["data"]["feed"] = "cache"  # where the same pixels come from
+        if self.prune:
+            value["prune"]["finetune_lr"] = self.finetune_lr
+        if self.lowrank:
+            value["lowrank"]["train_lr"] = self.lowrank_lr
         return type(self).model_validate(value)
 
     def digest(self) -> str:

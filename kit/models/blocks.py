@@ -71,10 +71,11 @@ class Residual(nn.Module):
     """Depthwise k×k, pointwise, both with BN; the input is added where the shape allows. One activation in between: a second one
     after the sum cost accuracy in small networks (MobileNetV2's linear bottleneck).
 
-    branched: both convolutions are trained with branches beside them. follows: the width is that of the block before.
+    branched: both convolutions are trained with branches beside them. follows: the width is that of the block before. adds: whether the
+    input is added at all; a block that widens must not begin to when pruning leaves it as wide as what it is given.
     """
 
-    def __init__(self, ins: int, outs: int, kernel: int, stride: int, *, branched: bool = False, follows: bool = False):
+    def __init__(self, ins: int, outs: int, kernel: int, stride: int, *, branched: bool = False, follows: bool = False, adds: bool = True):
         super().__init__()
         if branched:
             self.depthwise, self.bn1 = Branches(depthwise(ins, kernel, stride)), nn.Identity()
@@ -84,7 +85,7 @@ class Residual(nn.Module):
             self.depthwise, self.bn1 = depthwise(ins, kernel, stride), nn.BatchNorm2d(ins)
             self.pointwise, self.bn2 = following(nn.Conv2d(ins, outs, 1, bias=False), follows), nn.BatchNorm2d(outs)
         self.act = nn.Hardswish()
-        self.adds = ins == outs and stride == 1
+        self.adds = adds and ins == outs and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act(self.bn2(self.pointwise(self.act(self.bn1(self.depthwise(x))))))

@@ -89,8 +89,8 @@ def residual(
     stem, blocks = strided_stem(widths[0], nn.Hardswish()), []
     for stage, (ins, outs) in enumerate(itertools.pairwise(widths)):
         for i in range(depths[stage]):
-            stride = 1 if i else strides[stage]
-            blocks.append(Residual(outs if i else ins, outs, kernels[stage], stride, branched=branched, follows=i > 0))
+            stride, later = 1 if i else strides[stage], i > 0
+            blocks.append(Residual(outs if i else ins, outs, kernels[stage], stride, branched=branched, follows=later, adds=later))
     return Classifier(stem, blocks, widths[-1], classes)
 
 

@@ -37,7 +37,7 @@ def rehearse(session: Session, material: Material, stage: str, student: nn.Modul
                 likely = as_if_trained(student)
                 final, _ = cut(session, material, likely, target_of(config, likely, material.dataset.classes), bytes_allowed(config))
             if config.prune.finetune_epochs:
-                step_once(session, material, final, teacher, config.prune.finetune_lr)
+                step_once(session, material, final, teacher)
         budget.insist("the rehearsal of the hand-in", *owed)
         over = waits_for_pruning(config, student, material.dataset.classes)
         hand_in = rehearse_hand_in(session, material, f"{stage} evaluate", final)
@@ -58,9 +58,8 @@ def as_if_trained(student: nn.Module) -> nn.Module:
     return student
 
 
-def step_once(session: Session, material: Material, student: nn.Module, teacher: nn.Module, lr: float) -> None:
-    config = session.config
-    plan = config.train.model_copy(update={"lr": lr})
+def step_once(session: Session, material: Material, student: nn.Module, teacher: nn.Module) -> None:
+    config, plan = session.config, session.config.train
     objective = Objective(student, teacher, config.distill, config.data.image_size)
     order = make_order(session, material, plan, config.data.augment)
     state = begin(student, objective.adapters, plan, order.steps_per_epoch, session.device)

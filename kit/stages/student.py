@@ -32,6 +32,7 @@ from kit.models.widths import widths_for
 from kit.rng import derive
 from kit.session import Session
 from kit.stages.assistant import refuse_adjusted, refuse_leak, refuse_other_classes, refuse_other_input
+from kit.stages.packing import rounded
 from kit.stages.photos import Material
 from kit.stages.recall import recalled
 from kit.stages.rehearsal import rehearse
@@ -195,10 +196,11 @@ def train_factorised(session: Session, material: Material, student: nn.Module, t
 
 
 def train_quantized(session: Session, material: Material, student: nn.Module, teachers: Sequence[nn.Module]) -> nn.Module:
-    """Distil the student a last time with its norms folded and its weights on the grids that they are packed on."""
+    """Distil the student a last time with its norms folded and its weights on the grids that they are packed on, from where packing would
+    round it to."""
     config, parameters = session.config, count_parameters(student)
-    stepped = with_steps(student, config.pack)
     with session.stage("qat"):
+        stepped = with_steps(session.world.lead(lambda: rounded(session, material, student)), config.pack)
         learn(session, material, "qat", stepped, teachers, later_plans(config)["qat"], 0.0)
         session.note("qat", parameters=parameters)  # folding and steps neither take from the count nor add to it
     return stepped
@@ -216,10 +218,10 @@ def later_plans(config: Config) -> dict[str, Train]:
     prune, lowrank, quantize = config.prune, config.lowrank, config.quantize
     plans: dict[str, Train] = {}
     if prune and prune.finetune_epochs:
-        plan = shorter(config.train, prune.finetune_epochs, prune.finetune_lr, prune.scratch)
+        plan = shorter(config.train, prune.finetune_epochs, config.finetune_lr, prune.scratch)
         plans |= {step.finetune: plan for step in steps_of(prune)}
     if lowrank and lowrank.train_epochs:
-        plans["lowrank"] = shorter(config.train, lowrank.train_epochs, lowrank.train_lr)
+        plans["lowrank"] = shorter(config.train, lowrank.train_epochs, config.lowrank_lr)
     if quantize.train_epochs:
         plans["qat"] = shorter(config.train, quantize.train_epochs, quantize.train_lr)
     return plans

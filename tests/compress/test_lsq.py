@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from kit.compress.calibrate import round_by_photos
 from kit.compress.fold import fold
 from kit.compress.lsq import Stepped, SteppedLinear, trained_codes, with_steps
 from kit.compress.pack import pack, unpack
@@ -74,7 +75,7 @@ def test_gradients_are_those_of_the_paper():
     stepped.begin(Pack(bits=3, method="symmetric"))
     with torch.no_grad():
         stepped.weight.copy_(torch.tensor([[0.6, -5.0, 9.0]]))
-        stepped.step.fill_(1.0)
+        stepped.chosen.fill_(1.0)
     stepped.quantized().sum().backward()
     assert stepped.weight.grad.tolist() == [[1.0, 0.0, 0.0]]
     assert torch.isclose(stepped.step.grad, torch.tensor([(1 - 0.6) - 3 + 3]) / (3 * 3) ** 0.5).all()
@@ -84,6 +85,24 @@ def test_training_on_the_grid_lowers_the_loss_and_taps_see_through_it():
     stepped, x = with_steps(trained_looking("hw13"), Pack(bits=4)), torch.randn(8, 3, 64, 64)
     assert torch.equal(look(stepped, ["cnn.3"], x)[LOGITS], stepped(x))
     assert taught(copy.deepcopy(stepped), x, 1) > 1.2 * taught(stepped, x, 40)
+
+
+def test_an_update_changes_a_step_by_its_share_however_small_it_is():
+    """Adam's moves are as large as its rate: of the step itself, they were of another size for every layer."""
+    stepped, x = with_steps(trained_looking(), Pack(bits=8)), torch.randn(8, 3, 64, 64)
+    layers = [layer for layer in stepped.modules() if isinstance(layer, Stepped)]
+    before = [layer.scale().detach() for layer in layers]
+    assert min(scale.min() for scale in before) < 2e-3  # less than the rate
+    taught(stepped, x, 1)
+    moved = [(layer.scale().detach() / scale - 1).abs().max() for layer, scale in zip(layers, before, strict=True)]
+    assert 1e-3 < max(moved) < 4e-3
+
+
+def test_what_is_on_a_grid_already_stays_there():
+    photos = torch.randn(32, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    rounded = round_by_photos(trained_looking(), Pack(bits=4), [photos], torch.device("cpu"))
+    again = trained_codes(with_steps(rounded, Pack(bits=4)))
+    assert all((again[name].codes == stored.codes).all() for name, stored in trained_codes(rounded).items())
 
 
 def test_a_state_that_was_saved_goes_on_from_there():

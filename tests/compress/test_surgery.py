@@ -60,6 +60,17 @@ def test_surgery_equals_silencing_what_the_removed_channels_give(name):
         assert torch.allclose(slimmer(x), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_stage_that_is_cut_to_the_width_of_what_it_is_given_does_not_begin_to_add_it():
+    """The first of `fine` has no stride that would forbid it."""
+    student, x = trained_looking("fine"), torch.randn(2, 3, 64, 64)
+    groups = find_groups(student, 64)
+    first = next(group for group in groups if group.count == 48)
+    removed = {first.name: torch.arange(16, 48)}
+    slimmer = remove(student, "fine", 5, groups, removed)
+    assert widths_of(slimmer)[:2] == (16, 16)
+    assert torch.allclose(slimmer(x), silenced(student, groups, removed)(x), atol=1e-5, rtol=1e-5)
+
+
 def test_surgery_may_follow_surgery():
     """Selections of channels too: their indices are of the whole stream."""
     student, x = trained_looking("preresnet8x4"), torch.randn(2, 3, 32, 32)
