@@ -122,6 +122,8 @@ def disk(place: Path) -> Finding:
     """The decoded Food-11 is 3.3 GB at 256 px, a run's folder below 0.3 GB."""
     place = place.resolve()
     there = next(p for p in (place, *place.parents) if p.exists())
+    if not there.is_dir():
+        return "broken", f"{there} is no folder", "choose another --out or --cache"
     if not os.access(there, os.W_OK):
         return "broken", f"{place} can't be written to", "choose another --out or --cache"
     free = shutil.disk_usage(there).free / GIGABYTE

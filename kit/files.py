@@ -17,6 +17,7 @@ from kit.errors import KitError
 
 PAUSE = 0.1  # seconds between two looks at a lock
 ELSEWHERE = "Point --out or --cache elsewhere"
+PERMIT = "Mend its permissions, or point --out or --cache elsewhere"
 FREE = "Free some space, or point --out or --cache elsewhere"
 GONE = "The folder or its mount has vanished. Bring it back, or point --out or --cache elsewhere"
 REMEDIES = {
@@ -24,8 +25,8 @@ REMEDIES = {
     errno.EDQUOT: FREE,
     errno.EFBIG: f"A file may not grow that large there (a quota or ulimit). {ELSEWHERE}",
     errno.EROFS: ELSEWHERE,
-    errno.EACCES: ELSEWHERE,
-    errno.EPERM: ELSEWHERE,
+    errno.EACCES: PERMIT,
+    errno.EPERM: PERMIT,
 } | dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENOTCONN, errno.ESTALE, errno.EIO), GONE)
 
 

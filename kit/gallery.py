@@ -7,8 +7,9 @@ from rich.table import Table
 
 from kit.compress.fold import fold
 from kit.device import choose_device
+from kit.errors import KitError
 from kit.models.cost import activation_bytes, count_macs, step_seconds
-from kit.models.library import refuse_unusable
+from kit.models.library import is_library, refuse_unusable
 from kit.models.students import STUDENTS, build_student, count_parameters, find, widths_of
 from kit.models.widths import solve
 
@@ -22,14 +23,19 @@ def compare(names: Sequence[str], image_size: int, classes: int, limit: int | No
         names: empty for all of the kit's; timm/NAME works too.
         limit: solve each one's widths for this many parameters, each a multiple of `multiple`.
     Raises:
-        KitError: one of them takes no photos of this size, or has no widths for this limit.
+        KitError: one that is named takes no photos of this size, or has no widths for this limit.
     """
     choose_device()  # its settings of memory and numbers are those of a run
     table = Table("student", "parameters", "trained", "M MACs", "activations", "ms / step", "widths", "says", show_edge=False)
     for column in table.columns[1:6]:
         column.justify, column.no_wrap = "right", True
     for name in names or STUDENTS:
-        table.add_row(name, *row(name, image_size, classes, limit, multiple))
+        try:
+            table.add_row(name, *row(name, image_size, classes, limit, multiple))
+        except KitError as error:
+            if names:
+                raise
+            table.add_row(name, *[""] * (len(table.columns) - 2), str(error))
     yield table
     yield (
         f"{classes} classes at {image_size} px. Parameters as a limit counts them; trained: with the branches that fuse away. MACs of the "
@@ -45,5 +51,5 @@ def row(name: str, image_size: int, classes: int, limit: int | None, multiple: i
     macs, kept = sum(count_macs(fold(student), image_size).values()), activation_bytes(student, image_size)
     seconds = step_seconds(student, image_size, BATCH, REPEATS)
     widths = " ".join(map(str, widths_of(student)))
-    says = find(name)[0].says if widths else "timm's"
+    says = "timm's" if is_library(name) else find(name)[0].says
     return [f"{parameters:,}", f"{trained:,}", f"{macs / 1e6:.1f}", f"{kept / 1e3:,.0f} kB", f"{1e3 * seconds:.0f}", widths, says]

@@ -44,7 +44,8 @@ def predict_split(file: Path, data: Path, out: Path, split: str, cache: Path) ->
         numbers = list(range(len(packed.classes)))
         yield classification_report(photos.labels, predicted, labels=numbers, target_names=list(packed.classes), digits=4, zero_division=0)
         f1 = predict.macro_f1(predicted, photos.labels)
-        yield f"accuracy {accuracy_score(photos.labels, predicted):.4f}, macro-F1 {f1:.4f} on {len(predicted):,} {split} photos"
+        seen = f", which it was trained on ({predict.SEEN})" if config.train.final_fit and split == "validation" else ""
+        yield f"accuracy {accuracy_score(photos.labels, predicted):.4f}, macro-F1 {f1:.4f} on {len(predicted):,} {split} photos{seen}"
     for row in photos.bad:
         yield f"row {ids[row]} is a guess (class {most_frequent}, {why}): its photo does not decode"
     yield f"{out}: {len(predicted):,} rows"

@@ -265,6 +265,8 @@ def read_record(out: Path, log: Log) -> dict[str, Any] | None:
         reason = "its content is not what was written"
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise KitError(f"{file} can't be read ({error.strerror}). Mend its permissions; nothing was changed.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error)
     log(f"{file} is damaged ({reason}); the account begins anew, the checkpoints are untouched")

@@ -192,6 +192,13 @@ def test_the_students_are_compared_and_solved_for_a_limit():
     assert "'hw13' can't be used at 16 px" in str(invoke("students", "hw13", "--image-size", "16").exception)
 
 
+def test_a_student_of_timm_has_its_row_and_one_that_does_not_fit_says_why():
+    assert "timm's" in invoke("students", "timm/resnet10t", "--image-size", "32").output
+    printed = " ".join(invoke("students", "--image-size", "32", "--parameters", "1000").output.split())
+    assert "No student 'boss' fits into 1,000 parameters" in printed
+    assert "hw13" in printed
+
+
 def test_a_dry_run_names_a_limit_of_bytes_too():
     assert "limit 300,000 bytes" in invoke("run", "hw7", "--dry-run").output
     both = invoke("run", "boss", "--dry-run", "--set", "limit=60000params+250kB").output

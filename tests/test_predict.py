@@ -10,6 +10,8 @@ from kit import predict
 from kit.augment.views import evaluation_views
 from kit.compress.adjust import adjust_logits
 from kit.compress.pack import pack
+from kit.compression import compress
+from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.config.schema import Data, Predict
 from kit.data.cache import Photos
@@ -152,6 +154,24 @@ def test_photos_alone_in_the_students_class_folders_are_scored(drawn, tmp_path):
     (data / "test" / "a").rename(data / "test" / "z")
     with pytest.raises(KitError, match=r"z is none of the 3 classes, such as c\. Remove"):
         list(predict_split(file, data, tmp_path / "s.csv", "evaluation", tmp_path))
+
+
+def test_the_students_class_folders_may_lie_in_the_folder_itself(drawn, tmp_path):
+    file, data = knows(tuple("cab"), tmp_path / "s.kit"), sorted_into("abc", drawn, tmp_path / "photos")
+    said = list(predict_split(file, data / "validation", tmp_path / "s.csv", "evaluation", tmp_path))
+    assert "on 15 evaluation photos" in said[2]
+    with pytest.raises(KitError, match="No data set below"):
+        list(predict_split(knows(tuple("cad"), tmp_path / "t.kit"), data / "validation", tmp_path / "s.csv", "evaluation", tmp_path))
+
+
+def test_photos_that_were_trained_on_are_said_to_be(drawn, tmp_path):
+    config = override(recipe("sample").tiny(), ["train.final_fit=true"])
+    student = build_student("record", (), 6).eval()
+    pack(tmp_path / "s.kit", student, config, widths_of(student), tuple("012345"), {})
+    said = list(predict_split(tmp_path / "s.kit", drawn, tmp_path / "s.csv", "validation", tmp_path))
+    assert "on 60 validation photos, which it was trained on (train.final_fit)" in said[1]
+    *_, said = compress(tmp_path / "s.kit", ["4bit"], tmp_path / "t.kit", drawn, tmp_path / "cache")
+    assert "at 32 px on photos that it was trained on (train.final_fit)" in said
 
 
 def test_half_a_data_set_is_no_folder_of_photos_alone(drawn, tmp_path):

@@ -279,7 +279,7 @@ def ledger(
     folder = ledger_folder()
     lines = book.read(folder)
     if not lines:
-        raise KitError(f"There is no {folder / 'ledger.csv'} yet. A run of a whole data set in a clone's folder writes one.")
+        raise KitError(f"There is no {folder / 'ledger.csv'} yet. A run of a competition's whole data set in a clone's folder writes one.")
     try:
         if fetch and any(map(book.lacks_a_score, lines)):
             fetch_scores(connect(), folder, say)

@@ -205,7 +205,7 @@ def new(
 )
 def sample(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write the photos.")],
-    seed: Annotated[int, typer.Option(help="Equal seeds draw equal photos.")] = 0,
+    seed: Annotated[int, typer.Option(help="Equal seeds draw equal photos.", min=0)] = 0,
 ) -> None:
     """Draw a small data set in the HW13 layout: six kinds of shapes that colour alone can't tell apart."""
     from kit.data.draw import SPLITS, draw_dataset

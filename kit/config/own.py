@@ -6,6 +6,7 @@ as values; no checkpoint or packed file holds code.
 
 import difflib
 import runpy
+import sys
 import traceback
 from pathlib import Path
 
@@ -42,11 +43,14 @@ def read(file: Path) -> Config:
         near = difflib.get_close_matches(file.name, [path.name for path in file.parent.glob("*.py")])
         there = f" Nearest: {', '.join(near)}." if near else ""
         raise KitError(f"There is no recipe file {file}.{there} `kit new NAME --data DIR` writes one.")
+    sys.path.insert(0, beside := str(file.parent.resolve()))  # as python has it: what lies beside the file can be imported
     try:
         function = runpy.run_path(str(file)).get(FUNCTION)
         config = function() if callable(function) else None
     except (Exception, SystemExit) as error:  # a stranger to this kit wrote it, perhaps at midnight
         raise KitError(f"{file}{failing_line(file, error)}: {reason(error)}") from None
+    finally:
+        sys.path.remove(beside)
     if not callable(function):
         raise KitError(f"{file} has no function {FUNCTION}(). It must return a Config; `kit new NAME --data DIR` writes an example.")
     if not isinstance(config, Config):

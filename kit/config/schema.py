@@ -8,7 +8,7 @@ import hashlib
 import json
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kit.config import ramps
 from kit.config.fields import Count, Positive, Section, Share, Spread, Weight
@@ -252,6 +252,13 @@ class Config(Section):
     def lowrank_lr(self) -> float:
         return (self.lowrank and self.lowrank.train_lr) or self.train.lr / 2
 
+    @field_validator("limit", mode="before")
+    @classmethod
+    def a_limit_has_a_unit(cls, limit: object) -> object:
+        if isinstance(limit, int | float):
+            raise ValueError(f"a limit has a unit, such as {limit}params or 250kB")
+        return limit
+
     @model_validator(mode="after")
     def steps_are_learned_on_even_grids(self) -> Self:
         if self.quantize.train_epochs and not self.pack.even:
@@ -292,6 +299,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def some_term_always_counts(self) -> Self:
+        if not any(term.weight for term in self.distill):
+            raise ValueError("the weights of all terms of distill are zero, and nothing is learnt: give one of them a weight")
         for p in ramps.PLACES:
             if all(ramps.is_off(term.ramp, p) for term in self.distill):
                 raise ValueError(f"the ramps of all terms of distill are zero at p = {p:g}, and nothing is learnt there: change one")

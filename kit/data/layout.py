@@ -104,7 +104,9 @@ def find_photos(root: Path, classes: tuple[str, ...]) -> Split | None:
     if found or "training" in here:
         return None
     alone = here.get("evaluation", root)
-    return read_evaluation(alone, classes) if alone != root or photos_in(root) else None
+    folders = {folder.name for folder in folders_in(root)}
+    theirs = bool(folders) and folders <= set(classes)
+    return read_evaluation(alone, classes) if alone != root or photos_in(root) or theirs else None
 
 
 def locate(root: Path) -> tuple[Path, dict[str, Path] | records.Kind]:
@@ -206,6 +208,11 @@ def strangers(split: Path) -> list[Path]:
     return sorted(path for path in named if path.is_file())  # asked last: a disk is slow to tell it of thousands of photos
 
 
+def others_in(split: Path) -> list[Path]:
+    """What lies in a split or in its folders and is no folder itself: files of any ending, links to nothing."""
+    return sorted(path for below in (split, *(p for p in split.iterdir() if p.is_dir())) for path in below.iterdir() if not path.is_dir())
+
+
 def class_folders(folder: Path) -> list[Path]:
     """A split's, none where its photos lie side by side.
 
@@ -263,7 +270,8 @@ def fitting(found: tuple[str, ...], classes: tuple[str, ...] | None, says: str) 
     """
     if classes and len(found) != len(classes):
         raise KitError(
-            f"{says.format(len(found))}, the competition has {len(classes)} classes. For a data set of its own use --set competition=any."
+            f"{says.format(len(found))}, the competition has {len(classes)} classes. A data set of its own is of the competition any: "
+            "--set competition=any, and of kit check --competition any."
         )
     return classes if classes and set(found) == set(classes) else found
 
@@ -279,7 +287,8 @@ def read_labelled(folder: Path, name: str, classes: tuple[str, ...]) -> Split:
     if labels.max() >= len(classes):
         stray = paths[int(labels.argmax())]
         raise KitError(
-            f"{stray} has label {labels.max()}, but there are {len(classes)} classes, 0 to {len(classes) - 1}. Rename it or move it away."
+            f"{stray} has label {labels.max()}, and only {len(classes)} classes are known, 0 to {len(classes) - 1}. Rename it or move it "
+            "away, or take the data set that these classes are of."
         )
     return Split(name, tuple(paths), labels)
 
@@ -289,7 +298,8 @@ def flat_labels(folder: Path) -> np.ndarray:
     paths = photos_in(folder)
     if not paths:
         deeper = next((f"Those in {place} lie too deep: move them up, into {place.parent}." for place in deeper_in(folder)), None)
-        raise KitError(f"{folder} holds no photo ({', '.join(sorted(PHOTO))}). {deeper or 'Is the archive unpacked whole?'}")
+        other = next((f"What is there, such as {path}, is none, or a link to nothing." for path in others_in(folder)), None)
+        raise KitError(f"{folder} holds no photo ({', '.join(sorted(PHOTO))}). {deeper or other or 'Is the archive unpacked whole?'}")
     matches = [FLAT_NAME.fullmatch(p.stem) for p in paths]
     unlabelled = [p for p, match in zip(paths, matches, strict=True) if not match]
     if unlabelled:

@@ -187,7 +187,8 @@ def read_run(out: Path) -> Run:
         raise KitError(f"{out} was written by another version of the kit. Draw its page with that version.") from None
     scores = () if config.train.final_fit else ("accuracy",)
     histories = read_by_stage(out / "metrics.jsonl", "epoch", "step", "loss", *scores)
-    if not any(histories.values()):
+    learned = any(entry.get("epoch") for entry in record["stages"].values())  # of another run's student nothing may be left to learn
+    if not any(histories.values()) and (learned or "submission" not in record):
         raise KitError(
             f"{out} holds no metrics.jsonl with an epoch in it: nothing has been learned there yet. Run the same `kit run` command again, "
             "or fetch metrics.jsonl beside its run.json."

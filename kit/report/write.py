@@ -28,7 +28,7 @@ THUMBNAIL = 112  # px
 def report(session: Session, material: Material | None) -> None:
     """Write the page if there is time for it; that it could not be written is no reason for a run to fail."""
     budget, place = session.budget, session.out / FILE_NAME
-    if material is None or not any(session.histories.values()):
+    if material is None or not (any(session.histories.values()) or "submission" in session.record):
         return
     if not room_for(budget):
         session.log(f"{place} is left out, there is no time for it: `kit report {shlex.quote(str(session.out))}` writes it")

@@ -61,8 +61,8 @@ def prepare(student: nn.Module, teacher: nn.Module, config: Config) -> None:
     for stem in [module for module in student.modules() if isinstance(module, FrozenStem)]:
         if not isinstance(getattr(teacher, "conv1", None), nn.Conv2d):
             raise KitError(
-                f"The student {config.student.name!r} takes its stem from a ResNet, and this teacher is none. Name a ResNet first with "
-                "--teacher, or another student with --set student.name=…"
+                f"The student {config.student.name!r} takes its stem from a ResNet, and the first teacher is none. Name a ResNet first "
+                "with --teacher, or another student with --set student.name=…"
             )
         stem.copy_from(teacher)
     if keeps_classifier(config):
@@ -101,10 +101,13 @@ def check_beginning(source: Path, config: Config) -> None:
             logits are adjusted, which this run would do a second time, or not know of.
     """
     found = find_weights(source)
-    if found.config:
-        refuse_other_input(f"The student in {source}", found.config, config)
     if found.adjusted:
         refuse_adjusted(source)
+    if found.config:
+        refuse_other_input(f"The student in {source}", found.config, config)
+        theirs, ours = found.config.student.name, config.student.name
+        if theirs != ours and as_network(found.weights, ours) is None:
+            raise KitError(f"{source} holds the student {theirs!r}, the recipe has {ours!r}. Take theirs: --set student.name={theirs}.")
     refuse_other_student(source, found.weights, config.student)
 
 

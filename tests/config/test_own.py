@@ -1,5 +1,7 @@
 """A recipe from a file of the user's own, and each way in which such a file goes wrong."""
 
+import sys
+
 import pytest
 
 from kit.config.override import override
@@ -22,6 +24,14 @@ def test_a_file_gives_the_config_that_its_function_returns(tmp_path):
     config = find_recipe(str(tmp_path / "mine.py"))
     assert (config.recipe, config.train.epochs) == ("mine", 3)
     assert find_recipe("record") == recipe("record")
+
+
+def test_a_file_may_import_its_neighbour(tmp_path):
+    (tmp_path / "a_neighbour.py").write_text(OWN)
+    (tmp_path / "mine.py").write_text("from a_neighbour import recipe\n")
+    before = list(sys.path)
+    assert find_recipe(str(tmp_path / "mine.py")).train.epochs == 3
+    assert sys.path == before
 
 
 @pytest.mark.parametrize(

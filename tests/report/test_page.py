@@ -9,10 +9,12 @@ from html.parser import HTMLParser
 import pytest
 
 from kit.answers import read_answers
+from kit.compress.pack import unpack
 from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.config.schema import Predict
 from kit.errors import KitError
+from kit.models.students import widths_of
 from kit.pipeline import run
 from kit.report.figures import Line, Plot, plot
 from kit.report.page import accuracy_plot, again, looks, lost, moves, page
@@ -125,6 +127,16 @@ def test_a_folder_without_metrics_is_refused_with_a_remedy(runs, tmp_path):
     shutil.copy(runs.done / "run.json", tmp_path)
     with pytest.raises(KitError, match=r"metrics\.jsonl with an epoch in it.*Run the same `kit run` command again"):
         read_run(tmp_path)
+
+
+def test_a_run_of_anothers_student_that_trains_nothing_has_a_page(runs, drawn, tmp_path):
+    data, begun = runs.done.parent / "photos", runs.done / "student.kit"
+    widths = list(widths_of(unpack(begun).student))
+    config = override(recipe("sample").tiny(), ["prune=null", "pack.bits=4", f"student.widths={widths}"])
+    run(config, data, tmp_path / "packed", cache=tmp_path / "cache", budget=Budget(None), begin=begun)
+    html = (tmp_path / "packed" / "report.html").read_text(encoding="utf-8")
+    assert 'id="stages"' in html
+    assert page(read_run(tmp_path / "packed")) == html
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

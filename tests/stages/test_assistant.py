@@ -144,7 +144,7 @@ def test_a_run_begins_with_the_student_of_its_name_and_widths_alone(packed, stud
     solved = override(CONFIG, ["student.parameters=5000"])
     with pytest.raises(KitError, match=r"--set student\.parameters=null\.$"):
         check_beginning(packed, solved)
-    with pytest.raises(KitError, match=r"is no 'hw7'\. Give a run's folder .*--set student\.name=…"):
+    with pytest.raises(KitError, match=r"holds the student 'record', the recipe has 'hw7'\. Take theirs: --set student\.name=record\."):
         check_beginning(packed, override(CONFIG, ["student={'name': 'hw7'}".replace("'", '"')]))
     grid = checkpoint(tmp_path, with_steps(student, CONFIG.pack), log, stage="qat")
     with pytest.raises(KitError, match="is no 'record'"):
