@@ -11,6 +11,7 @@ the student forgotten.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,6 +61,12 @@ class Stepped(nn.Module):
         self.step.fill_(1)
         self.low.copy_(torch.from_numpy(low).reshape(self.low.shape))
         self.high.copy_(self.low + span)
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        if f"{prefix}chosen" not in state and f"{prefix}step" in state:  # of the kit up to 1.7, which trained the steps themselves
+            state[f"{prefix}chosen"] = state[f"{prefix}step"]
+            state[f"{prefix}step"] = torch.ones_like(state[f"{prefix}step"])
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def scale(self) -> Tensor:
         """The step as the file has it; its gradient is scaled by 1/√(n·Q) (section 2.2), and rounding passes it on. One that is trained

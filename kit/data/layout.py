@@ -270,8 +270,8 @@ def fitting(found: tuple[str, ...], classes: tuple[str, ...] | None, says: str) 
     """
     if classes and len(found) != len(classes):
         raise KitError(
-            f"{says.format(len(found))}, the competition has {len(classes)} classes. A data set of its own is of the competition any: "
-            "--set competition=any, and of kit check --competition any."
+            f"{says.format(len(found))}, the competition has {len(classes)} classes. For a data set of its own use "
+            "--set competition=any (of kit check: --competition any)."
         )
     return classes if classes and set(found) == set(classes) else found
 

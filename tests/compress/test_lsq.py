@@ -113,6 +113,15 @@ def test_a_state_that_was_saved_goes_on_from_there():
     assert torch.equal(again(x), stepped(x))
 
 
+def test_what_was_trained_before_steps_were_factors_is_the_same_network():
+    stepped, x = with_steps(trained_looking(), Pack(bits=4)), torch.randn(8, 3, 64, 64)
+    before = {name: tensor for name, tensor in stepped.state_dict().items() if not name.endswith(".chosen")}
+    before |= {f"{name}.step": layer.chosen for name, layer in stepped.named_modules() if isinstance(layer, Stepped)}
+    again = with_steps(fold(build_student("record", (), 5).eval()), Pack(bits=4))
+    again.load_state_dict(before)
+    assert torch.equal(again(x), stepped(x))
+
+
 def test_weights_below_float16_keep_their_steps():
     layer, x = nn.Sequential(nn.Linear(6, 4, bias=False)), torch.randn(8, 6)
     with torch.no_grad():
