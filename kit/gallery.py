@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from rich.table import Table
+from rich.text import Text
 
 from kit.compress.fold import fold
 from kit.device import choose_device
@@ -35,7 +36,7 @@ def compare(names: Sequence[str], image_size: int, classes: int, limit: int | No
         except KitError as error:
             if names:
                 raise
-            table.add_row(name, *[""] * (len(table.columns) - 2), str(error))
+            table.add_row(name, *[""] * (len(table.columns) - 2), Text(str(error)))  # what has brackets is no markup
     yield table
     yield (
         f"{classes} classes at {image_size} px. Parameters as a limit counts them; trained: with the branches that fuse away. MACs of the "

@@ -295,6 +295,11 @@ def test_doctor_fails_for_a_folder_without_photos(tmp_path):
     assert invoke("doctor", "--data", str(tmp_path), "--cache", str(tmp_path)).exit_code == 1
 
 
+def test_doctor_sees_that_a_cache_can_not_lie_in_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    assert doctor.disk(tmp_path / "file" / "cache")[:2] == ("broken", f"{tmp_path / 'file'} is no folder")
+
+
 def test_a_strangers_weights_are_brought_into_hw7s_format_and_inspected(tmp_path):
     torch.save({"fc.weight": torch.randn(11, 5), "fc.bias": torch.zeros(11)}, tmp_path / "w.ckpt")
     printed = invoke("export", str(tmp_path / "w.ckpt"), "--format", "hw7-8bit", "--out", str(tmp_path / "w.pkl")).output

@@ -8,6 +8,7 @@ import difflib
 import runpy
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -50,7 +51,8 @@ def read(file: Path) -> Config:
     except (Exception, SystemExit) as error:  # a stranger to this kit wrote it, perhaps at midnight
         raise KitError(f"{file}{failing_line(file, error)}: {reason(error)}") from None
     finally:
-        sys.path.remove(beside)
+        with suppress(ValueError):  # the file may have tidied up itself
+            sys.path.remove(beside)
     if not callable(function):
         raise KitError(f"{file} has no function {FUNCTION}(). It must return a Config; `kit new NAME --data DIR` writes an example.")
     if not isinstance(config, Config):

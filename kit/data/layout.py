@@ -209,8 +209,9 @@ def strangers(split: Path) -> list[Path]:
 
 
 def others_in(split: Path) -> list[Path]:
-    """What lies in a split or in its folders and is no folder itself: files of any ending, links to nothing."""
-    return sorted(path for below in (split, *(p for p in split.iterdir() if p.is_dir())) for path in below.iterdir() if not path.is_dir())
+    """What lies in a split or in its folders and is no folder itself: files of any ending, links to nothing; nothing that is hidden."""
+    folders = (split, *(path for path in split.iterdir() if path.is_dir()))
+    return sorted(path for below in folders for path in below.iterdir() if path.name[0] != "." and not path.is_dir())
 
 
 def class_folders(folder: Path) -> list[Path]:

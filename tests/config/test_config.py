@@ -116,6 +116,23 @@ def test_limits_are_gates_on_parameters_and_bytes():
     assert "300,001" in check_limits("hw7-2020", 1, 300_001)[0]
 
 
+def test_a_limit_without_a_unit_is_told_how_it_is_written():
+    with pytest.raises(KitError, match="a limit has a unit, such as 60000params or 250kB"):
+        override(recipe("boss"), ["limit=60000"])
+
+
+def test_weights_that_leave_nothing_to_learn_are_refused():
+    with pytest.raises(KitError, match="weights of all terms of distill are zero"):
+        override(recipe("record"), ["distill.0.weight=0"])
+
+
+def test_rates_of_later_trainings_follow_the_plans_unless_they_are_set():
+    config = override(recipe("record"), ['prune={"keep": 0.5}', 'lowrank={"train_lr": 3e-3}'])
+    assert (config.finetune_lr, config.lowrank_lr) == (10e-3, 3e-3)
+    assert config.settled().prune.finetune_lr == 10e-3  # a checkpoint has the number
+    assert config.digest() == override(config, ["prune.finetune_lr=0.01"]).digest()
+
+
 def test_a_limit_is_a_competition_of_no_other_rule():
     rules = competition("60_000params+1.5kB")
     assert (rules.max_parameters, rules.max_bytes, rules.classes, rules.columns) == (60_000, 1_500, None, ("Id", "Category"))

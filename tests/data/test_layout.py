@@ -295,6 +295,14 @@ def test_the_only_photo_of_a_class_can_not_be_held_out_and_is_named(copy):
     refused(copy, "5_", "is the only training photo of its class", "a validation folder")
 
 
+def test_links_to_nothing_are_shown_where_photos_were_to_be(copy):
+    for photo in (copy / "training").iterdir():
+        photo.unlink()
+    (copy / "training" / ".hidden").touch()
+    (copy / "training" / "0_1").symlink_to("nowhere")
+    refused(copy, "holds no photo", "such as", "0_1, is none, or a link to nothing")
+
+
 def test_another_number_of_class_folders_than_the_competitions_is_refused(copy):
     to_class_folders(copy / "training")
     refused(copy, "6 class folders", "11 classes", "competition=any", classes=FOOD11)
