@@ -217,7 +217,7 @@ def test_a_run_that_begins_with_anothers_student_only_prunes_it(place):
         with pytest.raises(KitError, match=r"--begin \S+distil-000000000-done-\w+\.pt") as refused:
             run(wanted, place.photos, place.root / out, begin=begin, **how)
         check_beginning(Path(re.search(r"--begin (\S+\.pt)", str(refused.value))[1]), wanted)
-    with pytest.raises(KitError, match=r"otherwise.*train\.lr: \S+ → 0\.5\. Choose another --out, or"):
+    with pytest.raises(KitError, match=r"otherwise.*train\.lr: \S+ → 0\.5; prune\.finetune_lr: \S+ → 0\.25\. Choose another --out, or"):
         run(override(slimmer, ["train.lr=0.5"]), place.photos, place.root / "out", begin=place.assistant, **how)
     place.run(config(CE()), "other", teachers=[])
     with pytest.raises(KitError, match=r"are not those that the run in .* was begun with"):
