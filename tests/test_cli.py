@@ -295,6 +295,15 @@ def test_doctor_fails_for_a_folder_without_photos(tmp_path):
     assert invoke("doctor", "--data", str(tmp_path), "--cache", str(tmp_path)).exit_code == 1
 
 
+@pytest.mark.parametrize(("given", "spins"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "none")])
+def test_threads_that_wait_soon_sleep_unless_the_user_has_said_otherwise(given, spins):
+    """Beside another busy process a step took ten times as long; torch reads it when it is loaded."""
+    tell = "import atexit, os, sys; atexit.register(lambda: print(os.environ.get('GOMP_SPINCOUNT', 'none'), 'torch' in sys.modules)); "
+    around = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")} | given
+    words = [sys.executable, "-c", tell + "from kit.cli.main import main; sys.argv = ['kit', '--version']; main()"]
+    assert subprocess.run(words, env=around, **CAPTURED).stdout.splitlines()[-1] == f"{spins} False"
+
+
 def test_doctor_sees_that_a_cache_can_not_lie_in_a_file(tmp_path):
     (tmp_path / "file").touch()
     assert doctor.disk(tmp_path / "file" / "cache")[:2] == ("broken", f"{tmp_path / 'file'} is no folder")
