@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,12 @@ os.environ |= dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_p
 NAMES = ("<script>x", "a&b", "c'd", "disc", "e f", "{{ g }}")  # of class folders, to be escaped
 COLOURS = ("red", "green", "blue", "yellow", "white", "black")
 REAL = Path(os.environ.get("KIT_PROVING_GROUND") or Path(__file__).parents[2] / "shared")
+
+
+def pytest_sessionfinish() -> None:
+    """A worker writes down which lines ran before it ends: torch's threads may abort it then, and what it had run was lost once."""
+    if (coverage := sys.modules.get("coverage")) and (counting := coverage.Coverage.current()):
+        counting.save()
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,6 @@ from kit.config.override import in_words
 from kit.errors import KitError
 from kit.files import make_folder, read_object, write_durably
 from kit.remote.client import Kaggle
-from kit.train.checkpoint import described
 
 PAGE = 100  # files that are listed at once
 PROVENANCE = "provenance.json"
@@ -79,6 +78,8 @@ def contents(kaggle: Kaggle, ref: str, pattern: str = ".*") -> Iterator[tuple[st
     Raises:
         KitError: no file that fits, or one that could not be fetched or is not what the run wrote; a pattern that is none.
     """
+    from kit.train.checkpoint import described  # here: torch takes two seconds, and who asks for a score fetches no file
+
     try:
         wish = re.compile(pattern)
     except re.error as error:

@@ -8,9 +8,9 @@ from typing import Any
 
 from kit import ledger
 from kit.errors import KitError
-from kit.files import make_folder, write_durably
+from kit.files import make_folder, read_object, write_durably
 from kit.remote.client import Kaggle
-from kit.remote.output import PROVENANCE, contents, read_object
+from kit.remote.output import PROVENANCE, contents
 from kit.remote.push import newest_version
 
 WANTED = r"submission\.csv|student\.kit|run\.json|report\.html"
