@@ -53,9 +53,9 @@ def obstacle(folder: Path, config: Config, log: Log) -> str | None:
     """Why this run can't go on from an output, empty where it can; None where that is another recipe's or a stranger's."""
     try:
         for _, content in whole(reversed(saved_in(folder)), log):
-            changes = differences(content["config"], config.settled().model_dump(mode="json"))
             if content["config"]["recipe"] != config.recipe:
                 return None
+            changes = differences(content["config"], config.settled().model_dump(mode="json"))
             return f"its config is another ({'; '.join(changes[:6])})" if changes else ""
         why = "no checkpoint in it is whole"
     except KitError as error:
