@@ -79,19 +79,21 @@ def on_cards(config: Config, budget: str, least_step: int, data: Path | None, ca
     torchrun would give them half a minute.
 
     Raises:
-        KitError: one failed; why stands above in the log.
+        KitError: one failed, with what each says; a bug's traceback stands above in the log.
     """
     order = {"config": config.model_dump(mode="json"), "budget": budget, "least_step": least_step, "data": data and str(data)}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "order.json"
         file.write_text(json.dumps(order), encoding="utf-8")
-        codes = together([sys.executable, "-m", "kit.remote.kernel", str(file)], cards)
+        codes = together([sys.executable, "-m", "kit.remote.kernel", str(file)], cards, GRACE)
+        reasons = {reason.read_text(encoding="utf-8"): None for reason in sorted(Path(folder).glob("reason-*"))}  # each once
     if any(codes):
-        raise KitError(f"The session's {cards} processes ended with exit codes {', '.join(map(str, codes))}. The reason stands above.")
+        why = " ".join(reasons) or "The reason stands above."
+        raise KitError(f"The session's {cards} processes ended with exit codes {', '.join(map(str, codes))}. {why}")
     return json.loads((places()[1] / "run.json").read_text(encoding="utf-8"))
 
 
-def together(command: list[str], size: int, grace: float = GRACE) -> list[int]:
+def together(command: list[str], size: int, grace: float) -> list[int]:
     """Exit codes of as many processes, which know of each other what torchrun would tell them. When one fails, the others, which may wait
     for it, have `grace` seconds to say why they end, too."""
     world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
@@ -126,13 +128,15 @@ def free_port() -> int:
 
 
 def main() -> None:
-    """One of several processes."""
-    order = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    """One of several processes. Why it ends lies beside its order: the one that began all of them says it, whichever it was."""
+    file = Path(sys.argv[1])
+    order = json.loads(file.read_text(encoding="utf-8"))
     data = Path(order["data"]) if order["data"] else None
     try:
         on_this_machine(Config.model_validate(order["config"]), order["budget"], order["least_step"], data)
     except KitError as error:
-        sys.exit(f"error: {error}" if os.environ["RANK"] == "0" else 1)
+        file.with_name(f"reason-{os.environ['RANK']}").write_text(str(error), encoding="utf-8")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -45,21 +45,31 @@ def test_a_budget_ends_before_the_limit_that_the_push_gave(monkeypatch, limit, b
 @pytest.mark.slow
 def test_two_cards_share_a_session_and_a_refusal_is_said_once(kaggle, drawn, capfd):
     """Two processes on the CPU: what a session does where Kaggle gives two T4."""
-    config = override(recipe("sample").tiny(), ["teacher.train.epochs=8", "train.epochs=1"])
+    config = override(recipe("simple").tiny(), ["competition=any", "train.epochs=1"])  # a teacher's 45 MB would pass between them
     before = signal.getsignal(signal.SIGINT)
     record = on_cards(config, "1h", 0, drawn, 2)
     assert signal.getsignal(signal.SIGINT) is before
     assert record["state"] == "done"
     assert (kaggle / "working" / "submission.csv").is_file()
-    with pytest.raises(KitError, match="2 processes ended with exit codes 1, 1"):
+    with pytest.raises(KitError, match="2 processes ended with exit codes 1, 1") as refusal:
         on_cards(config, "1h", 10**6, drawn, 2)
-    assert capfd.readouterr().err.count("was to be found there") == 1
+    assert str(refusal.value).count("was to be found there") == 1
+    assert "was to be found there" not in capfd.readouterr().err
+
+
+def test_what_the_second_of_two_processes_says_is_not_lost(kaggle, monkeypatch, tmp_path):
+    """It alone may run out of memory, and the first is then ended without a word."""
+    (tmp_path / "sitecustomize.py").write_text("import os, time\nif os.environ.get('RANK') == '0': time.sleep(600)\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}")
+    monkeypatch.setattr("kit.remote.kernel.GRACE", 0)
+    with pytest.raises(KitError, match=r"exit codes -9, 1\. '1 parsec' is no duration"):
+        on_cards(recipe("sample"), "1 parsec", 0, tmp_path, 2)
 
 
 @pytest.mark.slow
 def test_a_signal_ends_two_cards_in_order(kaggle, drawn):
     """With a hand-in of what there is, and not as a failure."""
-    config = override(recipe("sample").tiny(), ["train.epochs=10000", "train.save_seconds=0"])
+    config = override(recipe("simple").tiny(), ["competition=any", "train.epochs=10000", "train.save_seconds=0"])
     log = kaggle / "working" / "log.txt"
 
     def stop():
