@@ -5,6 +5,7 @@ asked which version there is, whether its text is ours and whether it has all of
 """
 
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ KINDS = ("dataset", "competition", "kernel", "model")  # of sources
 FULL = "maximum batch"  # in what Kaggle says when two sessions of this account are running already
 FULL_PAUSE = 60.0  # seconds
 POLL = 20.0  # seconds between two looks at a session
+SOON = (2.0, 5.0, 10.0)  # and between the first ones
 OVER = {"COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED"}
 TAIL = 15  # lines of a failed session's log
 PATIENCE = 12 * 3600.0  # seconds to follow a session through an outage, and of a chain to wait for a free one
@@ -242,7 +244,7 @@ def wait_for(pushed: Pushed, kaggle: Kaggle, say: Say) -> Ended:
     wanted = ApiGetKernelSessionStatusRequest()
     wanted.user_name, wanted.kernel_slug = pushed.ref.split("/")
     kaggle = replace(kaggle, patience=PATIENCE, say=say)
-    state, said = "", 0
+    state, said, pauses = "", 0, itertools.chain(SOON, itertools.repeat(POLL))
     seen: list[float] = []  # first and last, when it was at work
     while True:
         answer = kaggle.ask(lambda client: client.kernels.kernels_api_client.get_kernel_session_status(wanted))
@@ -257,4 +259,4 @@ def wait_for(pushed: Pushed, kaggle: Kaggle, say: Say) -> Ended:
         said = max(said, len(lines))
         if state in OVER:
             return Ended(state, answer.failure_message or "", tuple(lines), max(seconds, seen[-1] - seen[0] if seen else 0.0))
-        kaggle.sleep(POLL)
+        kaggle.sleep(next(pauses))

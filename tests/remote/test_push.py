@@ -279,7 +279,7 @@ def test_a_session_is_followed_to_its_end(clone, kaggle, server, slept):
     states = [f"{REF} version 1: {state}" for state in ("QUEUED", "RUNNING", "COMPLETE")]
     assert [line for line in said if line in states] == states
     assert said.count("done") == 1
-    assert slept == [20, 20, 20]
+    assert slept == [2, 5, 10]  # a session that fails at once is soon known; then every 20 seconds
 
 
 def test_an_outage_ends_no_following(clone, kaggle, server):
