@@ -56,10 +56,11 @@ def enter(folder: Path, values: dict[str, Any]) -> None:
     new = {name: str(values[name]) for name in COLUMNS if values.get(name) is not None}
     with locked(folder, wait=lambda: None):  # two runs may end at once
         lines = read(folder)
-        old = next((line for line in lines if line["csv_sha256"] == new["csv_sha256"]), dict.fromkeys(COLUMNS, ""))
+        at = next((i for i, line in enumerate(lines) if line["csv_sha256"] == new["csv_sha256"]), len(lines))
+        old = lines[at] if at < len(lines) else dict.fromkeys(COLUMNS, "")
         line = old | new | ({"submission": old["submission"]} if old["submission"] else {})
-        stays = [one for one in lines if one is not old and not (one["submission"] == line["submission"] and gives_way(one))]
-        table = pd.DataFrame([*stays, line])
+        lines[at : at + 1] = [line]
+        table = pd.DataFrame([one for one in lines if one is line or one["submission"] != line["submission"] or not gives_way(one)])
         write_durably(folder / "ledger.csv", table.to_csv(index=False, lineterminator="\n").encode())
 
 

@@ -49,6 +49,13 @@ def test_what_was_handed_in_keeps_its_line_when_its_folder_gets_another_csv(csv,
     assert [gap(line) for line in read(tmp_path)] == [pytest.approx(-0.05), None]
 
 
+def test_a_score_leaves_a_line_where_it_was(csv, tmp_path):
+    for answer in (1, 2, 3):
+        file_away(tmp_path, f"record-{answer}", csv(answer), {})
+    enter(tmp_path, {"csv_sha256": read(tmp_path)[0]["csv_sha256"], "public_score": "0.45"})
+    assert shown(tmp_path, "submission", "public_score") == [("record-1", "0.45"), ("record-2", ""), ("record-3", "")]
+
+
 def test_a_ledger_of_an_older_kit_is_read_with_what_it_has(tmp_path, csv):
     (tmp_path / "ledger.csv").write_text("submission,date,csv_sha256\nold-1,2026-01-01,00ff\n")
     file_away(tmp_path, "new-2", csv(1), {})
