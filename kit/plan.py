@@ -3,6 +3,7 @@
 The answer is a plan to begin with. A run's schedule is fixed by its epochs and is never bent to the time that is left.
 """
 
+import bisect
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from kit.console import console
 from kit.errors import KitError
 from kit.files import make_folder
 from kit.pipeline import run
+from kit.stages.student import later_plans
 from kit.train.budget import EXIT, Budget, say_duration
 from kit.train.pace import KINDS
 
@@ -33,11 +35,11 @@ class Measured:
 def measure(config: Config, data: Path, cache: Path, teachers: Sequence[Path]) -> Measured:
     """One epoch of every stage and the whole finish, in a folder below the cache that is thrown away."""
     budget, shortest = Budget(None), config.shortened(1)
-    last = [stage for stage, epochs in epochs_of(shortest).items() if epochs][-1]
+    last = list(epochs_of(shortest))[-1]
 
     def hush(stage: str, history: list[dict[str, Any]]) -> None:
         """What is said after the last epoch is of files that will be gone."""
-        console.quiet = bool(history) and stage.startswith(last)
+        console.quiet = bool(history) and stage == last
 
     with tempfile.TemporaryDirectory(prefix=".plan-", dir=make_folder(cache)) as folder:  # a small /tmp holds no teacher
         try:
@@ -46,7 +48,6 @@ def measure(config: Config, data: Path, cache: Path, teachers: Sequence[Path]) -
             console.quiet = False
     if budget.stop:
         raise KitError(f"{budget.stop} before everything was measured. The same command begins anew.")
-    # the last of several steps of pruning stands for all
     seconds = {stage: sum((budget.spent[f"{stage} {kind}"] for kind in KINDS), 0.0) for stage in epochs_of(config)}
     epoch = {stage: spent for stage, spent in seconds.items() if spent}
     return Measured(epoch, budget.elapsed() + EXIT - sum(epoch.values()))
@@ -57,9 +58,8 @@ def with_epochs(config: Config, epochs: int) -> Config:
 
 
 def epochs_of(config: Config) -> dict[str, int]:
-    finetune = config.prune.finetune_epochs * config.prune.steps if config.prune else 0
-    trained = {"teacher": config.teacher.train.epochs, "distil": config.train.epochs, "finetune": finetune}
-    return trained | {"lowrank": config.lowrank.train_epochs if config.lowrank else 0, "qat": config.quantize.train_epochs}
+    trained = {"teacher": config.teacher.train, "distil": config.train} | later_plans(config)
+    return {stage: plan.epochs for stage, plan in trained.items()}
 
 
 def training(config: Config, measured: Measured) -> float:
@@ -88,16 +88,11 @@ def fit_epochs(config: Config, measured: Measured, budget: float, quota: float) 
     Raises:
         KitError: not even one fits.
     """
-    low, high = 0, math.ceil(quota / measured.epoch["distil"])
-    while low < high:
-        middle = (low + high + 1) // 2
-        if total(with_epochs(config, middle), measured, budget) <= quota:
-            low = middle
-        else:
-            high = middle - 1
-    if low == 0:
+    most = range(1, math.ceil(quota / measured.epoch["distil"]) + 1)
+    fitting = bisect.bisect_right(most, quota, key=lambda epochs: total(with_epochs(config, epochs), measured, budget))
+    if not fitting:
         raise KitError(f"Not one epoch fits into {say_duration(quota)}: one alone takes {say_duration(measured.epoch['distil'])}.")
-    return with_epochs(config, low)
+    return with_epochs(config, fitting)
 
 
 def describe(config: Config, measured: Measured, budget: float, quota: float) -> Iterator[Table | str]:

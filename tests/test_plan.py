@@ -31,6 +31,11 @@ def test_every_trained_stage_counts():
     assert total(pruned, Measured({"distil": 10, "finetune": 5}, 0), HOUR) == 600 * 10 + 50 * 5
 
 
+def test_every_step_of_pruning_trains_and_counts():
+    steps = override(BOSS, ['prune={"finetune_epochs": 50, "steps": 3}'])
+    assert total(steps, Measured({"distil": 10, "finetune1": 7, "finetune2": 6, "finetune": 5}, 0), HOUR) == 600 * 10 + 50 * (7 + 6 + 5)
+
+
 @pytest.mark.parametrize("quota", [1, 5, 30])
 def test_the_epochs_that_are_found_fill_the_quota_and_one_more_would_not_fit(quota):
     measured = Measured({"distil": 43.7}, overhead=90)
