@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -75,8 +75,8 @@ def step_into(place: Any, name: str, path: str) -> str | int:
 
 def places_of(field: str) -> list[str]:
     """The sections that have this field: `train.epochs` for `epochs`."""
-    sections = {name: info.annotation for name, info in Config.model_fields.items()}
-    return [f"{name}.{field}" for name, kind in sections.items() if field in getattr(kind, "model_fields", {})]
+    kinds = {name: (info.annotation, *get_args(info.annotation)) for name, info in Config.model_fields.items()}  # or None, some of them
+    return [f"{name}.{field}" for name, each in kinds.items() if any(field in getattr(kind, "model_fields", {}) for kind in each)]
 
 
 def parse_value(text: str) -> Any:

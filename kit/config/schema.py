@@ -334,6 +334,8 @@ class Config(Section):
     def shortened(self, epochs: int) -> Self:
         """The same run with so many epochs of the teacher and of distillation, and one of each later training that it has."""
         value = self.model_dump()
+        if not any(ramps.factor(term.ramp, 0) for term in self.distill):  # a plan of one epoch knows no other p
+            value["distill"] = [term | {"ramp": "constant"} for term in value["distill"]]
         value["train"]["epochs"] = value["teacher"]["train"]["epochs"] = epochs
         for section, field in LATER:
             if value[section]:

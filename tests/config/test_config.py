@@ -2,7 +2,7 @@ import pytest
 
 from kit.config.competitions import check_limits, competition
 from kit.config.differences import differences
-from kit.config.override import override
+from kit.config.override import override, places_of
 from kit.config.recipes import RECIPES, recipe
 from kit.errors import KitError
 
@@ -28,6 +28,19 @@ def test_a_place_of_a_list_may_be_set():
 def test_every_stage_of_a_tiny_recipe_takes_an_epoch_or_two():
     tiny = override(recipe("record"), ["lowrank={}", "prune={}", "quantize.train_epochs=10"]).tiny()
     assert (tiny.lowrank.train_epochs, tiny.prune.finetune_epochs, tiny.quantize.train_epochs) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("ramp", ["warmup", "second half"])
+def test_a_recipe_that_begins_with_nothing_has_a_short_form_all_the_same(ramp):
+    """`kit plan` trains one epoch of it, whose only p is 0."""
+    terms = f'distill=[{{"loss":"kd","ramp":"{ramp}"}},{{"loss":"ce","ramp":[[0,0],[0.1,1]]}}]'
+    assert override(recipe("record"), [terms, "prune={}"]).shortened(1).train.epochs == 1
+
+
+def test_a_field_is_found_in_sections_that_may_be_left_out():
+    assert places_of("epochs") == ["train.epochs"]
+    assert places_of("keep") == ["prune.keep"]
+    assert places_of("train_epochs") == ["lowrank.train_epochs", "quantize.train_epochs"]
 
 
 def test_workers_and_the_save_interval_are_harmless():
