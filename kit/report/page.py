@@ -14,6 +14,7 @@ from kit.config.differences import differences
 from kit.config.recipes import RECIPES
 from kit.config.schema import Predict
 from kit.config.stages import kind_of
+from kit.predict import confusion
 from kit.report import scores
 from kit.report.figures import Line, Plot, histogram, plot, reliability, sizes, sparkline
 from kit.report.render import brief, percent, render, whole_percent
@@ -201,14 +202,14 @@ def times(run: Run) -> list[tuple[str, float]]:
 
 
 def confused(run: Run, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    table = scores.confusion(logits, labels)
+    table = confusion(logits.argmax(1), labels, len(run.classes))
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
     pairs = [(run.classes[true], run.classes[said], count) for true, said, count in scores.most_confused(table)]
     cells = [list(zip(map(int, row), map(float, share), strict=True)) for row, share in zip(table, shares, strict=True)]
     return {
         "rows": cells if len(run.classes) <= MATRIX else [],
         "pairs": pairs,
-        "scores": [(name, *entry) for name, entry in zip(run.classes, scores.per_class(logits, labels), strict=True)],
+        "scores": [(name, *entry) for name, entry in zip(run.classes, scores.per_class(table), strict=True)],
     }
 
 

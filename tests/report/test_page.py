@@ -1,25 +1,29 @@
 """The page of a run, made from the folders that real runs leave."""
 
+import io
 import json
 import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from kit.answers import read_answers
 from kit.compress.pack import unpack
 from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.config.schema import Predict
+from kit.data.decode import to_square
 from kit.errors import KitError
 from kit.models.students import widths_of
 from kit.pipeline import run
 from kit.report.figures import Line, Plot, plot
 from kit.report.page import accuracy_plot, again, looks, lost, moves, page
 from kit.report.run import read_run
-from kit.report.write import report, write_page
+from kit.report.write import report, thumbnail, write_page
 from kit.session import open_session
 from kit.train.budget import Budget
 
@@ -116,11 +120,19 @@ def test_a_page_is_drawn_again_from_the_folder_alone_byte_for_byte(runs, html, t
     assert write_page(read_run(tmp_path / "done"), tmp_path / "pages" / "page.html").read_text() == html
 
 
-@pytest.mark.parametrize("lost", ["validation.npz", "student.kit", "checkpoints", "timing.jsonl"])
-def test_what_is_lost_costs_its_sections_and_not_the_page(runs, tmp_path, lost):
+@pytest.mark.parametrize(
+    ("lost", "sections"),
+    [
+        ("validation.npz", {"classes", "moves", "agreement", "calibration", "mistakes"}),
+        ("student.kit", {"weights"}),
+        ("checkpoints", {"weights"}),
+        ("timing.jsonl", set()),
+    ],
+)
+def test_what_is_lost_costs_its_sections_and_not_the_page(runs, tmp_path, lost, sections):
     out = shutil.copytree(runs.done, tmp_path / "run")
     shutil.rmtree(out / lost) if lost == "checkpoints" else (out / lost).write_bytes(b"PK\3\4 nothing")
-    assert 'id="stages"' in page(read_run(out))
+    assert {e["id"] for _, e, _ in Elements(page(read_run(out))).found if "id" in e} == set(SECTIONS) - sections
 
 
 def test_a_folder_without_metrics_is_refused_with_a_remedy(runs, tmp_path):
@@ -177,12 +189,25 @@ def test_each_stage_has_answered_and_none_is_asked_twice(runs):
     assert len(answers.thumbnails) == min(wrong, 18)
 
 
+@pytest.mark.parametrize("side", [16, 128])
+def test_a_thumbnail_is_the_photo_and_nothing_that_fills_its_square(tmp_path, side):
+    """A photo that is smaller than the cache's squares lies in the corner of one."""
+    photo = np.zeros((40, 64, 3), np.uint8)
+    photo[:, :32, 0] = photo[:, 32:, 1] = 255  # red and green halves
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    shown = Image.open(io.BytesIO(thumbnail(*to_square(tmp_path / "photo.png", side))))
+    assert shown.size == (112, 70)
+    assert [int(np.argmax(shown.getpixel((x, 35)))) for x in (2, 50, 62, 109)] == [0, 0, 1, 1]
+
+
 def test_answers_with_a_flipped_bit_are_none(runs, tmp_path):
+    whole = read_answers(runs.done / "validation.npz")
     content, file = bytearray((runs.done / "validation.npz").read_bytes()), tmp_path / "validation.npz"
     for at in [*range(len(content) - 600, len(content)), *range(0, len(content), 997)]:  # all of the zip's directory, and some of the rest
         content[at] ^= 1 << (at % 8)
         file.write_bytes(content)
-        read_answers(file)  # answers, or None, and no error
+        found = read_answers(file)
+        assert found is None or all(np.array_equal(found.logits[stage], whole.logits[stage]) for stage in whole.logits)
         content[at] ^= 1 << (at % 8)
 
 

@@ -2,24 +2,35 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from kit.predict import confusion
 from kit.report.figures import sizes, ticks
 from kit.report.render import brief, short
-from kit.report.scores import agreement, calibrate, confusion, most_confused, per_class, recalls, worst
+from kit.report.scores import agreement, calibrate, most_confused, per_class, recalls, worst
 
 LABELS = np.array([0, 0, 0, 1])
 LOGITS = np.log(np.array([[0.9, 0.1, 1e-9], [0.6, 0.4, 1e-9], [0.2, 0.8, 1e-9], [0.3, 0.7, 1e-9]]))
+TABLE = confusion(LOGITS.argmax(1), LABELS, 3)
 
 
 def test_scores_of_a_class_without_photos_are_none_or_nought():
     assert recalls(LOGITS, LABELS) == [pytest.approx(2 / 3), 1.0, None]
-    assert per_class(LOGITS, LABELS)[2] == (0, 0, 0, 0)
-    assert per_class(LOGITS, LABELS)[1] == (0.5, 1.0, pytest.approx(2 / 3), 1)
+    assert per_class(TABLE)[2] == (0, 0, 0, 0)
+    assert per_class(TABLE)[1] == (0.5, 1.0, pytest.approx(2 / 3), 1)
 
 
 def test_a_row_of_the_confusion_is_a_true_class():
-    assert confusion(LOGITS, LABELS).tolist() == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
-    assert most_confused(confusion(LOGITS, LABELS)) == [(0, 1, 1)]
+    assert TABLE.tolist() == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert most_confused(TABLE) == [(0, 1, 1)]
+
+
+def test_tables_and_scores_are_scikit_learns():
+    answer, labels = np.random.default_rng(0).integers(0, (6, 5), (50, 2)).T  # the last class is there in answers alone
+    table = confusion(answer, labels, 7)
+    assert np.array_equal(table, confusion_matrix(labels, answer, labels=range(7)))
+    theirs = precision_recall_fscore_support(labels, answer, labels=range(7), zero_division=0)
+    assert np.allclose(list(zip(*per_class(table), strict=True)), theirs)
 
 
 def test_the_calibration_error_is_the_weighted_gap():
