@@ -14,11 +14,10 @@ from kit.compress.pack import is_packed, unpack
 from kit.config.schema import Config
 from kit.config.stages import OTHER_LAYERS
 from kit.errors import KitError
-from kit.models.students import build_student
+from kit.models.recognise import as_network, outputs_of
 from kit.models.teacher import build_teacher, load_teacher
-from kit.models.widths import widths_for
 from kit.stages.weights import read_checkpoint
-from kit.train.checkpoint import Saved, saved_in, weights_in
+from kit.train.checkpoint import Saved, described, saved_in, weights_in
 
 
 def file_of(source: Path) -> Path:
@@ -48,21 +47,20 @@ def read_teacher(file: Path, config: Config, classes: tuple[str, ...] | None, he
         KitError: it can't be read, its logits are adjusted, or it was trained on other classes, another input size, another
             normalisation, or photos that are to validate.
     """
+    trained: Config | None
     if is_packed(file):
         packed = unpack(file)
         network, trained = packed.student, packed.config
         refuse_other_classes(file, packed.classes, classes)
         if trained.predict.logit_adjustment:
             refuse_adjusted(file)
-    elif saved := as_checkpoint(file):
+    elif saved := described(file):
         network, trained = from_checkpoint(saved, classes)
     else:
-        if own := config_beside(file):
-            refuse_other_input(f"The teacher {file}", own, config, "teacher.image_size")
-            refuse_leak(file, own, config, held_out)
-        return load_teacher(file, config.teacher.arch, len(classes) if classes else None)
-    refuse_other_input(f"The teacher {file}", trained, config, "teacher.image_size")
-    refuse_leak(file, trained, config, held_out)
+        network, trained = load_teacher(file, config.teacher.arch, len(classes) if classes else None), config_beside(file)
+    if trained:
+        refuse_other_input(f"The teacher {file}", trained, config, teaches=True)
+        refuse_leak(file, trained, config, held_out)
     return network.eval().requires_grad_(False)
 
 
@@ -72,13 +70,9 @@ def refuse_other_classes(file: Path, theirs: tuple[str, ...], ours: tuple[str, .
         raise KitError(f"{file} knows other classes than the data has ({found}). Give one that was trained on these classes.")
 
 
-def refuse_other_input(what: str, theirs: Config, ours: Config, size: str = "data.image_size") -> None:
-    """What a network's input must have in common with the one that it was trained on.
-
-    Args:
-        size: the setting of this run that says how large it is.
-    """
-    side = ours.teacher_side if size == "teacher.image_size" else ours.data.image_size
+def refuse_other_input(what: str, theirs: Config, ours: Config, teaches: bool = False) -> None:
+    """What a network's input must have in common with the one that it was trained on. teaches: its input has a size of its own."""
+    size, side = ("teacher.image_size", ours.teacher_side) if teaches else ("data.image_size", ours.data.image_size)
     for name, setting, before, now in (
         ("data.image_size", size, theirs.data.image_size, side),
         ("data.mean", "data.mean", theirs.data.mean, ours.data.mean),
@@ -132,31 +126,19 @@ def config_beside(file: Path) -> Config | None:
         return None
 
 
-def as_checkpoint(file: Path) -> Saved | None:
-    """The kit's checkpoint that a file is by its name and place; None for all others."""
-    if file.parent.name != "checkpoints":
-        return None
-    return next((saved for saved in saved_in(file.parent.parent) if saved.path == file), None)
-
-
 def from_checkpoint(saved: Saved, classes: tuple[str, ...] | None) -> tuple[nn.Module, Config]:
     """The best weights of a stage so far, in a network of their shape, and what it was trained with."""
     if saved.stage in OTHER_LAYERS:
         raise KitError(f"{saved.path} has layers that only packing knows. Give its run's folder or student.kit, or an earlier checkpoint.")
     content = read_checkpoint(saved)
-    config, state = Config.model_validate(content["config"]), content["state"]
-    weights = weights_in(state)
-    outputs = len(next(tensor for name, tensor in reversed(weights.items()) if name.endswith("bias")))
+    config, weights = Config.model_validate(content["config"]), weights_in(content["state"])
+    outputs = outputs_of(weights) or 0
     if classes is not None and outputs != len(classes):
         raise KitError(f"The teacher {saved.path} has {outputs} outputs, the data has {len(classes)} classes. Give one of these classes.")
     if saved.stage == "teacher":
-        network = build_teacher(config.teacher.arch, outputs)
-    else:
-        network = build_student(config.student.name, state.get("widths") or widths_for(config.student, outputs), outputs)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError:
-        raise KitError(
-            f"{saved.path} is half of a stage and does not say how wide its network is. Give a result (-done-), or a student.kit."
-        ) from None
-    return network, config
+        teacher = build_teacher(config.teacher.arch, outputs)
+        teacher.load_state_dict(weights)
+        return teacher, config
+    if (student := as_network(weights, config.student.name)) is None:
+        raise KitError(f"{saved.path} is no {config.student.name!r} as this version of the kit builds it. Give its run's student.kit.")
+    return student, config

@@ -21,7 +21,7 @@ from kit.console import Log
 from kit.errors import KitError
 from kit.models.recognise import as_network, outputs_of, recognise
 from kit.models.students import build_student, widths_of
-from kit.train.checkpoint import Damaged, Saved, Unread, described, read, saved_in, weights_in, whole
+from kit.train.checkpoint import FOLDER, Damaged, Saved, Unread, described, read, saved_in, weights_in, whole
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def weights_of_file(file: Path) -> Found:
     if saved := described(file):
         content = read_checkpoint(saved)
         config = None if saved.stage == "teacher" else config_in(content)
-        beside = (classes_in(file.parent.parent), per_class_in(file.parent.parent)) if config else ()
+        run = file.parent.parent if file.parent.name == FOLDER else file.parent  # a data set may hold an output without folders
+        beside = (classes_in(run), per_class_in(run)) if config else ()
         return Found(weights_in(content["state"]), str(file), config, *beside)
     if not is_packed(file):
         return Found(read_foreign(file).weights, str(file))

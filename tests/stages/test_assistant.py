@@ -1,6 +1,8 @@
 """Whatever the kit has trained may teach, and is checked as other teachers are."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,11 +65,24 @@ def test_a_checkpoint_on_the_way_teaches_with_its_best_weights_so_far(student, t
     assert torch.equal(read_teacher(on_the_way, CONFIG, CLASSES)(x()), student(x()))
 
 
-def test_half_a_fine_tuning_does_not_say_how_wide_it_is(student, tmp_path, log):
-    slimmer = build_student("record", (8, 8, 8, 8, 8, 8, 8), 6)
+def test_half_a_fine_tuning_is_as_wide_as_its_weights(tmp_path, log):
+    slimmer = build_student("record", (8, 8, 8, 8, 8, 8, 8), 6).eval()
     half = checkpoint(tmp_path, slimmer, log, stage="finetune", done=False)
-    with pytest.raises(KitError, match="half of a stage"):
-        read_teacher(half, CONFIG, CLASSES)
+    assert torch.equal(read_teacher(half, CONFIG, CLASSES)(x()), slimmer(x()))
+
+
+def test_an_output_that_became_a_data_set_without_its_folders_teaches(student, tmp_path, log):
+    (tmp_path / "run").mkdir()
+    result = checkpoint(tmp_path / "run", student, log)
+    flat = Path(shutil.copy(result, tmp_path))
+    assert file_of(tmp_path) == flat
+    assert torch.equal(read_teacher(flat, CONFIG, CLASSES)(x()), student(x()))
+
+
+def test_weights_of_another_student_than_their_config_names_are_refused(tmp_path, log):
+    other = checkpoint(tmp_path, build_student("boss", (), 6), log)
+    with pytest.raises(KitError, match=r"is no 'record' as this version of the kit builds it\. Give its run's student\.kit\."):
+        read_teacher(other, CONFIG, CLASSES)
 
 
 def test_a_run_without_a_student_is_refused(tmp_path):
