@@ -72,7 +72,7 @@ def run(
         session.watch, material = watch, None
         with session.account(), shortages_named():
             try:
-                material = read_photos(session, data, cache)
+                material = world.in_turn(lambda: read_photos(session, data, cache))  # the first decodes, the others read
                 refuse_over_limit(config, len(material.dataset.classes))
                 make_order(session, material, config.train, config.data.augment)  # refuses batches that can't be shared
                 teachers = get_teachers(session, material, data, teacher_files)

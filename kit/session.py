@@ -69,10 +69,10 @@ class Session:
     def rules(self) -> Competition:
         return competition(self.config.competition)
 
-    @property
-    def owed(self) -> tuple[str, ...]:
-        """What time is kept for before anything new is made: a run that goes on has something to hand in, a new one hasn't."""
-        return ("hand in",) if self.begun_with else ()
+    def owed(self, stage: str = "distil") -> tuple[str, ...]:
+        """What time is kept for before a stage makes anything: a run that goes on has something to hand in, a new one from the end of
+        distillation on."""
+        return ("hand in",) if self.begun_with or stage != "distil" else ()
 
     def checkpoints(self, stage: str) -> Checkpoints:
         return Checkpoints(self.out, stage, dict(self.identity), self.config.settled().model_dump(mode="json"), self.log, self.world)

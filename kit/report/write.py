@@ -52,7 +52,7 @@ def room_for(budget: Budget, *kinds: str) -> bool:
 
 def write_page(run: Run, place: Path | None = None) -> Path:
     """A run's page, beside the files that it is made from unless it is wanted elsewhere."""
-    from kit.report.page import page  # here: scikit-learn and jinja2 take a second to import, and a run has better to do first
+    from kit.report.page import page  # here: jinja2 takes its time to import, and a run has better to do first
 
     place = place or run.out / FILE_NAME
     make_folder(place.parent)
@@ -70,9 +70,9 @@ def look_at_students(session: Session, material: Material) -> None:
         if not room_for(session.budget, evaluation):
             session.log(f"no time to ask the student of {stage} for the page")
             break
-        if not files or answers.of.get(stage) == files[-1].digest or (found := so_far(session, stage, len(classes))) is None:
+        if not files or answers.of.get(stage) == files[-1].digest or (found := so_far(session, stage)) is None:
             continue
-        student = found.student(session.config, len(classes)).to(session.device.device)
+        student = found.student(session.config).to(session.device.device)
         answers.logits[stage] = predict.logits(student, photos, session.config.data).numpy()
         answers.of[stage] = files[-1].digest
     answers.thumbnails = thumbnails(answers, photos)
@@ -88,8 +88,9 @@ def thumbnails(answers: Answers, photos: Photos) -> dict[int, bytes]:
 
 
 def thumbnail(square: np.ndarray, width: int, height: int) -> bytes:
-    """A cached square in its photo's own shape, as JPEG."""
-    share = THUMBNAIL / max(width, height)
+    """What a cached square holds of its photo, in the photo's own shape, as JPEG."""
+    side, share = len(square), THUMBNAIL / max(width, height)
     buffer, size = io.BytesIO(), (max(round(width * share), 1), max(round(height * share), 1))
-    Image.fromarray(np.asarray(square)).resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=80)
+    stored = np.ascontiguousarray(square[: min(height, side), : min(width, side)])  # the rest repeats the last row and column
+    Image.fromarray(stored).resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=80)
     return buffer.getvalue()

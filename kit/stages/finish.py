@@ -16,12 +16,12 @@ from kit.compress.pack import Packed, unpack
 from kit.compress.prune import Target
 from kit.config.competitions import check_limits, competition
 from kit.config.schema import Config
-from kit.config.stages import OTHER_LAYERS, kind_of, up_to_pruning
+from kit.config.stages import OTHER_LAYERS, up_to_pruning
 from kit.errors import KitError, Suspended
 from kit.files import sha256_of, write_json
 from kit.ledger import file_away
-from kit.models.students import build_student, count_parameters
-from kit.models.widths import widths_for
+from kit.models.recognise import as_network
+from kit.models.students import count_parameters
 from kit.session import Session, command
 from kit.stages.packing import pack_student, rounded
 from kit.stages.photos import Material
@@ -75,7 +75,7 @@ def changed_by_packing(session: Session, material: Material, before: nn.Module, 
 
 def file_of(session: Session, chosen: str, checkpoint: str | None) -> str | None:
     """The checkpoint that holds the student that is packed: its own stage's where that changed its layers, else as `quantize` is told."""
-    files = [saved for saved in saved_in(session.out) if saved.kind not in ("teacher", "prune")]
+    files = [saved for saved in saved_in(session.out) if saved.kind != "teacher"]
     own = [saved.path.name for saved in files if saved.kind == chosen]
     newest = [saved.path.name for saved in files if saved.kind != "qat"]
     found = own or ([checkpoint] if checkpoint else newest)
@@ -174,14 +174,14 @@ class SoFar:
     that keep the limit the latest counts. file: the checkpoint's name."""
 
     file: str
-    widths: tuple[int, ...]
     accuracy: float
     weights: dict[str, Tensor]
 
-    def student(self, config: Config, classes: int) -> nn.Module:
-        student = build_student(config.student.name, self.widths, classes)
-        student.load_state_dict(self.weights)
-        return student.eval()
+    def student(self, config: Config) -> nn.Module:
+        """In evaluation mode, as wide as its weights are."""
+        student = as_network(self.weights, config.student.name)
+        assert student is not None, "a run's own checkpoint is of its student"
+        return student
 
 
 def hand_in_best_so_far(session: Session, material: Material | None, pause: Suspended, submissions: Path | None) -> None:
@@ -196,7 +196,7 @@ def hand_in_best_so_far(session: Session, material: Material | None, pause: Susp
         session.log("the submission of the session before stays" if left else "no submission yet: there was no time for one")
         return
     stages = reversed(up_to_pruning(session.config.prune))
-    found = [each for stage in stages if (each := so_far(session, stage, len(material.dataset.classes)))]
+    found = [each for stage in stages if (each := so_far(session, stage))]
     if not found and not asked and not session.checkpoints("teacher").files():
         raise KitError(
             f"{reason}, and nothing is trained yet that could be handed in. The decoded photos and what was saved are "
@@ -216,12 +216,12 @@ def best_of(session: Session, material: Material, found: list[SoFar]) -> tuple[d
 
     found: the latest stage first; where none keeps the limit, a copy does.
     """
-    config, classes = session.config, len(material.dataset.classes)
-    students = [each.student(config, classes) for each in found]
+    config = session.config
+    students = [each.student(config) for each in found]
     fits = [not waits_for_pruning(config, student, material.dataset.classes) for student in students]
     best = max(range(len(found)), key=lambda i: (fits[i], found[i].accuracy))
     student, file = students[best], found[best].file
-    later = of_later_stages(session, students[0], classes) if fits[best] or config.lowrank else {}
+    later = of_later_stages(session, students[0]) if fits[best] or config.lowrank else {}
     if fits[best]:
         return {"training": student} | later, file
     if later:  # thin layers keep the limit
@@ -237,10 +237,10 @@ def best_of(session: Session, material: Material, found: list[SoFar]) -> tuple[d
     return {"training": slimmer.eval()}, file
 
 
-def of_later_stages(session: Session, student: nn.Module, classes: int) -> dict[str, nn.Module]:
+def of_later_stages(session: Session, student: nn.Module) -> dict[str, nn.Module]:
     """{stage: what it has made so far of the last pruning's student}, of the stages that change its layers. Their accuracies are no
     measure beside the others': of weights on grids, or of fewer weights. They are compared once they are packed."""
-    found, (thin, on_grid) = {}, (so_far(session, stage, classes) for stage in OTHER_LAYERS)
+    found, (thin, on_grid) = {}, (so_far(session, stage) for stage in OTHER_LAYERS)
     if session.config.lowrank and (thin or on_grid):  # thinner layers that aren't trained leave no checkpoint of their own
         student = factorised(student, session.config)
         if thin:
@@ -253,12 +253,10 @@ def of_later_stages(session: Session, student: nn.Module, classes: int) -> dict[
     return found
 
 
-def so_far(session: Session, stage: str, classes: int) -> SoFar | None:
+def so_far(session: Session, stage: str) -> SoFar | None:
     """None before its first step."""
     checkpoints = session.checkpoints(stage)
     state = checkpoints.result() or checkpoints.load()
     if state is None or state.get("step") == 0:  # saved before the first step: it knows nothing
         return None
-    pruned = session.checkpoints(stage.replace("finetune", "prune")).result() if kind_of(stage) == "finetune" else None
-    widths = state.get("widths") or (pruned["widths"] if pruned else widths_for(session.config.student, classes))
-    return SoFar(checkpoints.files()[-1].path.name, widths, state["best"]["accuracy"] or 0.0, weights_in(state))
+    return SoFar(checkpoints.files()[-1].path.name, state["best"]["accuracy"] or 0.0, weights_in(state))

@@ -29,7 +29,7 @@ def summary(session: Session, material: Material) -> dict[str, Any]:
     """epochs done by stage; steps, over all of them, the least that a later session must find; images per second while training;
     seconds by kind; lowest loss and best accuracy of the newest stage; what is left; sessions of this length still needed."""
     budget, plans = session.budget, plans_of(session)
-    done = {stage: newest for saved in saved_in(session.out) if (stage := saved.stage) in plans and (newest := saved)}
+    done = {saved.stage: saved for saved in saved_in(session.out) if saved.stage in plans}  # the newest of each
     epochs, left, seconds_left = {}, 0, 0.0
     trained, images = 0.0, 0
     for stage, plan in plans.items():

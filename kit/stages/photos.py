@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,7 @@ class Material:
 
 
 def read_photos(session: Session, data: Path, cache: Path) -> Material:
-    """Find the data set, check it, decode it once: of several processes the first decodes, and the others read what it has written."""
-    return session.world.in_turn(lambda: find_and_decode(session, data, cache))
-
-
-def find_and_decode(session: Session, data: Path, cache: Path) -> Material:
+    """Find the data set, check it, decode it once."""
     config, seed = session.config.data, session.config.train.seed
     with session.stage("photos"), session.budget.timed("photos"):
         whole = find_dataset(data, session.rules.classes, config.holdout, seed)
@@ -63,7 +60,7 @@ def find_and_decode(session: Session, data: Path, cache: Path) -> Material:
         how: dict[str, Any] = {
             "workers": config.workers,
             "skip_bad": config.skip_bad,
-            "tick": lambda: session.budget.insist("the photos were read", *session.owed),
+            "tick": partial(session.budget.insist, "the photos were read", *session.owed()),
         }
         if config.feed == "decode":
             training, digest = scan(dataset.training, session.log, **how)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from kit import predict
 from kit.config.schema import Train
@@ -20,7 +21,7 @@ from kit.stages.photos import Material, make_order
 def recalled(session: Session, material: Material, stage: str, plan: Train, looking: Panel) -> Iterator[Replay | Fixed | None]:
     """None: the teacher is asked."""
     if any(isinstance(term, FixedKD) for term in session.config.distill):
-        yield fixed_labels(session, material, plan, looking)
+        yield fixed_labels(session, material, stage, plan, looking)
     elif store := session.config.teacher.store:
         with replayed(session, material, stage, plan, looking, store) as replay:
             yield replay
@@ -28,8 +29,8 @@ def recalled(session: Session, material: Material, stage: str, plan: Train, look
         yield None
 
 
-def fixed_labels(session: Session, material: Material, plan: Train, looking: Panel) -> Fixed:
-    tick = lambda: session.budget.insist("the teacher had seen the training photos", *session.owed)  # noqa: E731
+def fixed_labels(session: Session, material: Material, stage: str, plan: Train, looking: Panel) -> Fixed:
+    tick = partial(session.budget.insist, "the teacher had seen the training photos", *session.owed(stage))
     with session.budget.timed("teacher"):
         logits = predict.logits(looking, material.training, session.config.data, tick=tick)
     return Fixed(logits, make_order(session, material, plan, session.config.data.augment).mine)

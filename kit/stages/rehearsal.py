@@ -28,7 +28,7 @@ def rehearse(session: Session, material: Material, stage: str, student: nn.Modul
         Suspended: the budget is over before the rehearsal is.
     """
     budget, config = session.budget, session.config
-    owed = session.owed if stage == "distil" else ("rehearsal", "hand in")  # after it there is a student to hand in
+    owed = ("rehearsal", *session.owed(stage))  # how long it takes is known from the second one on
     with budget.timed("rehearsal"):
         final = student
         if config.prune and stage == "distil":

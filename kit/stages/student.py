@@ -36,7 +36,7 @@ from kit.stages.packing import rounded
 from kit.stages.photos import Material
 from kit.stages.recall import recalled
 from kit.stages.rehearsal import rehearse
-from kit.stages.teacher import on_device
+from kit.stages.teacher import looking
 from kit.stages.training import settle, train
 from kit.stages.weights import find_weights
 from kit.train.checkpoint import distilled_in, to_bytes
@@ -253,13 +253,13 @@ def learn(
         session.write_metrics(stage, done["history"])
     else:
         student.to(session.device.device)
-        looking, config = on_device(teachers, session), session.config
-        session.world.lead(lambda: rehearse(session, material, stage, student, looking))
+        config, panel = session.config, looking(teachers, session.config, session.device)
+        session.world.lead(lambda: rehearse(session, material, stage, student, panel))
         plan, fuse = settle(session, material, stage, plan)
         torch.manual_seed(derive(plan.seed, f"{stage} adapters"))
-        with recalled(session, material, stage, plan, looking) as recall, stem_shared(student, teachers, looking, session.device):
+        with recalled(session, material, stage, plan, panel) as recall, stem_shared(student, teachers, panel, session.device):
             terms, views, side = config.distill, config.data.augment, config.data.image_size
-            objective = Objective(student, looking, terms, side, gamma_penalty, recall, fuse)
+            objective = Objective(student, panel, terms, side, gamma_penalty, recall, fuse)
             adapters, prepare = objective.adapters, objective.prepare
             with hooked(objective.handles):
                 state = train(session, material, stage, student, objective, plan, views, adapters=adapters, prepare=prepare, recall=recall)

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,8 @@ def digest_of(files: Sequence[Path]) -> str:
 
 def answer_of(session: Session, material: Material, teacher: nn.Module) -> Tensor:
     """Logits of the validation photos."""
-    look, tick = on_device([teacher], session), lambda: session.budget.insist("the teacher was evaluated", *session.owed)
+    look = looking([teacher], session.config, session.device)
+    tick = partial(session.budget.insist, "the teacher was evaluated", *session.owed())
     with session.budget.timed("teacher"):
         return session.world.lead(lambda: predict.logits(look, material.validation, session.config.data, tick=tick))
 
@@ -150,10 +152,9 @@ def refuse_order(file: Path, answer: np.ndarray, labels: np.ndarray, classes: tu
     Where classes are many, clearly right is twice as often as chance, and hardly better than chance is less than half as often again. Few
     classes leave less room above chance, and both margins shrink with it: of two classes it is three in four, and five in eight.
     """
-    from scipy.optimize import linear_sum_assignment  # here: the two take a second to import, and a teacher is looked at once a run
-    from sklearn.metrics import confusion_matrix
+    from scipy.optimize import linear_sum_assignment  # here: it takes its time to import, and a teacher is looked at once a run
 
-    table = confusion_matrix(labels, answer, labels=range(len(classes)))
+    table = predict.confusion(answer, labels, len(classes))
     accuracy, truth_output = np.trace(table) / len(labels), zip(*linear_sum_assignment(-table), strict=True)
     pairs = [(int(t), int(o)) for t, o in truth_output]  # the order of outputs that would be right most often
     elsewhere = [(t, o) for t, o in pairs if t != o]
@@ -225,10 +226,6 @@ def result_from_file(session: Session, file: Path, checkpoints: Checkpoints) -> 
     checkpoints.finish(history[-1]["step"] if history else 0, done)
     session.log(f"{file} is the teacher that the run was begun with: its result is written again")
     return done
-
-
-def on_device(teachers: Sequence[nn.Module], session: Session) -> Panel:
-    return looking(teachers, session.config, session.device)
 
 
 def looking(teachers: Sequence[nn.Module], config: Config, device: Device) -> Panel:

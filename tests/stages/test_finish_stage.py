@@ -32,7 +32,7 @@ def test_a_provisional_student_keeps_a_limit_of_bytes_by_the_pruning_that_its_pl
     student = build_student("record", (), 6)
     for norm in [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]:
         nn.init.normal_(norm.bias)  # a new one's are zeros, which take no bytes
-    wide = SoFar("", (), 0.5, student.state_dict())
+    wide = SoFar("", 0.5, student.state_dict())
     slimmer = best_of(session, material, [wide])[0]["training"]
     assert 28_000 < packed_size(config, slimmer, material.dataset.classes) <= 30_000
     assert "a copy was pruned to" in capsys.readouterr().out
@@ -46,7 +46,7 @@ def test_a_plan_that_prunes_before_it_thins_hands_in_a_pruned_copy_until_then(dr
     config = override(recipe("sample").tiny(), ["limit=5000params", "prune.keep=0.15", "lowrank={}"])
     session = open_session(config, tmp_path, Budget(None), log)
     material = read_photos(session, drawn, tmp_path / "cache")
-    whole = SoFar("", (), 0.5, build_student("record", (), 6).state_dict())
+    whole = SoFar("", 0.5, build_student("record", (), 6).state_dict())
     assert count_parameters(best_of(session, material, [whole])[0]["training"]) <= 5_000
 
 
@@ -57,7 +57,7 @@ def test_thin_layers_that_only_training_on_the_grid_has_trained_are_handed_in(dr
     student = build_student("record", (), 6).eval()
     weights = with_steps(factorised(student, config), config.pack).state_dict()
     session.checkpoints("qat").save(1, {"step": 1, "best": {"accuracy": 0.5, "weights": weights}})
-    students, _ = best_of(session, material, [SoFar("", (), 0.5, student.state_dict())])
+    students, _ = best_of(session, material, [SoFar("", 0.5, student.state_dict())])
     assert list(students) == ["training", "lowrank", "qat"]
     assert all(torch.equal(students["qat"].state_dict()[name], tensor) for name, tensor in weights.items())
 
@@ -66,6 +66,8 @@ def test_the_checkpoint_that_a_submission_names_is_the_one_that_was_packed(tmp_p
     """A stage that has begun leaves a file before it has trained anything."""
     session = open_session(recipe("sample").tiny(), tmp_path, Budget(None), log)
     distilled = session.checkpoints("distil").finish(9, {"step": 9}).name
+    pruned = session.checkpoints("prune").finish(0, {"step": 0}).name
+    assert file_of(session, "training", None) == pruned
     tuned = session.checkpoints("finetune").finish(4, {"step": 4}).name
     on_grid = session.checkpoints("qat").save(0, {"step": 0}).name
     assert file_of(session, "training", distilled) == distilled
