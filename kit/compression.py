@@ -17,11 +17,11 @@ from kit import predict
 from kit.compress.fold import fold
 from kit.compress.lowrank import Ranks, factorise, ranks_in, ranks_within
 from kit.compress.pack import unpack
-from kit.compress.prune import Target, slim
+from kit.compress.prune import Target
 from kit.compress.recalibrate import BATCHES, recalibrate
 from kit.config.competitions import read_limit
 from kit.config.override import override
-from kit.config.schema import Config, Prune
+from kit.config.schema import Config
 from kit.data.loader import CachedBatches
 from kit.data.order import Order
 from kit.device import choose_device
@@ -33,6 +33,7 @@ from kit.session import make_room
 from kit.stages.known import Labelled, labelled_for
 from kit.stages.packing import pack_student, packed_size, rounded_by
 from kit.stages.photos import cached_batches
+from kit.stages.prune import narrowed
 from kit.stages.weights import find_weights, understand
 
 FEWEST_BITS = 4  # that are tried before channels are removed; fewer cost more than pruning does
@@ -136,9 +137,7 @@ def pruned(student: nn.Module, target: Target, config: Config, classes: tuple[st
             "photos that its batch norms are then measured with."
         )
     batches, order, device = views_of(photos, config)
-    size_of = lambda slimmer: packed_size(config, slimmer, classes)  # noqa: E731
-    how, name, side = config.prune or Prune(), config.student.name, config.data.image_size
-    slimmer, _ = slim(student, name, len(classes), side, how, target, seed=config.train.seed, batches=batches, size_of=size_of)
+    slimmer, _ = narrowed(config, student, target, classes, batches=batches)
     recalibrate(slimmer.to(device), batches, min(BATCHES, order.steps_per_epoch))
     return slimmer.cpu()
 

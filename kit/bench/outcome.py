@@ -101,6 +101,7 @@ def number(value: float) -> str:
     """Three digits that count; thousands are set apart."""
     if value >= 100:
         return f"{value:,.0f}"
+    value = float(f"{value:.3g}")  # or 9.996 would be 10.00
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
 
 

@@ -202,16 +202,10 @@ def photos_in(folder: Path) -> list[Path]:
 
 
 def strangers(split: Path) -> list[Path]:
-    """A split's files that are no photos, such as a phone's .heic; not what systems leave in any folder."""
-    files = (path for below in (split, *folders_in(split)) for path in below.iterdir())
+    """What is no photo in a split or its folders, such as a phone's .heic or a link to nothing; not what systems leave in any folder."""
+    files = (path for below in (split, *folders_below(split)) for path in below.iterdir())
     named = (p for p in files if p.suffix.lower() not in PHOTO and p.name[0] != "." and p.name.lower() not in LEFT_BY_SYSTEMS)
-    return sorted(path for path in named if path.is_file())  # asked last: a disk is slow to tell it of thousands of photos
-
-
-def others_in(split: Path) -> list[Path]:
-    """What lies in a split or in its folders and is no folder itself: files of any ending, links to nothing; nothing that is hidden."""
-    folders = (split, *(path for path in split.iterdir() if path.is_dir()))
-    return sorted(path for below in folders for path in below.iterdir() if path.name[0] != "." and not path.is_dir())
+    return sorted(path for path in named if not path.is_dir())  # asked last: a disk is slow to tell it of thousands of photos
 
 
 def class_folders(folder: Path) -> list[Path]:
@@ -299,7 +293,7 @@ def flat_labels(folder: Path) -> np.ndarray:
     paths = photos_in(folder)
     if not paths:
         deeper = next((f"Those in {place} lie too deep: move them up, into {place.parent}." for place in deeper_in(folder)), None)
-        other = next((f"What is there, such as {path}, is none, or a link to nothing." for path in others_in(folder)), None)
+        other = next((f"What is there, such as {path}, is none, or a link to nothing." for path in strangers(folder)), None)
         raise KitError(f"{folder} holds no photo ({', '.join(sorted(PHOTO))}). {deeper or other or 'Is the archive unpacked whole?'}")
     matches = [FLAT_NAME.fullmatch(p.stem) for p in paths]
     unlabelled = [p for p, match in zip(paths, matches, strict=True) if not match]

@@ -91,7 +91,7 @@ def subset(dataset: Dataset, share: float, seed: int) -> Dataset:
     if share == 1:
         return dataset
     splits = [*dataset.splits, *([dataset.unlabelled] if dataset.unlabelled else [])]
-    parts = {s.name: s.take(np.sort(stratify(s, 1 - share, seed, "--subset")[0])) for s in splits}
+    parts = {s.name: s.take(stratify(s, 1 - share, seed, "--subset")[0]) for s in splits}
     return replace(dataset, **parts)  # type: ignore[arg-type]  # splits alone, by their names
 
 

@@ -153,15 +153,9 @@ def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, ti
             story.before_of = changes.get("id", story.ref)
             story.before = newest_version(kaggle, story.before_of).number
             save(story, folder)
-        how: dict[str, Any] = {
-            "timeout": timeout,
-            "patience": PATIENCE,
-            "least_step": story.step,
-            "changes": changes,
-            "before": story.before,
-        }
+        step, before = story.step, story.before
         try:
-            pushed = push(kernel, kaggle, say, **how)
+            pushed = push(kernel, kaggle, say, timeout=timeout, patience=PATIENCE, least_step=step, changes=changes, before=before)
             break
         except Dropped as drop:
             story.before = None  # or a chain that is started again would take this push for its own

@@ -64,8 +64,8 @@ def read_metadata(kernel: Path, user: str) -> dict[str, Any]:
         metadata = json.loads(metadata_text(kernel))
     except ValueError as error:
         raise KitError(f"{file} can't be read ({error}).") from None
-    if not isinstance(metadata, dict) or (wrong := faults(metadata, user)):
-        raise KitError(f"{file} is not to be pushed: {'; '.join(wrong) if isinstance(metadata, dict) else 'it is no JSON object'}.")
+    if wrong := faults(metadata, user) if isinstance(metadata, dict) else ["it is no JSON object"]:
+        raise KitError(f"{file} is not to be pushed: {'; '.join(wrong)}.")
     owner = user or metadata["id"].partition("/")[0]
     mine = lambda ref: ref.replace(f"{NOBODY}/", f"{owner}/", 1)  # noqa: E731
     sources = {f"{kind}_sources": [mine(source) for source in metadata[f"{kind}_sources"]] for kind in ("dataset", "kernel", "model")}

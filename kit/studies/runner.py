@@ -74,9 +74,9 @@ def in_turn(
     """One job after the other in this process; whether all are done. lags: which are left out by now. watched: what may stop one."""
     began = budget.clock()
     for before, job in enumerate(jobs):
-        watch = watched(job)
         if lags(job):
             continue
+        watch = watched(job)
         if budget.stop or budget.left() < LEAST:
             say(f"the budget is over: {job.arm} with seed {job.seed} is next; the same command goes on from here")
             return False
