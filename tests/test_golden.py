@@ -1,6 +1,6 @@
 """What each recipe learns in two tiny epochs, held against tests/golden.txt: a change of any figure is meant, or a mistake.
 
-Where it is meant: `KIT_GOLDEN=write make quick`, and the difference of the file is part of the change.
+Where it is meant: `KIT_GOLDEN=write .venv/bin/python -m pytest tests/test_golden.py`, and the difference of the file is part of the change.
 """
 
 import json
