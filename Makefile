@@ -48,7 +48,7 @@ gpu: $(READY)  ## on a machine with a card: what is skipped elsewhere, and a com
 
 KILLS ?= 300
 chaos: $(READY)  ## the real command killed at random moments, half an hour; KILLS=26 takes 4 minutes, KIT_CHAOS_SEED draws others
-	KIT_CHAOS_KILLS=$(KILLS) $(PYTEST) -n 2 --dist worksteal -rP tests/chaos
+	OMP_NUM_THREADS=1 KIT_CHAOS_KILLS=$(KILLS) $(PYTEST) -n 2 --dist worksteal -rP tests/chaos
 
 chain: $(READY)  ## a run over ten sessions on a Kaggle on loopback that kills, loses and delays, twice five minutes
 	KIT_LONG_CHAIN=1 $(PYTEST) tests/remote/test_chain.py -k ten_sessions

@@ -81,6 +81,24 @@ def log() -> Log:
     return Log()
 
 
+@pytest.fixture
+def refused(monkeypatch, capsys) -> Callable[..., str]:
+    """The paragraph in which a command ends that fails in a folder. In this process: another one takes seconds to load torch."""
+    from kit.cli.main import main
+
+    def said(place: Path, *words: str) -> str:
+        monkeypatch.chdir(place)
+        monkeypatch.setattr(sys, "argv", ["kit", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        error = capsys.readouterr().err
+        assert (end.value.code, error[:7]) == (1, "error: "), error
+        return error
+
+    return said
+
+
 class Runs(NamedTuple):
     suspended: Path
     done: Path

@@ -1,4 +1,4 @@
-"""What a tired person does at midnight, tried with the real command: each answer is one paragraph that says what to do."""
+"""What a tired person does at midnight: each answer is one paragraph that says what to do."""
 
 import json
 import os
@@ -19,36 +19,31 @@ from kit.remote.bundle import carried_files
 from kit.remote.client import connect, no_credentials
 
 
-def kit(place, *words, before=""):
-    """The words of a command that fails. before: shell commands that go first."""
-    command = ["bash", "-c", f'{before} exec "$0" -m kit "$@"', sys.executable, *words]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("error: ")
-    return done.stderr
-
-
-def test_the_folder_in_which_the_archive_still_lies(drawn, tmp_path):
+def test_the_folder_in_which_the_archive_still_lies(refused, drawn, tmp_path):
     shutil.make_archive(str(tmp_path / "kaggle" / "ml2023spring-hw13"), "zip", drawn / "evaluation")
-    assert "Unpack ml2023spring-hw13.zip first." in kit(tmp_path, "new", "mine", "--data", "kaggle")
-    assert "is an archive. Unpack it" in kit(tmp_path, "new", "mine", "--data", "kaggle/ml2023spring-hw13.zip")
+    assert "Unpack ml2023spring-hw13.zip first." in refused(tmp_path, "new", "mine", "--data", "kaggle")
+    assert "is an archive. Unpack it" in refused(tmp_path, "new", "mine", "--data", "kaggle/ml2023spring-hw13.zip")
 
 
-def test_an_archive_for_a_teacher(tmp_path):
+def test_an_archive_for_a_teacher(refused, tmp_path):
     shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path)
-    printed = kit(tmp_path, "inspect", "photos.zip")
+    printed = refused(tmp_path, "inspect", "photos.zip")
     assert "report" not in printed
     assert "A state dict is wanted" in printed
 
 
 def test_a_disk_that_is_full_while_photos_are_drawn(tmp_path):
     """By a limit that lets no file grow: the library that writes photos does not say which one it could not write."""
-    assert "a quota or ulimit" in kit(tmp_path, "sample", "photos", before="unset COVERAGE_PROCESS_CONFIG; ulimit -f 0;")
+    limited = ["bash", "-c", 'unset COVERAGE_PROCESS_CONFIG; ulimit -f 0; exec "$0" -m kit sample photos', sys.executable]
+    done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr[:7]) == (1, "error: "), done.stderr
+    assert "a quota or ulimit" in done.stderr
 
 
-def test_a_users_folder_whose_name_is_no_utf_8(drawn, tmp_path):
-    assert "'runs/caf\\udce9' is no UTF-8" in kit(tmp_path, "run", "sample", "--tiny", "--data", str(drawn), "--out", b"runs/caf\xe9")
+def test_a_users_folder_whose_name_is_no_utf_8(refused, drawn, tmp_path):
+    assert "'runs/caf\\udce9' is no UTF-8" in refused(
+        tmp_path, "run", "sample", "--tiny", "--data", str(drawn), "--out", os.fsdecode(b"runs/caf\xe9")
+    )
 
 
 @pytest.mark.skipif(not shutil.which("unshare"), reason="no other user can be tried here")
@@ -61,21 +56,21 @@ def test_a_containers_user_who_has_no_name(tmp_path):
     assert done.stderr.startswith("error: none.kit can't be read"), done.stderr
 
 
-def test_a_csv_is_checked_by_the_rules_of_its_own_run(drawn, tmp_path):
+def test_a_csv_is_checked_by_the_rules_of_its_own_run(refused, drawn, tmp_path):
     rows = "".join(f"{photo.stem},{i % 6}\n" for i, photo in enumerate(sorted((drawn / "evaluation").iterdir())))
     (tmp_path / "submission.csv").write_text("Id,Category\n" + rows)
-    assert "24 rows, wanted are 2,218" in kit(tmp_path, "check", ".")
+    assert "24 rows, wanted are 2,218" in refused(tmp_path, "check", ".")
     (tmp_path / "provenance.json").write_text(json.dumps({"recipe": "mine", "competition": "any"}))
-    assert "give --data" in kit(tmp_path, "check", ".")
+    assert "give --data" in refused(tmp_path, "check", ".")
     done = subprocess.run([sys.executable, "-m", "kit", "check", ".", "--data", str(drawn)], cwd=tmp_path, capture_output=True, text=True)
     assert "fit for any" in done.stdout
     made = {"recipe": "mine", "competition": "any", "csv_sha256": sha256_of(tmp_path / "submission.csv"), "parameters": 99_891}
     (tmp_path / "provenance.json").write_text(json.dumps(made))
     words = ("check", ".", "--data", str(drawn), "--competition", "60000params")
-    assert "99,891 parameters are over 60000params's limit of 60,000" in kit(tmp_path, *words)
+    assert "99,891 parameters are over 60000params's limit of 60,000" in refused(tmp_path, *words)
 
 
-def test_a_csv_is_checked_whatever_share_its_run_held_out(drawn, tmp_path):
+def test_a_csv_is_checked_whatever_share_its_run_held_out(refused, drawn, tmp_path):
     """Of twelve photos of six classes a fifth can't be: the run asked for a half."""
     shutil.copytree(drawn / "evaluation", tmp_path / "few" / "evaluation")
     (tmp_path / "few" / "training").mkdir()
@@ -87,7 +82,7 @@ def test_a_csv_is_checked_whatever_share_its_run_held_out(drawn, tmp_path):
     done = subprocess.run([sys.executable, "-m", "kit", *words], cwd=tmp_path, capture_output=True, text=True)
     assert "fit for any" in done.stdout, done.stderr
     (tmp_path / "submission.csv").write_text("Id,Category\n" + rows.rpartition("0023")[0])
-    assert "23 rows, wanted are 24" in kit(tmp_path, *words)
+    assert "23 rows, wanted are 24" in refused(tmp_path, *words)
 
 
 @pytest.fixture
@@ -95,16 +90,18 @@ def server(monkeypatch):
     yield from loopback(monkeypatch, Server())
 
 
-def test_an_earlier_output_that_is_not_there_is_no_new_beginning(drawn, tmp_path):
-    assert "no folder nothere to go on from" in kit(tmp_path, "run", "sample", "--tiny", "--data", str(drawn), "--resume-from", "nothere")
+def test_an_earlier_output_that_is_not_there_is_no_new_beginning(refused, drawn, tmp_path):
+    assert "no folder nothere to go on from" in refused(
+        tmp_path, "run", "sample", "--tiny", "--data", str(drawn), "--resume-from", "nothere"
+    )
 
 
-def test_photos_that_are_there_are_not_said_to_be_drawn(drawn, tmp_path):
-    assert "already, and nothing was drawn" in kit(tmp_path, "sample", str(drawn), "--seed", "7")
+def test_photos_that_are_there_are_not_said_to_be_drawn(refused, drawn, tmp_path):
+    assert "already, and nothing was drawn" in refused(tmp_path, "sample", str(drawn), "--seed", "7")
 
 
-def test_a_section_given_as_a_word_is_answered_with_its_form(tmp_path):
-    assert "write prune.FIELD=VALUE" in kit(tmp_path, "run", "sample", "--dry-run", "--set", "prune=none")
+def test_a_section_given_as_a_word_is_answered_with_its_form(refused, tmp_path):
+    assert "write prune.FIELD=VALUE" in refused(tmp_path, "run", "sample", "--dry-run", "--set", "prune=none")
 
 
 def test_doctor_sees_that_a_token_is_wrong(server):

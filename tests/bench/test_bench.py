@@ -30,9 +30,10 @@ CPU = torch.device("cpu")
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, where the step is compiled
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in ("feed", "step") else []) for name in BENCHES])
 def test_a_benchmark_has_a_value_for_each_way_and_round_and_says_what_it_was_measured_on(name, drawn, tmp_path):
-    found = run(name, override(recipe("boss"), SMALL), drawn, tmp_path / "cache", rounds=2, seconds=0.01)
+    rounds = 1 if name in ("feed", "step") else 2  # theirs take long
+    found = run(name, override(recipe("boss"), SMALL), drawn, tmp_path / "cache", rounds=rounds, seconds=0.01)
     assert found.baseline in [row.way for row in found.rows]
-    assert all(len(row.values) == 2 and min(row.values) > 0 for row in found.rows)
+    assert all(len(row.values) == rounds and min(row.values) > 0 for row in found.rows)
     assert found.made.keys() >= {"command", "commit", "device", "cores", "threads", "torch"}
     outcomes.write(found, tmp_path / "found.json")
     assert json.loads((tmp_path / "found.json").read_text()) == asdict(found)
