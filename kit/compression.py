@@ -153,7 +153,7 @@ def fit_bytes(
 ) -> tuple[nn.Module, Config]:
     """As many bits as fit, and only then fewer channels."""
     fixed = bits_are_set or config.pack.method in ("course", "half")
-    choices = [config.pack.bits] if fixed else range(config.pack.bits, FEWEST_BITS - 1, -1)
+    choices = [config.pack.bits] if fixed else range(config.pack.bits, min(FEWEST_BITS, config.pack.bits) - 1, -1)
     for bits in choices:
         config = with_bits(config, bits)
         if packed_size(config, student, classes) <= most:

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from kit.compress.pack import is_packed, read_checked, split, unpack
 from kit.models.cost import count_macs
-from kit.models.recognise import names_of, recognise
+from kit.models.library import refuse_unusable
+from kit.models.recognise import recognise
 from kit.models.students import count_parameters
 from kit.stages.weights import read_weights_file
 
@@ -40,6 +41,7 @@ def inspect(file: Path, image_size: int | None) -> Iterator[Table | str]:
 def inspect_packed(file: Path, image_size: int | None) -> Iterator[Table | str]:
     packed, (header, body) = unpack(file), split(read_checked(file))
     size, total, config = image_size or packed.config.data.image_size, file.stat().st_size, packed.config
+    refuse_unusable(config.student.name, packed.student, size)
     layers = packed_layers(header["tensors"], count_macs(packed.student, size))
     layers += [Layer(f"{kind} vectors", (), 0, 0, coder, length) for kind, (coder, length) in header["vectors"].items()]
     layers.append(Layer("header and digest", (), 0, 0, "deflated JSON", total - len(body)))
@@ -73,9 +75,11 @@ def spelled(entry: dict[str, Any]) -> str:
 
 def inspect_foreign(file: Path, image_size: int) -> Iterator[Table | str]:
     foreign = read_weights_file(file)
-    known = recognise(foreign.weights)
-    macs = count_macs(known[1], image_size) if known else None
-    names = names_of(foreign.weights) or [known[0] if known else "unknown network"]
+    known, macs = list(recognise(foreign.weights)), None
+    if known:
+        refuse_unusable(*known[0], image_size)
+        macs = count_macs(known[0][1], image_size)
+    names = [name for name, _ in known] or ["unknown network"]
     called = " or ".join(names) + (" (one shape)" if len(names) > 1 else "")
     layers = []
     for name, tensors in by_layer(foreign.weights).items():

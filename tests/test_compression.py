@@ -8,6 +8,7 @@ from kit.compress.pack import unpack
 from kit.compression import Limits, compress, parse_limits
 from kit.config.schema import Student
 from kit.errors import KitError
+from kit.inspection import inspect
 from kit.models.cost import count_macs
 from kit.models.students import build_student, count_parameters, widths_of
 from kit.stages.weights import Found, understand
@@ -39,6 +40,22 @@ def test_fewer_bits_come_before_fewer_channels_and_need_no_photos(tmp_path):
     assert (packed.config.pack.bits, packed.parameters) == (5, count_parameters(build_student("hw13", (), 6)))
     assert out.stat().st_size <= 40_000
     assert "at 5 bits, all parameters" in said[-1]
+
+
+def test_few_bits_and_fused_branches_are_no_reason_to_ask_for_photos(tmp_path):
+    list(compress(student_file(tmp_path / "w.ckpt"), ["3bit"], tmp_path / "s.kit", None, tmp_path))
+    *_, said = compress(tmp_path / "s.kit", ["500kB"], tmp_path / "t.kit", None, tmp_path)
+    assert "at 3 bits, all parameters" in said
+    list(compress(student_file(tmp_path / "b.ckpt", "branched"), ["8bit"], tmp_path / "b.kit", None, tmp_path))
+    list(compress(tmp_path / "b.kit", ["4bit"], tmp_path / "c.kit", None, tmp_path))
+    assert unpack(tmp_path / "c.kit").config.student.name == "branched"
+
+
+def test_photos_that_are_too_small_for_a_student_are_refused(tmp_path):
+    with pytest.raises(KitError, match="'hw13' can't be used at 16 px"):
+        list(compress(student_file(tmp_path / "w.ckpt"), ["3MMACs"], tmp_path / "s.kit", None, tmp_path, None, ["data.image_size=16"]))
+    with pytest.raises(KitError, match="'hw13' can't be used at 16 px"):
+        list(inspect(tmp_path / "w.ckpt", 16))
 
 
 def test_pruning_keeps_every_limit_with_the_photos_that_it_is_given(tmp_path, drawn):

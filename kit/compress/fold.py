@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from kit.errors import KitError
-from kit.models.blocks import Branches, plain
+from kit.models.blocks import Branches, plain, training_only
 from kit.models.library import SIDE, FromLibrary
 from kit.models.look import blank, evaluated, hooked
 
@@ -114,12 +114,14 @@ def norms_after(model: FromLibrary) -> dict[nn.Module, nn.Module]:
 @torch.no_grad()
 def unfold(folded: nn.Module, student: nn.Module) -> nn.Module:
     """A folded network's weights in the shape that is trained, for programs that know only that: a norm that changes nothing but adds the
-    bias. In place of `student`'s own weights; outputs agree to rounding.
+    bias. In place of `student`'s own weights; outputs agree to rounding. Branches that were fused are there again and say nothing.
 
     Args:
         student: unfolded, of the same name and widths.
     """
-    pairs = [(getattr(parent, first), getattr(parent, second)) for parent, first, second in conv_norm_pairs(plain(student))]
+    beside = training_only(student)
+    pairs = [(getattr(parent, first), getattr(parent, second)) for parent, first, second in conv_norm_pairs(student)]
+    pairs = [(conv, norm) for conv, norm in pairs if conv not in beside]
     names = {module: name for name, module in student.named_modules()}
     weights, biases = student.state_dict() | folded.state_dict(), {}
     for conv, norm in pairs:
@@ -131,4 +133,7 @@ def unfold(folded: nn.Module, student: nn.Module) -> nn.Module:
         norm.reset_running_stats()
         norm.weight.fill_((1 + norm.eps) ** 0.5)
         norm.bias.copy_(bias)
+    for norm in (module for module in beside if isinstance(module, nn.BatchNorm2d)):
+        nn.init.zeros_(norm.weight)
+        nn.init.zeros_(norm.bias)
     return student.eval()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from kit.compress.fold import alike, conv_norm_pairs
 from kit.errors import KitError
-from kit.models.blocks import Select, has_width
+from kit.models.blocks import ChannelGate, Select, has_width
 from kit.models.look import hooked
 from kit.models.students import FrozenStem, build_student, widths_of
 
@@ -87,13 +87,21 @@ def find_groups(student: nn.Module, image_size: int) -> list[Group]:
     for module in model.modules():
         if isinstance(module, Select):
             module.__class__ = TracedSelect
+        if isinstance(module, ChannelGate):
+            module.__class__ = nn.Identity  # it scales channels one by one and ties none
     names, stay = {module: name for name, module in model.named_modules()}, fixed_modules(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of bare parameters, which stay as they are
-        graph = tp.DependencyGraph().build_dependency(
-            model, torch.zeros(1, 3, image_size, image_size), customized_pruners={TracedSelect: SelectDimension()}, verbose=False
-        )
-        found = list(graph.get_all_groups(root_module_types=(nn.Conv2d, TracedSelect)))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of bare parameters, which stay as they are
+            graph = tp.DependencyGraph().build_dependency(
+                model, torch.zeros(1, 3, image_size, image_size), customized_pruners={TracedSelect: SelectDimension()}, verbose=False
+            )
+            found = list(graph.get_all_groups(root_module_types=(nn.Conv2d, TracedSelect)))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a stranger's graph fails in any way it likes
+        reason = " ".join(str(error).split())[:160]
+        raise KitError(f"This student's channels can't be followed ({reason}). Choose another, or do not prune.") from None
     groups = [as_group(group, graph, names) for group in found if not keeps(group, graph, stay)]
     if not groups:
         raise KitError("This student has no channels that could be removed without changing the others. Choose another, or do not prune.")

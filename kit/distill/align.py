@@ -84,7 +84,7 @@ def shapes(model: nn.Module, modules: Sequence[str], image_size: int, inside: nn
     with evaluated(model):
         seen = look(model, modules, blank(model, image_size), inside)
     for name in modules:
-        if seen[name].ndim != 4:
+        if not isinstance(seen.get(name), Tensor) or seen[name].ndim != 4:
             raise KitError(f"A term of distill names the module {name!r}, which gives no feature map. Name one before the mean over space.")
     return {name: tuple(seen[name].shape[1:]) for name in modules}
 

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 
@@ -40,7 +41,10 @@ def count_macs(model: nn.Module, image_size: int) -> dict[str, int]:
     counted. Leaves the model in evaluation mode."""
     beside = training_only(model)
     layers = [(name, m) for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and m not in beside]
-    return {name: shape.numel() * module.weight[0].numel() for name, module, shape in called(model, layers, image_size)}
+    macs = Counter[str]()
+    for name, module, shape in called(model, layers, image_size):
+        macs[name] += shape.numel() * module.weight[0].numel()
+    return dict(macs)
 
 
 def activation_bytes(model: nn.Module, image_size: int) -> int:

@@ -1,6 +1,6 @@
 """Which network a state dict is of, by the names and shapes of its tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +12,12 @@ from kit.models.students import TABLE, build_student
 from kit.models.teacher import build_teacher
 
 
-def recognise(weights: Mapping[str, Tensor]) -> tuple[str, nn.Module] | None:
-    """(name, network with these weights) of the student or teacher that has exactly these tensors, None where it is neither."""
+def recognise(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, nn.Module]]:
+    """(name, network with these weights) of every student or teacher that has exactly these tensors: some are one shape, which differs in
+    its widths alone."""
     for name in [*TABLE, "torchvision/resnet18"]:
         if model := as_network(weights, name):
-            return name, model
-    return None
-
-
-def names_of(weights: Mapping[str, Tensor]) -> list[str]:
-    """All names that these tensors could have: some students are one shape, which differs in its widths alone."""
-    return [name for name in TABLE if as_network(weights, name)]
+            yield name, model
 
 
 def as_network(weights: Mapping[str, Tensor], name: str) -> nn.Module | None:
@@ -39,9 +34,11 @@ def as_network(weights: Mapping[str, Tensor], name: str) -> nn.Module | None:
         if name in TABLE or name.startswith("torchvision/"):
             return None
         raise
-    if {key: tensor.shape for key, tensor in model.state_dict().items()} != {key: tensor.shape for key, tensor in weights.items()}:
+    own = model.state_dict()
+    if {key: tensor.shape for key, tensor in own.items()} != {key: tensor.shape for key, tensor in weights.items()}:
         return None
-    model.load_state_dict(weights, assign=True)
+    whole = {key: tensor.round().to(own[key].dtype) for key, tensor in weights.items() if not own[key].is_floating_point()}
+    model.load_state_dict({**weights, **whole}, assign=True)  # other programs' files may hold an index as a float
     return model.eval()
 
 

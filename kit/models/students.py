@@ -81,6 +81,7 @@ def residual(
     kernels: Sequence[int],
     strides: Sequence[int] = (2, 2, 2),
     branched: bool = False,
+    gated: bool = False,
 ) -> nn.Module:
     """Stages of depthwise and pointwise blocks; the first block of a stage strides and widens, the others add to it.
 
@@ -89,8 +90,8 @@ def residual(
     stem, blocks = strided_stem(widths[0], nn.Hardswish()), []
     for stage, (ins, outs) in enumerate(itertools.pairwise(widths)):
         for i in range(depths[stage]):
-            stride, later = 1 if i else strides[stage], i > 0
-            blocks.append(Residual(outs if i else ins, outs, kernels[stage], stride, branched=branched, follows=later, adds=later))
+            stride, kind = 1 if i else strides[stage], {"branched": branched, "gated": gated}
+            blocks.append(Residual(outs if i else ins, outs, kernels[stage], stride, follows=i > 0, adds=i > 0, **kind))
     return Classifier(stem, blocks, widths[-1], classes)
 
 
@@ -177,13 +178,25 @@ STUDENTS = {
         partial(residual, depths=(2, 2, 2), kernels=(3, 3, 5)),
         (16, 48, 88, 143),
         59_674,
-        "the recipe record's: a thin stem, pairs of depthwise blocks",
+        "a thin stem, pairs of depthwise blocks; the recipe record's until 1.8",
+    ),
+    "gated": Spec(
+        partial(residual, depths=(2, 2, 2), kernels=(3, 3, 5), gated=True),
+        (16, 48, 88, 143),
+        59_686,
+        "the recipe record's: as even, channels gated by their own means",
     ),
     "fine": Spec(
         partial(residual, depths=(2, 2, 2), kernels=(3, 5, 5), strides=(1, 2, 2)),
         (16, 48, 88, 138),
         59_795,
-        "for photos up to 128 px: as even, but its maps twice as high and wide",
+        "as even, but its maps twice as high and wide",
+    ),
+    "fine-gated": Spec(
+        partial(residual, depths=(2, 2, 2), kernels=(3, 5, 5), strides=(1, 2, 2), gated=True),
+        (16, 48, 88, 138),
+        59_807,
+        "for photos up to 128 px: as fine, channels gated by their own means",
     ),
     "steep": Spec(
         partial(residual, depths=(1, 2, 3), kernels=(3, 3, 5)), (16, 48, 80, 115), 59_458, "as wide, three narrower blocks at the end"

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from kit.device import shortages_named
 from kit.errors import KitError
 
 KEYS = ("state_dict", "model", "model_state_dict")  # Lightning's and timm's, torchvision's, that of torch's tutorial
@@ -23,11 +24,16 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     Raises:
         KitError: the file is missing, damaged, a whole pickled model, or holds no state dict.
     """
-    refuse_damaged(file)
     try:
-        content = load(file.read_bytes()) if is_safetensors(file) else torch.load(file, map_location="cpu", weights_only=True)
+        refuse_damaged(file)
+        with shortages_named():
+            content = load(file.read_bytes()) if is_safetensors(file) else torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise KitError(f"There is no teacher file {file}. Without --teacher the run trains its own.") from None
+    except OSError as error:
+        raise KitError(f"{file} can't be read ({error.strerror}). Bring its disk or mount back, or mend its permissions.") from None
+    except KitError:
+        raise
     except SafetensorError as error:
         raise KitError(f"{file} is no whole safetensors file ({error}). Copy it again.") from None
     except Exception as error:  # bytes that are no checkpoint fail in the restricted unpickler in any way they like
@@ -58,7 +64,7 @@ def refuse_damaged(file: Path) -> None:
             for part in archive.infolist():
                 if part.CRC:
                     archive.read(part)  # compares it
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, zlib.error) as error:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, zlib.error) as error:
         raise KitError(f"{file} is damaged ({error}). Copy or download it again.") from None
 
 

@@ -59,10 +59,13 @@ def check_terms(config: Config, teacher: nn.Module) -> None:
 def prepare(student: nn.Module, teacher: nn.Module, config: Config) -> None:
     """What a new student takes over from its teacher: a frozen stem, or SimKD's classifier."""
     for stem in [module for module in student.modules() if isinstance(module, FrozenStem)]:
-        if not isinstance(getattr(teacher, "conv1", None), nn.Conv2d):
+        theirs, norm = (getattr(teacher, name, None) for name in ("conv1", "bn1"))
+        alike = isinstance(theirs, nn.Conv2d) and theirs.weight.shape == stem[0].weight.shape and isinstance(norm, nn.BatchNorm2d)
+        if not alike:
             raise KitError(
-                f"The student {config.student.name!r} takes its stem from a ResNet, and the first teacher is none. Name a ResNet first "
-                "with --teacher, or another student with --set student.name=…"
+                f"The student {config.student.name!r} takes its stem from a ResNet, {stem[0].out_channels} channels wide, and the first "
+                "teacher has none like it. Name a ResNet-18 first with --teacher, leave that width, or choose another student with "
+                "--set student.name=…"
             )
         stem.copy_from(teacher)
     if keeps_classifier(config):

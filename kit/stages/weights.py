@@ -19,6 +19,7 @@ from kit.config.stages import OTHER_LAYERS
 from kit.config.terms import CE
 from kit.console import Log
 from kit.errors import KitError
+from kit.models.library import refuse_unusable
 from kit.models.recognise import as_network, outputs_of, recognise
 from kit.models.students import build_student, widths_of
 from kit.train.checkpoint import FOLDER, Damaged, Saved, Unread, described, read, saved_in, weights_in, whole
@@ -106,7 +107,7 @@ def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[
     if name:
         model = as_network(found.weights, name)
     else:
-        name, model = recognise(found.weights) or ("", None)
+        name, model = next(recognise(found.weights), ("", None))
     if model is None or not outputs_of(found.weights):
         named = f"is no {name!r}" if name else "is no network that is known by its tensors"
         raise KitError(f"{found.origin} {named}. Name it with --student, such as hw7, resnet8x4 or timm/mobilenetv3_small_050.")
@@ -122,6 +123,7 @@ def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[
                 "there were. Give the run's student.kit, which is adjusted, or leave it out: --set predict.logit_adjustment=0."
             )
         model = adjust_logits(model, found.per_class, tau)
+    refuse_unusable(name, model, config.data.image_size)
     return model, config.model_copy(update={"student": Student(name=name, widths=widths_of(model))})
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from kit.config.differences import differences
 from kit.config.stages import AFTER_DISTILLING, REPEATED, STAGES, kind_of
 from kit.console import Log
+from kit.device import shortages_named
 from kit.errors import KitError
 from kit.files import write_durably
 from kit.world import World
@@ -210,8 +211,11 @@ def read(saved: Saved) -> dict[str, Any]:
     if hashlib.sha256(content).hexdigest()[:16] != saved.digest:
         raise Damaged("its sha256 is not its name's")
     try:
-        value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with shortages_named():
+            value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         fits = value.get("format") == FORMAT
+    except KitError:
+        raise
     except Exception as error:  # bytes that are no checkpoint fail in the restricted unpickler in any way they like
         reason = (str(error).splitlines() or ["?"])[0][:120]
         raise KitError(

@@ -5,7 +5,6 @@ from torch import nn
 from kit.compress.fold import fold, unfold
 from kit.compress.recalibrate import recalibrate
 from kit.errors import KitError
-from kit.models.blocks import plain
 from kit.models.students import STUDENTS, build_student, widths_of
 from kit.models.teacher import build_teacher
 
@@ -54,7 +53,7 @@ def test_folding_leaves_the_given_student_and_its_mode_alone():
 def test_an_unfolded_student_has_the_trained_shape_and_the_same_answers(name):
     folded, x = fold(trained_looking(name)), torch.randn(4, 3, 64, 64)
     unfolded = unfold(folded, trained_looking(name))
-    assert unfolded.state_dict().keys() == plain(build_student(name, (), 11)).state_dict().keys()
+    assert unfolded.state_dict().keys() == build_student(name, (), 11).state_dict().keys()
     assert torch.allclose(unfolded(x), folded(x), atol=1e-4, rtol=1e-4)
 
 

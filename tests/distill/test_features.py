@@ -6,9 +6,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from kit.distill import features
-from kit.distill.align import bins, pool_to
+from kit.distill.align import bins, pool_to, shapes
+from kit.errors import KitError
 
 
 def maps(*shape, seed=0):
@@ -139,3 +141,17 @@ def test_pooling_by_parts_is_traced_with_its_parts():
 
     assert torch.equal(torch.compile(pool_to, backend=trace, fullgraph=True)(x, (3, 3)), pool_to(x, (3, 3)))
     assert traced == []
+
+
+def test_a_list_of_modules_which_never_runs_itself_gives_no_map():
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.ModuleList([nn.Conv2d(3, 4, 1)])
+
+        def forward(self, x):
+            return self.parts[0](x).mean((2, 3))
+
+    assert shapes(Listed(), ["parts.0"], 8) == {"parts.0": (4, 8, 8)}
+    with pytest.raises(KitError, match="'parts', which gives no feature map"):
+        shapes(Listed(), ["parts"], 8)

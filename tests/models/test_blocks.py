@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from kit.compress.fold import fold
-from kit.models.blocks import Branches, SqueezeExcite, depthwise, has_width
+from kit.models.blocks import Branches, ChannelGate, SqueezeExcite, depthwise, has_width
 from kit.models.students import STUDENTS, build_student, count_parameters, widths_of
 
 
@@ -62,6 +62,16 @@ def test_squeeze_excite_scales_each_channel_by_a_gate_of_all():
     squeezed = x.flatten(2).mean(2)
     hidden = (squeezed @ gate.squeeze.weight[:, :, 0, 0].T + gate.squeeze.bias).clamp(min=0)
     scale = (hidden @ gate.excite.weight[:, :, 0, 0].T + gate.excite.bias + 3).clamp(0, 6) / 6
+    assert torch.allclose(gate(x), x * scale[:, :, None, None], atol=1e-6)
+
+
+def test_a_channel_gate_scales_each_channel_by_its_own_mean():
+    gate, x = ChannelGate(), torch.randn(3, 6, 5, 5)
+    assert torch.equal(gate(x), x / 2)  # at first all alike
+    with torch.no_grad():
+        gate.line.weight.fill_(-2)
+        gate.line.bias.fill_(0.5)
+    scale = ((0.5 - 2 * x.mean((2, 3)) + 3) / 6).clamp(0, 1)
     assert torch.allclose(gate(x), x * scale[:, :, None, None], atol=1e-6)
 
 

@@ -40,3 +40,15 @@ def test_the_step_that_warms_up_does_not_count():
             return super().forward(x.mean((2, 3)))
 
     assert step_seconds(Cold(3, 2), 8, 2, 1) < 0.1
+
+
+def test_a_layer_that_is_called_twice_multiplies_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+
+        def forward(self, x):
+            return self.conv(self.conv(x))
+
+    assert count_macs(Twice(), 8) == {"conv": 2 * 64 * 3 * 27}

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 import torchvision
@@ -49,6 +51,12 @@ def test_a_safetensors_file_teaches_and_a_cut_one_is_named(weights, tmp_path):
     assert torch.equal(load_teacher(file, ARCHS[0], None).fc.weight, weights["fc.weight"])
     file.write_bytes(file.read_bytes()[:-1])
     refused(file, "model.safetensors is no whole safetensors file")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has a file that no disk can read: /proc/self/mem, from its beginning")
+def test_a_file_that_the_disk_can_not_read_is_not_called_damaged(tmp_path):
+    (tmp_path / "teacher.ckpt").symlink_to("/proc/self/mem")
+    refused(tmp_path / "teacher.ckpt", "teacher.ckpt can't be read (Input/output error). Bring its disk or mount back")
 
 
 def test_two_networks_in_one_file_keep_their_names(tmp_path):

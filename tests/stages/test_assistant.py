@@ -12,6 +12,7 @@ from kit.compress.lsq import with_steps
 from kit.compress.pack import pack
 from kit.config.override import override
 from kit.config.recipes import recipe
+from kit.config.schema import Student
 from kit.config.terms import Hint, SimKD
 from kit.errors import KitError
 from kit.models.students import build_student, widths_of
@@ -194,6 +195,8 @@ def test_a_recipe_is_held_against_its_networks_before_anything_is_done(packed):
         check(resnet, distill=(SimKD(student="blocks.5", teacher="layer4"),))
     with pytest.raises(KitError, match=r"'boss' takes its stem from a ResNet"):
         check(assistant, student=recipe("boss").student, distill=recipe("medium").distill)
+    with pytest.raises(KitError, match=r"'boss' takes its stem from a ResNet, 32 channels wide"):
+        check(resnet, student=Student(name="boss", widths=(32, 64, 128, 256, 100)), distill=recipe("medium").distill)
 
 
 @pytest.mark.parametrize(
