@@ -95,7 +95,7 @@ def draft(name: str, data: Path, folder: Path) -> Iterator[str]:
         about="its classes, CSV and teacher's file" if competition != "any" else "any folder: classes and ids from the photos",
         limit=f'"{PARAMETERS}params"' if competition == "any" else None,
         side=side,
-        student="fine" if side <= SMALL else "even",
+        student="fine-gated" if side <= SMALL else "gated",
         holdout="" if share == FIFTH else HOLDOUT.format(share=share),
         parameters=COMPETITIONS[competition].max_parameters or PARAMETERS,
         batch=64 if len(dataset.training) >= 2_000 else 32,  # some dozens of steps an epoch

@@ -25,7 +25,7 @@ def test_the_file_is_a_recipe_for_these_photos(here):
     assert f"kit run ./my-shapes.py --data {here} --tiny" in said
     config = find_recipe("./my-shapes.py")
     assert (config.recipe, config.competition, config.limit, config.data.image_size) == ("my-shapes", "any", "60000params", 48)
-    assert (config.student.name, config.train.batch_size) == ("fine", 32)
+    assert (config.student.name, config.train.batch_size) == ("fine-gated", 32)
     printed = CliRunner().invoke(app, ["run", "./my-shapes.py", "--dry-run"]).output
     assert "limit 60,000" in printed
 

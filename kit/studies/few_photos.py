@@ -1,8 +1,8 @@
 """What `kit new` proposed until 1.6, on as few photos as people have of their own: AdamW against Muon."""
 
-from kit.config.recipes import record
 from kit.config.schema import Config
 from kit.config.terms import CE, KD
+from kit.studies.record import even
 from kit.studies.screens import PHOTOS, dump
 from kit.studies.study import Arm, Changes, Study, kept_answers, replaced
 
@@ -13,7 +13,7 @@ COUNTS: dict[int, Changes] = {2_000: {"data.subset": 0.2, "train.batch_size": 64
 def drafted(photos: int, optimizer: str, lr: float) -> Config:
     """The recipe that `kit new` wrote for so many photos, at the 64 px that they are stored at."""
     common = {"data.image_size": 64, "student.parameters": 60_000, "distill": TERMS, "train.epochs": 100}
-    return replaced(record(), common | COUNTS[photos] | {"train.optimizer": optimizer, "train.lr": lr})
+    return replaced(even(), common | COUNTS[photos] | {"train.optimizer": optimizer, "train.lr": lr})
 
 
 def few_photos() -> Study:

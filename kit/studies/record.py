@@ -1,7 +1,7 @@
 """Whether the recipe that came of the screens holds, and which of its parts it needs.
 
-`record` asks it for forty epochs with three seeds against its opponents; `record-ablation` takes each part away in turn, for ten. Muon came
-last: what had been run before stays as it was, under AdamW.
+`record` asks it for forty epochs with three seeds against its opponents; `record-ablation` takes each part away in turn, for ten. Muon and
+then gates came last: what had been run before stays as it was, under AdamW, and without gates.
 """
 
 from kit.config.recipes import BOSS, boss, medium, record
@@ -11,11 +11,17 @@ from kit.studies.screens import PHOTOS, dump, hints
 from kit.studies.study import Arm, Changes, Study, kept_answers, proving_ground, replaced
 
 PAGE = "record.md"
+MUON: Changes = {"train.optimizer": "muon", "train.lr": 20e-3}
+
+
+def even() -> Config:
+    """The recipe until 1.8, on a network without gates."""
+    return replaced(record(), {"student.name": "even"})
 
 
 def adamw() -> Config:
     """The recipe before Muon."""
-    return replaced(record(), {"train.optimizer": "adamw", "train.lr": 16e-3})
+    return replaced(even(), {"train.optimizer": "adamw", "train.lr": 16e-3})
 
 
 def stored(changes: Changes) -> Config:
@@ -30,7 +36,9 @@ def finals() -> Study:
         Arm("boss", boss(), "the published recipe, 99,891 parameters"),
         Arm("course", medium(), "the course's student, KD with T = 20, 59,723 parameters"),
         Arm("record", kept_answers(record()), "the recipe"),
-        Arm("fine", replaced(kept_answers(record()), {"student.name": "fine"}), "the recipe on a network of finer maps"),
+        Arm("fine-gated", replaced(kept_answers(record()), {"student.name": "fine-gated"}), "the recipe on a network of finer maps"),
+        Arm("even", kept_answers(even()), "the recipe on a network without gates: until 1.8"),
+        Arm("fine", replaced(kept_answers(even()), {"student.name": "fine"}), "the same on a network of finer maps"),
         Arm("adamw", stored({}), "the recipe under AdamW, at 16e-3"),
         Arm("boss-network", stored({"student.name": "boss", "limit": "hw13-2022"}), "the published network, trained as adamw is"),
     )
@@ -56,8 +64,8 @@ def sides() -> Study:
     in one arm."""
     networks = (
         ("boss", boss(), "the published recipe, 99,891 parameters"),
-        ("network", replaced(kept_answers(record()), {"student.name": "boss", "limit": "hw13-2022"}), "its network, trained as record is"),
-        ("record", kept_answers(record()), "the recipe"),
+        ("network", replaced(kept_answers(even()), {"student.name": "boss", "limit": "hw13-2022"}), "its network, trained as record is"),
+        ("record", kept_answers(even()), "the recipe until 1.8"),
     )
     arms = [
         Arm(f"{name}-{side}", at(side, config), f"{says}, at {side} px", against=f"boss-{side}" if name != "boss" else "")
@@ -65,8 +73,8 @@ def sides() -> Study:
         for name, config, says in networks
     ]
     arms += [
-        Arm("small-96", at(64, kept_answers(record())), "the recipe at 64 px", against="record-96"),
-        Arm("small-64", at(64, kept_answers(record()), 64), "the same, and the teacher sees 64 px too", against="small-96"),
+        Arm("small-96", at(64, kept_answers(even())), "the recipe until 1.8 at 64 px", against="record-96"),
+        Arm("small-64", at(64, kept_answers(even()), 64), "the same, and the teacher sees 64 px too", against="small-96"),
     ]
     question = (
         "How much of the distance between `record` and the published recipe is that of maps which are too small for the published network "
@@ -89,12 +97,10 @@ def ablation() -> Study:
     kd, views = KD(temperature=4), adamw().data.augment.model_dump()
     arms = (
         Arm("adamw", stored({}), "the recipe before Muon"),
-        Arm("muon", stored({"train.optimizer": "muon", "train.lr": 20e-3}), "Muon for AdamW, at 20e-3: the recipe"),
-        Arm(
-            "fine",
-            stored({"train.optimizer": "muon", "train.lr": 20e-3, "student.name": "fine"}),
-            "Muon, and the network fine, whose maps are twice as high and wide",
-        ),
+        Arm("muon", stored(MUON), "Muon for AdamW, at 20e-3: the recipe until 1.8"),
+        Arm("gated", stored(MUON | {"student.name": "gated"}), "Muon, and channels gated by their own means: the recipe"),
+        Arm("fine", stored(MUON | {"student.name": "fine"}), "Muon, and the network fine, whose maps are twice as high and wide"),
+        Arm("fine-gated", stored(MUON | {"student.name": "fine-gated"}), "Muon, the network fine, and its channels gated"),
         Arm("no-teacher", replaced(adamw(), {"distill": dump([CE()])}), "labels alone"),
         Arm("no-temperature", stored({"distill": dump([KD(temperature=1)])}), "T = 1"),
         Arm("labels", stored({"distill": dump([kd, CE(weight=0.1)])}), "a tenth of cross entropy put in"),
