@@ -58,10 +58,9 @@ def cuda() -> Device:
     """The first card, or the CPU with the reason why not."""
     if not torch.cuda.is_available():
         return cpu("")
-    major, minor = torch.cuda.get_device_capability()
-    name, arch = torch.cuda.get_device_name(), f"sm_{major}{minor}"
-    if not runs_here(major, minor):
-        return cpu(f"{name} is {arch}, which this torch has no code for ({' '.join(torch.cuda.get_arch_list())}); ")
+    if why := lacks_code():
+        return cpu(f"{why}; ")
+    name = torch.cuda.get_device_name()
     torch.backends.cudnn.deterministic = True  # some of its gradients are sums in whatever order comes; not slower in a recorded step
     card = torch.device("cuda", torch.cuda.current_device())
     if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -78,19 +77,19 @@ def usable_cards() -> int:
     """
     if not torch.cuda.is_available():
         return 0
-    major, minor = torch.cuda.get_device_capability()
-    if not runs_here(major, minor):
-        raise KitError(
-            f"This session's {torch.cuda.get_device_name()} is sm_{major}{minor}, which this torch has no code for "
-            f'({" ".join(torch.cuda.get_arch_list())}). Set "machine_shape": "NvidiaTeslaT4" in kernel-metadata.json and push again.'
-        )
+    if why := lacks_code():
+        raise KitError(f'This session\'s {why}. Set "machine_shape": "NvidiaTeslaT4" in kernel-metadata.json and push again.')
     return torch.cuda.device_count()
 
 
-def runs_here(major: int, minor: int) -> bool:
-    """Whether the build holds code for a card: its own architecture, or an older one of the same major version."""
+def lacks_code() -> str:
+    """Why the card can't be used: the build has code neither for its own architecture nor for an older one of the same major version. ""
+    where it can."""
+    major, minor = torch.cuda.get_device_capability()
     built = [arch.partition("_")[2].rstrip("af") for arch in torch.cuda.get_arch_list() if arch.startswith("sm_")]
-    return any(int(arch[:-1]) == major and int(arch[-1]) <= minor for arch in built if arch.isdigit())
+    if any(int(arch[:-1]) == major and int(arch[-1]) <= minor for arch in built if arch.isdigit()):
+        return ""
+    return f"{torch.cuda.get_device_name()} is sm_{major}{minor}, which this torch has no code for ({' '.join(torch.cuda.get_arch_list())})"
 
 
 # What torch's allocator, oneDNN and Python say where there is no more memory, or no more than `ulimit -v` allows.

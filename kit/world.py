@@ -68,17 +68,19 @@ class World:
         dist.all_reduce(vote, dist.ReduceOp.MIN)
         return bool(vote)
 
+    def attempted(self, work: Callable[[], Any]) -> tuple[Any, Exception | None]:
+        """What `work` returns, or what it raises, done as if this process were the only one."""
+        with self.leading():
+            try:
+                return work(), None
+            except Exception as error:
+                return None, error
+
     def lead(self, work: Callable[[], Any]) -> Any:
         """What `work` returns, or raises, done by the first process alone and told to the others."""
         if self.alone:
             return work()
-        outcome: list[Any] = [None, None]
-        if self.first:
-            with self.leading():
-                try:
-                    outcome[0] = work()
-                except Exception as error:
-                    outcome[1] = error
+        outcome = list(self.attempted(work)) if self.first else [None, None]
         dist.broadcast_object_list(outcome, device=torch.device("cpu"))
         if outcome[1] is not None:
             raise outcome[1]
@@ -86,22 +88,17 @@ class World:
 
     def in_turn(self, work: Callable[[], Any]) -> Any:
         """`work` by the first, then by the others, who find what it has made. What one of them raises, all do: none goes on alone."""
-        done: list[Any] = []
-        self.lead(lambda: done.append(work()))
         if self.alone:
-            return done[0]
-        errors: list[Exception | None] = [None] * self.size
-        own: Exception | None = None
-        if not self.first:
-            with self.leading():
-                try:
-                    done.append(work())
-                except Exception as error:
-                    own = error
-        dist.all_gather_object(errors, own)
-        if raised := next(filter(None, errors), None):
-            raise raised
-        return done[0]
+            return work()
+        done, own = None, None
+        for mine in (self.first, not self.first):
+            if mine:
+                done, own = self.attempted(work)
+            errors: list[Exception | None] = [None] * self.size
+            dist.all_gather_object(errors, own)
+            if raised := next(filter(None, errors), None):
+                raise raised
+        return done
 
     @contextmanager
     def leading(self) -> Iterator[None]:

@@ -187,12 +187,6 @@ WRITERS: dict[str, Callable[[Mapping[str, Tensor]], bytes]] = {
 
 
 def write_foreign(file: Path, form: str, weights: Mapping[str, Tensor]) -> int:
-    """Write a state dict as another program's file; returns its size in bytes.
-
-    Raises:
-        KitError: there is no such format.
-    """
-    if form not in WRITERS:
-        raise KitError(f"There is no format {form!r}. Choose one of {', '.join(WRITERS)}.")
+    """Write a state dict as another program's file, by a name of WRITERS; returns its size in bytes."""
     write_durably(file, WRITERS[form](weights))
     return file.stat().st_size

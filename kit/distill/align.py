@@ -28,29 +28,13 @@ def refuse_unknown(model: nn.Module, modules: Sequence[str]) -> None:
             )
 
 
-def look(model: nn.Module, modules: Sequence[str], images: Tensor, inside: nn.Module | None = None) -> Seen:
-    """{module: its output, "logits": the model's} of one pass. By hooks that end with it, so that any network can be tapped, in any mode.
+class Taps:
+    """A pass through a network, {module: its output, "logits": the model's}, by hooks that stay, for a compiled pass can't register any:
+    they keep what is said while this looks, and nothing of other passes or of the model's copies. handles: take the hooks off again.
 
     Args:
         inside: whose modules are named, where the model is made of several. What it says first counts.
     """
-    seen: Seen = {}
-    named = dict((inside or model).named_modules())
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-            seen.setdefault(name, output)
-
-        return hook
-
-    with hooked([named[name].register_forward_hook(keep(name)) for name in modules]):
-        logits = model(images)
-    return seen | {LOGITS: logits}
-
-
-class Taps:
-    """The same by hooks that stay, for a compiled pass can't register any: they keep what is said while this looks, and nothing of other
-    passes or of the model's copies. handles: take the hooks off again."""
 
     def __init__(self, model: nn.Module, modules: Sequence[str], inside: nn.Module | None = None):
         self.model, self.seen, self.looks = model, Seen(), False
@@ -69,6 +53,13 @@ class Taps:
         logits = self.model(images)
         seen, self.seen, self.looks = self.seen, {}, False
         return seen | {LOGITS: logits}
+
+
+def look(model: nn.Module, modules: Sequence[str], images: Tensor, inside: nn.Module | None = None) -> Seen:
+    """One pass by hooks that end with it, so that any network can be tapped, in any mode."""
+    taps = Taps(model, modules, inside)
+    with hooked(taps.handles):
+        return taps(images)
 
 
 @torch.no_grad()

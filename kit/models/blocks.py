@@ -134,7 +134,7 @@ class Bottleneck(nn.Module):
         if wide is None:
             wide, self.conv2 = inner, depthwise(inner, kernel, stride)
         else:
-            self.conv2 = following(nn.Conv2d(inner, wide, kernel, stride, kernel // 2, groups=groups, bias=False), False)
+            self.conv2 = nn.Conv2d(inner, wide, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.bn2 = nn.BatchNorm2d(wide)
         self.gate = SqueezeExcite(wide, squeeze) if squeeze else nn.Identity()
         self.conv3, self.bn3 = following(nn.Conv2d(wide, outs, 1, bias=False), follows), nn.BatchNorm2d(outs)

@@ -6,7 +6,7 @@ pass, on the host, for which the GPU is waited for; here they are a buffer of in
 channels then cost nothing: in evaluation mode the two orders answer alike.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -92,47 +92,39 @@ class PreCifarResNet(nn.Module):
         return self.fc(self.act(self.bn(self.select(x))).mean((2, 3)))
 
 
-def plain_widths(blocks: int) -> tuple[int, ...]:
-    """Of the convolutions as they come: a stage's first block has three, the third its shortcut."""
-    return (STEM, *(width for width in STAGES for i in range(blocks) for _ in range(2 if i else 3)))
+Mark = tuple[int, ...]
+Places = Callable[[int], Iterable[tuple[int, Mark]]]
 
 
-def pre_widths(blocks: int) -> tuple[int, ...]:
-    """Of the choices and convolutions as they come: each block first says how many channels of the stream it looks at."""
-
-    def widths() -> Iterator[int]:
-        stream = STEM
-        yield stream
-        for width in STAGES:
-            for i in range(blocks):
-                yield from (stream, width, width) if i else (stream, width, width, width)
-                stream = width
-        yield stream
-
-    return tuple(widths())
-
-
-def plain_ties(blocks: int) -> tuple[tuple[int, ...], ...]:
-    """Places of `plain_widths` that must move together: all that adds to a stage's stream. The stem's and each inner one move alone."""
-    ties: list[tuple[int, ...]] = [(0,)]
-    place = 1
-    for _ in STAGES:
-        ties += [(place + (2 * i + 1 if i else 0),) for i in range(blocks)]
-        ties.append((place + 1, place + 2, *(place + 2 * i + 2 for i in range(1, blocks))))
-        place += 2 * blocks + 1
-    return tuple(ties)
-
-
-def pre_ties(blocks: int) -> tuple[tuple[int, ...], ...]:
-    """The same of `pre_widths`; a choice moves with the stream that it is of."""
-    alone, streams, place = [], [[0]], 1
-    for _ in STAGES:
-        stream: list[int] = []
+def plain_places(blocks: int) -> Iterator[tuple[int, Mark]]:
+    """(width, mark) of the convolutions as they come. Those of a mark must move together: all that adds to a stage's stream."""
+    yield STEM, (0,)
+    for stage, width in enumerate(STAGES, 1):
         for i in range(blocks):
-            (stream if i else streams[-1]).append(place)
-            alone.append((place + 1,))
-            stream += [place + 2] if i else [place + 2, place + 3]
-            place += 3 if i else 4
-        streams.append(stream)
-    streams[-1].append(place)
-    return (*map(tuple, streams), *alone)
+            yield width, (stage, 0, i)
+            yield from [(width, (stage, 1))] * (1 if i else 2)  # the first block's shortcut too
+
+
+def pre_places(blocks: int) -> Iterator[tuple[int, Mark]]:
+    """The same of choices and convolutions: each block first says how many channels of the stream it looks at, which moves with it."""
+    before, stream = STEM, (0, 0)
+    yield before, stream
+    for stage, width in enumerate(STAGES, 1):
+        for i in range(blocks):
+            yield before, stream
+            yield width, (1, stage, i)
+            before, stream = width, (0, stage)
+            yield from [(width, stream)] * (1 if i else 2)
+    yield before, stream
+
+
+def widths_in(places: Iterable[tuple[int, Mark]]) -> tuple[int, ...]:
+    return tuple(width for width, _ in places)
+
+
+def ties_in(places: Iterable[tuple[int, Mark]]) -> tuple[tuple[int, ...], ...]:
+    """The places of each mark, in the order of the marks."""
+    ties: dict[Mark, list[int]] = {}
+    for place, (_, mark) in enumerate(places):
+        ties.setdefault(mark, []).append(place)
+    return tuple(tuple(ties[mark]) for mark in sorted(ties))

@@ -46,7 +46,7 @@ def cnn(widths: Sequence[int], classes: int, groups: int = 1) -> nn.Module:
         raise KitError(f"{groups} groups don't divide the widths {uneven} of cnn/{groups}. Give multiples, or set student.parameters.")
     blocks = []
     for i, (ins, outs) in enumerate(zip((3, *widths), widths, strict=False)):
-        blocks.append(block(following(nn.Conv2d(ins, outs, 3, 1, 1, groups=groups if i else 1), False)))
+        blocks.append(block(nn.Conv2d(ins, outs, 3, 1, 1, groups=groups if i else 1)))
     return CourseNet(blocks, widths[-1], classes)
 
 

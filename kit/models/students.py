@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kit.errors import KitError, nearest
 from kit.models.blocks import Bottleneck, Classifier, LargeKernel, Residual, Select, following, has_width, strided_stem, training_only
-from kit.models.cifar import CifarResNet, PreCifarResNet, plain_ties, plain_widths, pre_ties, pre_widths
+from kit.models.cifar import CifarResNet, Places, PreCifarResNet, plain_places, pre_places, ties_in, widths_in
 from kit.models.course import cnn, cnn_deep, cnn_depthwise, hw7, hw13, mobilenet
 from kit.models.library import FromLibrary, is_library
 
@@ -229,16 +229,16 @@ STUDENTS = {
 }
 
 
+def of_cifar(build: Callable[..., nn.Module], places: Places, blocks: int, parameters: int, says: str) -> Spec:
+    return Spec(partial(build, blocks), widths_in(places(blocks)), parameters, says, ties_in(places(blocks)))
+
+
 # Made for 32 px and 100 classes; too large for the limits of the competitions unless narrowed or pruned.
 CIFAR = {
-    "resnet8x4": Spec(partial(CifarResNet, 1), plain_widths(1), 1_210_667, "CIFAR's ResNet-8, four times as wide", plain_ties(1)),
-    "resnet32x4": Spec(partial(CifarResNet, 5), plain_widths(5), 7_410_987, "CIFAR's ResNet-32, four times as wide", plain_ties(5)),
-    "preresnet8x4": Spec(
-        partial(PreCifarResNet, 1), pre_widths(1), 1_209_771, "the same with pre-activation and channel selection", pre_ties(1)
-    ),
-    "preresnet32x4": Spec(
-        partial(PreCifarResNet, 5), pre_widths(5), 7_410_091, "the same with pre-activation and channel selection", pre_ties(5)
-    ),
+    "resnet8x4": of_cifar(CifarResNet, plain_places, 1, 1_210_667, "CIFAR's ResNet-8, four times as wide"),
+    "resnet32x4": of_cifar(CifarResNet, plain_places, 5, 7_410_987, "CIFAR's ResNet-32, four times as wide"),
+    "preresnet8x4": of_cifar(PreCifarResNet, pre_places, 1, 1_209_771, "the same with pre-activation and channel selection"),
+    "preresnet32x4": of_cifar(PreCifarResNet, pre_places, 5, 7_410_091, "the same with pre-activation and channel selection"),
 }
 # Of the courses' solutions, for the studies that run them again; too large for the limits as well.
 PRINTED = {

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,6 @@ from torch import Tensor, nn
 from kit.device import Device
 
 Loss = Callable[[Tensor, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
-
-
-class Learn(Protocol):
-    """(images, labels, progress) → the losses' values; the gradients are left, and `update` moves the parameters by them."""
-
-    def __call__(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]: ...
-
-    def update(self) -> None: ...
 
 
 WARM, TIMED = 3, 10  # steps that are taken before a recording, and that each way is timed for
@@ -198,3 +190,6 @@ def finished() -> float:
     """The time, s, once the GPU has done all that it was given."""
     torch.cuda.synchronize()
     return time.perf_counter()
+
+
+Learn = Backward | Recorded  # (images, labels, progress) → the losses' values; `update` moves the parameters by the gradients

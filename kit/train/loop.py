@@ -381,9 +381,8 @@ def find_trouble(state: Training) -> str | None:
     if state.step % state.steps_per_epoch:
         return None
     for name, value in losses.items():
-        if name == "loss" and len(losses) > 1:
-            continue  # the terms' weights may grow with the plan
-        if value > max(GUESSING, EXPLODED * (first := float(state.first[name]))) and first > 0:
+        first, weighted = float(state.first[name]), name == "loss" and len(losses) > 1  # the terms' weights may grow with the plan
+        if not weighted and first > 0 and value > max(GUESSING, EXPLODED * first):
             return f"the loss {name!r} has exploded from {first:.4g} at the first step to {value:.4g}"
     return None
 

@@ -129,7 +129,7 @@ def test_arrays_in_fortrans_order_and_of_the_other_end_are_read(tmp_path):
     assert read_foreign(tmp_path / "w.pkl").weights["w"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_missing_cut_and_other_files_and_unknown_formats_are_named(weights, tmp_path):
+def test_missing_cut_and_other_files_are_named(weights, tmp_path):
     with pytest.raises(KitError, match="can't be read"):
         read_foreign(tmp_path / "none.pkl")
     for form in WRITERS:
@@ -137,8 +137,6 @@ def test_missing_cut_and_other_files_and_unknown_formats_are_named(weights, tmp_
         (tmp_path / "cut").write_bytes((tmp_path / "whole").read_bytes()[:1500])
         with pytest.raises(KitError):
             read_foreign(tmp_path / "cut")
-    with pytest.raises(KitError, match="Choose one of ckpt"):
-        write_foreign(tmp_path / "w", "onnx", weights)
 
 
 def test_hw7s_real_files_are_read(real):
