@@ -12,6 +12,11 @@ class Suspended(Exception):
     """This session's time is over before the plan is. Not an error: the same command goes on from here."""
 
 
+def in_brief(error: Exception, most: int = 160) -> str:
+    """The beginning of what a library says, on one line, for a message."""
+    return " ".join(str(error).split())[:most]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The three names most like it, for a message; where none is like it, all that there are."""
     known = list(known)

@@ -17,6 +17,7 @@ from kit.bench.material import classes_of, decoded, memory, training_photos
 from kit.bench.outcome import Outcome, Row, milliseconds, number
 from kit.bench.roofline import floor, layers_of, measure_rates
 from kit.config.schema import Config
+from kit.data.loader import Batches
 from kit.data.order import Order
 from kit.device import Device
 from kit.distill.objective import Objective
@@ -30,7 +31,7 @@ from kit.stages.photos import cached_batches
 from kit.stages.student import prepare, stem_shared
 from kit.stages.teacher import looking, ready
 from kit.train.gradients import WARM, Backward, Learn, Loss, Recorded
-from kit.train.loop import Batches, begin, take_step
+from kit.train.loop import begin, take_step
 from kit.world import World
 
 FROZEN, LIVE = "step, one frozen batch", "step, live feed"

@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit.compress.surgery import Group, Place
+from kit.data.loader import Batches
 from kit.errors import KitError
 from kit.rng import derive
 
 TAYLOR_BATCHES = 8
 
-Batches = Callable[[int], tuple[Tensor, Tensor]]
 Scores = dict[str, Tensor]  # float32 [count] by group; a group that isn't there stays whole
 
 

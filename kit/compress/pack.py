@@ -31,7 +31,7 @@ from kit.compress.lowrank import Ranks, factor_shape, ranks_in
 from kit.compress.lsq import GRID, Stepped, trained_codes
 from kit.compress.quantize import METHODS, Quantized, narrow, restore
 from kit.config.schema import Config
-from kit.errors import KitError
+from kit.errors import KitError, in_brief
 from kit.files import write_durably
 from kit.models.library import FromLibrary, shapes_on
 from kit.models.students import build_student, count_parameters
@@ -145,8 +145,7 @@ def unpack(path: Path) -> Packed:
         student = fold_in_place(student).to(memory_format=torch.channels_last)
         return Packed(student, config, classes, dict(header["notes"]), parameters, ranks)
     except (KitError, AttributeError, LookupError, TypeError, ValueError, OverflowError, RuntimeError, zlib.error, lzma.LZMAError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise KitError(f"{path} is whole, but no student that this version of the kit can rebuild ({reason}).") from None
+        raise KitError(f"{path} is whole, but no student that this version of the kit can rebuild ({in_brief(error)}).") from None
 
 
 def refuse_other_shapes(table: list[dict[str, Any]], shapes: dict[str, torch.Size]) -> None:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from kit.compress.criteria import CRITERIA, Batches, Scores
+from kit.compress.criteria import CRITERIA, Scores
 from kit.compress.surgery import Group, Removed, absorb, find_groups, remove, widths_after
 from kit.config.schema import Prune
+from kit.data.loader import Batches
 from kit.errors import KitError
 from kit.models.blocks import training_only
 from kit.models.cost import count_macs

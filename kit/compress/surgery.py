@@ -18,7 +18,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from kit.compress.fold import alike, conv_norm_pairs
-from kit.errors import KitError
+from kit.errors import KitError, in_brief
 from kit.models.blocks import ChannelGate, Select, has_width
 from kit.models.look import hooked
 from kit.models.students import FrozenStem, build_student, widths_of
@@ -100,8 +100,7 @@ def find_groups(student: nn.Module, image_size: int) -> list[Group]:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a stranger's graph fails in any way it likes
-        reason = " ".join(str(error).split())[:160]
-        raise KitError(f"This student's channels can't be followed ({reason}). Choose another, or do not prune.") from None
+        raise KitError(f"This student's channels can't be followed ({in_brief(error)}). Choose another, or do not prune.") from None
     groups = [as_group(group, graph, names) for group in found if not keeps(group, graph, stay)]
     if not groups:
         raise KitError("This student has no channels that could be removed without changing the others. Choose another, or do not prune.")

@@ -25,6 +25,7 @@ from kit.errors import KitError
 from kit.rng import derive, generator
 
 Batch = tuple[Tensor, Tensor]  # images, labels
+Batches = Callable[[int], Batch]  # by step
 # (uint8 [M, S, S, 3], sizes [B, 2], generator, share of the batch) → normalised float32 [M, 3, H, W]
 AugmentBatch = Callable[[Tensor, Tensor, torch.Generator, slice], Tensor]
 # (uint8 RGB [H, W, 3], seed) → uint8 [image_size, image_size, 3]

@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from kit.console import Log
+from kit.data.loader import Batches
 from kit.distill.align import LOGITS, Seen
 from kit.files import StorageError
 
 DIGEST = 16  # bytes
 SAMPLES = 8  # of a view's pixels along each side that tell it from others
 
-Batches = Callable[[int], tuple[Tensor, Tensor]]
 Ask = Callable[[Tensor], Seen]
 
 

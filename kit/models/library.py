@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kit.errors import KitError
+from kit.errors import KitError, in_brief
 from kit.models.blocks import following
 from kit.models.resize import resize
 
@@ -86,7 +86,6 @@ def refuse_unusable(name: str, student: nn.Module, image_size: int) -> None:
         with torch.no_grad():
             student.eval()(torch.zeros(1, 3, image_size, image_size))
     except Exception as error:  # a stranger's code fails in any way it likes
-        reason = " ".join(str(error).split())[:160]
         raise KitError(
-            f"The student {name!r} can't be used at {image_size} px ({reason}). Choose another, or another data.image_size."
+            f"The student {name!r} can't be used at {image_size} px ({in_brief(error)}). Choose another, or another data.image_size."
         ) from None

@@ -7,7 +7,7 @@ before it answers, takes the size of what comes to it. A network whose forward p
 import torch
 from torch import Tensor, nn
 
-from kit.errors import KitError
+from kit.errors import KitError, in_brief
 from kit.models.look import blank, evaluated, hooked
 
 
@@ -39,9 +39,8 @@ def resize(model: nn.Module, widths: dict[nn.Conv2d, int], side: int, name: str)
         with hooked(hooks), evaluated(model):
             model(blank(model, side))
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-        reason = " ".join(str(error).split())[:160]
         raise KitError(
-            f"{name} can't be had with these widths: its forward pass fixes sizes, or they don't belong together ({reason}). "
+            f"{name} can't be had with these widths: its forward pass fixes sizes, or they don't belong together ({in_brief(error)}). "
             "Leave student.widths, and where a pruned one was wanted, choose another student."
         ) from None
     return model

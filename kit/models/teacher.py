@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import nn
 
-from kit.errors import KitError
+from kit.errors import KitError, in_brief
 from kit.files import sha256_of
 from kit.models.weights import read_weights
 
@@ -45,10 +45,9 @@ def load_teacher(file: Path, arch: str, classes: int | None) -> nn.Module:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        first = " ".join(str(error).split())[:200].rstrip(".")
         raise KitError(
-            f"{file} is no {arch}: {first}. Give a ResNet-18's state dict, its names as torchvision has them; what the kit has trained "
-            "teaches by its run's folder or its student.kit."
+            f"{file} is no {arch}: {in_brief(error, 200).rstrip('.')}. Give a ResNet-18's state dict, its names as torchvision has them; "
+            "what the kit has trained teaches by its run's folder or its student.kit."
         ) from None
     return model.eval().requires_grad_(False)
 

@@ -12,11 +12,11 @@ from kit.compress.calibrate import PHOTOS, round_by_photos
 from kit.compress.lsq import Stepped
 from kit.compress.pack import pack
 from kit.config.schema import Config
+from kit.data.loader import Batches
 from kit.data.order import Order
 from kit.models.students import widths_of
 from kit.session import Session
 from kit.stages.photos import Material, make_views
-from kit.train.loop import Batches
 
 Feed = tuple[Batches, Order, torch.device]  # training batches and where they are
 

@@ -19,13 +19,12 @@ from kit.augment.warp import normalise
 from kit.config.schema import Augment, Data, Train
 from kit.data.cache import Photos, load_photos, scan
 from kit.data.layout import find_dataset
-from kit.data.loader import CachedBatches, DecodingBatches
+from kit.data.loader import Batches, CachedBatches, DecodingBatches
 from kit.data.order import Order
 from kit.data.splits import Dataset, subset
 from kit.errors import KitError
 from kit.rng import derive
 from kit.session import Session
-from kit.train.loop import Batches
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from kit import predict
-from kit.compress.criteria import Batches
 from kit.compress.prune import Target, slim
 from kit.compress.recalibrate import BATCHES, recalibrate
 from kit.config.competitions import check_limits, competition
 from kit.config.schema import Config, Prune
 from kit.config.stages import Step, steps_of
+from kit.data.loader import Batches
 from kit.models.blocks import Select
 from kit.models.cost import count_macs
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of

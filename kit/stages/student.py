@@ -22,7 +22,7 @@ from kit.device import Device
 from kit.distill.align import classifier, take_classifier
 from kit.distill.objective import Objective
 from kit.distill.panel import Panel
-from kit.errors import KitError
+from kit.errors import KitError, in_brief
 from kit.models.library import shapes_on
 from kit.models.look import hooked
 from kit.models.quick import Stem
@@ -151,8 +151,7 @@ def take_weights(session: Session, material: Material, student: nn.Module, sourc
     try:
         student.load_state_dict(found.weights)
     except RuntimeError as error:
-        name, first = config.student.name, " ".join(str(error).split())[:160]
-        raise KitError(f"{source} is no {name!r} of these classes ({first}). Give one that is.") from None
+        raise KitError(f"{source} is no {config.student.name!r} of these classes ({in_brief(error)}). Give one that is.") from None
     session.remember("student", hashlib.sha256(to_bytes(found.weights)).hexdigest()[:16], f"the weights in {source}")
     if not (done := checkpoints.result()):
         look = lambda: predict.scores(student.to(session.device.device).eval(), material.validation, config.data)  # noqa: E731

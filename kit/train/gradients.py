@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kit.device import Device
+from kit.errors import in_brief
 
 Loss = Callable[[Tensor, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
 
@@ -163,7 +164,7 @@ class Recorded:
             torch.cuda.set_stream(before)  # torch does so only where the recording came to its end
             draws = torch.cuda.default_generators[images.device.index]  # still counts as recorded from, and would refuse to draw
             draws.graphsafe_set_state(torch.Generator(images.device).manual_seed(draws.initial_seed()).graphsafe_get_state())
-            self.say(f"steps can't be recorded as a CUDA graph: {' '.join(str(error).split())[:160]}")
+            self.say(f"steps can't be recorded as a CUDA graph: {in_brief(error)}")
         else:
             self.graph = graph
             self.gradients = [(p, p.grad) for group in groups for p in group["params"]]

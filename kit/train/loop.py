@@ -21,8 +21,9 @@ from torch.optim.swa_utils import AveragedModel
 from kit.config.schema import Train
 from kit.config.stages import kind_of
 from kit.console import Log, progress
+from kit.data.loader import Batches
 from kit.device import Device
-from kit.errors import KitError
+from kit.errors import KitError, in_brief
 from kit.files import StorageError
 from kit.rng import derive
 from kit.train.average import batches_to_measure, remeasure
@@ -35,7 +36,6 @@ from kit.train.pace import KINDS, Pace
 from kit.train.sam import uphill
 from kit.world import World
 
-Batches = Callable[[int], tuple[Tensor, Tensor]]
 Evaluate = Callable[[nn.Module], dict[str, float]]
 
 EXPLODED = 10  # times what a loss was at the first step
@@ -239,7 +239,7 @@ def goes_on(state: Training, checkpoints: Checkpoints, device: Device) -> bool:
         if isinstance(error, RuntimeError) and "loading state_dict" not in str(error):
             raise  # such as too little memory
         raise KitError(
-            f"{checkpoints.stage}: what was saved does not fit what is trained here now ({' '.join(str(error).split())[:160]}): another "
+            f"{checkpoints.stage}: what was saved does not fit what is trained here now ({in_brief(error)}): another "
             "version of the kit began this stage. End the run with that one, or begin anew in another --out."
         ) from None
     return True
