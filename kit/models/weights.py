@@ -1,5 +1,6 @@
 """Files of weights as torch and safetensors write them. No pickle from outside is executed."""
 
+import errno
 import re
 import zipfile
 import zlib
@@ -31,6 +32,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise KitError(f"There is no teacher file {file}. Without --teacher the run trains its own.") from None
     except OSError as error:
+        if error.errno in (None, errno.EINVAL):  # a damaged table's way to a place before the file's beginning, and no disk's failure
+            raise KitError(f"{file} is damaged ({error}). Copy or download it again.") from None
         raise KitError(f"{file} can't be read ({error.strerror}). Bring its disk or mount back, or mend its permissions.") from None
     except KitError:
         raise
