@@ -23,7 +23,7 @@ from kit.stages.finish import hand_in_best_so_far, quantize, submit
 from kit.stages.history import sum_up
 from kit.stages.photos import make_order, read_photos
 from kit.stages.prune import prune
-from kit.stages.refusals import check_recipe, refuse_over_limit
+from kit.stages.refusals import check_recipe, refuse_too_large
 from kit.stages.student import distil, finetune, train_factorised, train_quantized
 from kit.stages.teacher import get_teachers
 from kit.takeover import take_over
@@ -51,7 +51,7 @@ def run(
         data: the data set lies in or below this folder.
         cache: where decoded photos are kept.
         teacher_files: weights, a student.kit, a run's folder or its checkpoint, each; several teach together. None: what lies beside the
-            photos, or a teacher that the run trains.
+            photos or in what is attached, or a teacher that the run trains.
         begin: a run's folder, a checkpoint or a student.kit, whose weights stand for the distilled student's. None: it is trained here.
         submissions: where a whole submission is filed with its provenance, None for nowhere.
         attached: folders that are searched for an earlier output of this run; the furthest wins, `out` included.
@@ -73,9 +73,10 @@ def run(
         with session.account(), shortages_named():
             try:
                 material = world.in_turn(lambda: read_photos(session, data, cache))  # the first decodes, the others read
-                refuse_over_limit(config, len(material.dataset.classes))
+                if not session.rules.classes:  # they are counted only now
+                    refuse_too_large(config, len(material.dataset.classes), log)
                 make_order(session, material, config.train, config.data.augment)  # refuses batches that can't be shared
-                teachers = get_teachers(session, material, data, teacher_files)
+                teachers = get_teachers(session, material, (data, *attached), teacher_files)
                 student = distil(session, material, teachers, begin)
                 for step in steps_of(config.prune):
                     student = finetune(session, material, prune(session, material, student, step), teachers, step.finetune)

@@ -1,7 +1,7 @@
 """Feature maps of any two networks brought together: taps by module name, 1×1 adapters, pooling to one size, the classifier."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -34,17 +34,18 @@ class Taps:
 
     Args:
         inside: whose modules are named, where the model is made of several. What it says first counts.
+        copied: modules whose output is copied, since a later one writes over it.
     """
 
-    def __init__(self, model: nn.Module, modules: Sequence[str], inside: nn.Module | None = None):
-        self.model, self.seen, self.looks = model, Seen(), False
+    def __init__(self, model: nn.Module, modules: Sequence[str], inside: nn.Module | None = None, copied: Collection[str] = ()):
+        self.model, self.copied, self.seen, self.looks = model, copied, Seen(), False
         named = dict((inside or model).named_modules())
         self.handles = [named[name].register_forward_hook(self.keeper(name)) for name in modules]
 
     def keeper(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
             if self.looks and name not in self.seen:
-                self.seen[name] = output
+                self.seen[name] = output.clone() if name in self.copied else output
 
         return hook
 
@@ -55,11 +56,27 @@ class Taps:
         return seen | {LOGITS: logits}
 
 
-def look(model: nn.Module, modules: Sequence[str], images: Tensor, inside: nn.Module | None = None) -> Seen:
-    """One pass by hooks that end with it, so that any network can be tapped, in any mode."""
-    taps = Taps(model, modules, inside)
+def look(model: nn.Module, modules: Sequence[str], images: Tensor, inside: nn.Module | None = None, copied: Collection[str] = ()) -> Seen:
+    """One pass by hooks that end with it, so that any network can be tapped, in any mode. Arguments as of `Taps`."""
+    taps = Taps(model, modules, inside, copied)
     with hooked(taps.handles):
         return taps(images)
+
+
+@torch.no_grad()
+def written_over(model: nn.Module, modules: Sequence[str], image_size: int, inside: nn.Module | None = None) -> set[str]:
+    """The modules whose output is no more what they gave when a pass is over: a ReLU in place, a sum into one of its parts."""
+    if not modules:
+        return set()
+    given: dict[str, tuple[Tensor, int]] = {}
+
+    def keeper(name: str) -> Callable[..., None]:
+        return lambda module, inputs, output: given.update({name: (output, output._version)})  # what torch counts writes by
+
+    named = dict((inside or model).named_modules())
+    with evaluated(model), hooked([named[name].register_forward_hook(keeper(name)) for name in modules]):
+        model(blank(model, image_size))
+    return {name for name, (output, version) in given.items() if output._version != version}
 
 
 @torch.no_grad()

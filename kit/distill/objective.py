@@ -1,6 +1,7 @@
 """The objective: terms by name and weight, combined as the recipe says, each logged by its name."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from kit.config.ramps import factor, is_off
 from kit.config.terms import CE, OfMaps, OfStages, Term
-from kit.distill.align import LOGITS, Seen, Taps, look, shapes
+from kit.distill.align import LOGITS, Seen, Taps, look, shapes, written_over
 from kit.distill.panel import Panel
 from kit.distill.terms import OF_LOGITS, OF_MAPS, names_of, taps
 from kit.fuse import Fuse
@@ -53,13 +54,18 @@ class Objective:
         modules = iter(self.adapters)
         losses = [loss_of_maps(t, next(modules)) if isinstance(t, (OfMaps, OfStages)) else loss_of_logits(t) for t in terms]
         self.parts = list(zip(names_of(terms), losses, strict=True))
-        self.look_ours: Ask = lambda images: look(student, self.ours, images)
-        self.look_theirs: Ask = lambda images: look(self.teacher, self.theirs, images, self.teacher.first)
+        first = self.teacher.first if self.theirs else None
+        copied = written_over(student, self.ours, image_size)
+        theirs_copied = written_over(self.teacher, self.theirs, image_size, first)
+        self.look_ours: Ask = partial(look, student, self.ours, copied=copied)
+        self.look_theirs: Ask = partial(look, self.teacher, self.theirs, inside=first, copied=theirs_copied)
         self.weigh, self.handles = self.compute, []
         if fuse:
             self.weigh = fuse(self.compute)
-            first = self.teacher.first if self.theirs else None
-            self.look_ours, self.look_theirs = both = Taps(student, self.ours), Taps(self.teacher, self.theirs, first)
+            self.look_ours, self.look_theirs = both = (
+                Taps(student, self.ours, copied=copied),
+                Taps(self.teacher, self.theirs, first, theirs_copied),
+            )
             self.handles = [handle for taps in both for handle in taps.handles]
 
     def __call__(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:

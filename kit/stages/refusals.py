@@ -30,8 +30,7 @@ def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = (), b
     classes = len(rules.classes) if rules.classes else 2  # of an "any" folder: at least
     student = new_student(config, classes)
     refuse_unfit(config, student)
-    refuse_over_limit(config, classes)
-    refuse_too_many_bytes(config, student, classes, log)
+    refuse_too_large(config, classes, log)
     for mark in check_limits(config.competition, count_parameters(student)) if config.limit else []:
         log(f"note: {mark} (kept as published; its own limit is {config.limit}'s)")
     teachers = [read_teacher(file_of(source), config, rules.classes) for source in teacher_files]
@@ -44,9 +43,15 @@ def new_student(config: Config, classes: int) -> nn.Module:
     return build_student(config.student.name, widths_for(config.student, classes), classes)
 
 
-def refuse_over_limit(config: Config, classes: int) -> None:
-    """What can't be handed in as it is, or as its plan is to prune and thin it. Asked again when the classes have been counted."""
-    name, student = config.student.name, new_student(config, classes)
+def refuse_too_large(config: Config, classes: int, log: Log) -> None:
+    """What can't be handed in as it is, or as its plan is to prune and thin it. Asked again when classes that had no names are counted."""
+    student = new_student(config, classes)
+    refuse_over_limit(config, student, classes)
+    refuse_too_many_bytes(config, student, classes, log)
+
+
+def refuse_over_limit(config: Config, student: nn.Module, classes: int) -> None:
+    name = config.student.name
     pruned = as_if_pruned(config, student, classes) if config.prune else student
     if config.lowrank:  # whether its layers can be as thin as that
         refuse_unusable(name, factorised(pruned, config), config.data.image_size)

@@ -34,12 +34,12 @@ from kit.stages.training import settle, train
 from kit.train.checkpoint import Checkpoints, to_bytes
 
 
-def get_teachers(session: Session, material: Material, data: Path, given: Sequence[Path]) -> list[nn.Module]:
+def get_teachers(session: Session, material: Material, folders: Sequence[Path], given: Sequence[Path]) -> list[nn.Module]:
     """The teachers, evaluated, frozen and checked: those that are given, the competition's beside the photos, or one trained here; none
     where there is none and nothing in the recipe looks at one."""
     config, classes = session.config, material.dataset.classes
     with session.stage("teacher"):
-        files = [file_of(source) for source in given] or [file for file in (find_teacher(session, material, data),) if file]
+        files = [file_of(source) for source in given] or [file for file in (find_teacher(session, material, folders),) if file]
         if not (files or wants_teacher(config)):
             if (before := session.begun_with.get("teacher", "none")) != "none":
                 raise KitError(
@@ -117,17 +117,17 @@ def accuracy_of(answer: Tensor, labels: np.ndarray) -> float:
     return float((answer.argmax(1).numpy() == labels).mean())
 
 
-def find_teacher(session: Session, material: Material, data: Path) -> Path | None:
-    """The competition's file beside the photos, or anywhere below `data`: on Kaggle it may be attached by itself.
+def find_teacher(session: Session, material: Material, folders: Sequence[Path]) -> Path | None:
+    """The competition's file beside the photos, or anywhere below the folders: on Kaggle it may be attached by itself.
 
     Raises:
         KitError: there are several that differ, none of them beside the photos.
     """
     name = session.rules.teacher_file
-    for place in (material.dataset.root, material.dataset.root.parent, data):
+    for place in (material.dataset.root, material.dataset.root.parent, *folders):
         if (place / name).is_file():
             return place / name
-    found = {sha256_of(file): file for file in sorted(data.rglob(name), reverse=True)}
+    found = {sha256_of(file): file for folder in reversed(folders) for file in sorted(folder.rglob(name), reverse=True)}
     if len(found) > 1:
         several = ", ".join(map(str, found.values()))
         raise KitError(f"There are several teachers {name}: {several}. Name one with --teacher, or detach the others.")
@@ -229,17 +229,20 @@ def result_from_file(session: Session, file: Path, checkpoints: Checkpoints) -> 
 
 
 def looking(teachers: Sequence[nn.Module], config: Config, device: Device) -> Panel:
-    """Copies to look through, folded, in the device's half precision and arranged for it; the originals stay whole, for a stem may be taken
-    from one."""
-    networks = [ready(teacher, device) for teacher in teachers]
-    if all(STAGE.fullmatch(name) for name in tapped(config.distill, "teacher")):
+    """Copies to look through, folded but where a term wants what a convolution gives without its norm, in the device's half precision and
+    arranged for it; the originals stay whole, for a stem may be taken from one."""
+    wanted = tapped(config.distill, "teacher")
+    bare = bool(teachers) and any(isinstance(module, nn.Conv2d) for name, module in teachers[0].named_modules() if name in wanted)
+    networks = [ready(teacher, device, folds=not bare) for teacher in teachers]
+    if all(STAGE.fullmatch(name) for name in wanted):
         networks = [quick(network, config.teacher_side) for network in networks]
     return Panel(networks, config.teacher.flip, config.teacher.image_size)
 
 
-def ready(teacher: nn.Module, device: Device) -> nn.Module:
+def ready(teacher: nn.Module, device: Device, folds: bool = True) -> nn.Module:
     """A student that teaches keeps float32 on a CPU: its depthwise convolutions are slower in half precision there."""
     light = device.device.type == "cpu" and any(m.groups > 1 for m in teacher.modules() if isinstance(m, nn.Conv2d))
-    folded = fold_in_place(copy.deepcopy(teacher))
+    own = copy.deepcopy(teacher)
+    folded = fold_in_place(own) if folds else own
     dtype = torch.float32 if light else device.teacher
     return folded.to(device=device.device, dtype=dtype, memory_format=torch.channels_last)

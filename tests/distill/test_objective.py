@@ -4,14 +4,17 @@ import pytest
 import torch
 import torchvision
 
+from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.config.terms import AFD, AT, CE, CRD, DIST, DKD, KD, L2, MLKD, RKD, SP, FixedKD, Hint, Review, SimKD
+from kit.device import choose_device
 from kit.distill import features, losses
 from kit.distill.align import Taps, classifier, look, same_size, take_classifier
 from kit.distill.objective import Objective
 from kit.distill.terms import OF_LOGITS, OF_MAPS
 from kit.errors import KitError
 from kit.models.students import FrozenStem, build_student
+from kit.stages.teacher import looking
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,26 @@ def test_taps_that_stay_say_what_a_look_says_and_keep_nothing_of_other_passes(te
     for handle in taps.handles:
         handle.remove()
     assert not any(module._forward_hooks for module in teacher.modules())
+
+
+@pytest.mark.parametrize("fuse", [None, lambda function: function])
+def test_a_map_inside_a_block_is_what_its_module_gave_though_a_later_one_writes_over_it(teacher, fuse):
+    """torchvision's blocks rectify and add in place, and so do timm's. A convolution without its norm is only there unfolded."""
+    config = override(recipe("record"), ["student.name=timm/resnet10t", "limit=99999999params"])
+    student, (x, y) = build_student(config.student.name, (), 11), batch()
+    teacher, kept = copy.deepcopy(teacher), {}
+    for network, names in ((teacher, ("layer3.0.conv1", "layer2.1.bn2")), (student, ("body.layer1.0.bn1",))):
+        for name in names:
+            keep = lambda module, inputs, output, name=name: kept.update({name: output.detach().clone()})  # noqa: E731
+            network.get_submodule(name).register_forward_hook(keep)
+    hints = tuple(Hint(student="body.layer1.0.bn1", teacher=name) for name in ("layer3.0.conv1", "layer2.1.bn2"))
+    panel = looking([teacher], config.model_copy(update={"distill": hints}), choose_device())
+    objective = Objective(student, panel, hints, 64, fuse=fuse)
+    objective(x, y, 0.5)
+    ours, theirs = objective.look_ours(x), objective.look_theirs(x)
+    seen = {name: value for name, value in (ours | theirs).items() if name != "logits"}
+    assert seen.keys() == kept.keys()
+    assert all(torch.equal(seen[name], kept[name]) for name in seen)
 
 
 def test_the_teacher_is_not_moved_by_looking(teacher):

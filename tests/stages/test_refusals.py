@@ -5,7 +5,7 @@ import pytest
 from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.errors import KitError
-from kit.stages.refusals import check_recipe
+from kit.stages.refusals import check_recipe, refuse_too_large
 
 
 def check(log, name, *assignments):
@@ -34,6 +34,13 @@ def check(log, name, *assignments):
 def test_a_student_that_can_not_be_handed_in_or_used_is_refused(log, name, assignments, words):
     with pytest.raises(KitError, match=words):
         check(log, name, *assignments)
+
+
+def test_classes_that_had_no_names_count_at_a_limit_of_bytes_once_they_are_known(log):
+    config = override(recipe("record"), ["competition=60kB"])
+    check_recipe(config, log)
+    with pytest.raises(KitError, match=r"new, it is packed into \d{2},\d{3} bytes, and 60kB allows 60,000"):
+        refuse_too_large(config, 200, log)
 
 
 def test_a_student_that_may_or_may_not_keep_a_limit_of_bytes_is_told_of(log, capsys):

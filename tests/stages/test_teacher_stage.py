@@ -64,13 +64,13 @@ def test_a_teacher_that_is_attached_by_itself_is_found_and_two_that_differ_are_r
     photos, session = tmp_path / "photos" / "Food-11", SimpleNamespace(rules=competition("hw13-2023"))
     material = SimpleNamespace(dataset=SimpleNamespace(root=photos))
     photos.mkdir(parents=True)
-    assert find_teacher(session, material, tmp_path) is None
+    assert find_teacher(session, material, [tmp_path]) is None
     for place, content in (("a", "one"), ("b", "one"), ("c", "two")):
         (tmp_path / "datasets" / place).mkdir(parents=True)
         (tmp_path / "datasets" / place / "resnet18_teacher.ckpt").write_text(content)
         if place != "c":
-            assert find_teacher(session, material, tmp_path) == tmp_path / "datasets" / "a" / "resnet18_teacher.ckpt"
+            assert find_teacher(session, material, [photos, tmp_path / "datasets"]) == tmp_path / "datasets" / "a" / "resnet18_teacher.ckpt"
     with pytest.raises(KitError, match=r"several teachers .*c.*Name one with --teacher"):
-        find_teacher(session, material, tmp_path)
+        find_teacher(session, material, [tmp_path])
     (photos / "resnet18_teacher.ckpt").write_text("beside the photos")
-    assert find_teacher(session, material, tmp_path) == photos / "resnet18_teacher.ckpt"
+    assert find_teacher(session, material, [tmp_path]) == photos / "resnet18_teacher.ckpt"
