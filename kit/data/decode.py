@@ -7,7 +7,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import parent_process
+from multiprocessing import active_children, parent_process
+from multiprocessing.resource_tracker import ensure_running
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import cv2
@@ -26,12 +28,23 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  #
 @contextmanager
 def signals_held() -> Iterator[None]:
     """Processes that begin in here never see Ctrl-C or SIGTERM, which reach the whole process group: they inherit the mask, from their
-    first instruction on. The parent alone decides what a signal means."""
+    first instruction on. The parent alone decides what a signal means.
+
+    multiprocessing's own helper is begun before, for that takes the mask away again. At its exit multiprocessing waits for whom it has sent
+    SIGTERM: those that still work are killed first."""
+    ensure_running()
+    Finalize(None, kill_workers, exitpriority=0)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def kill_workers() -> None:
+    for worker in active_children():
+        if worker.daemon:
+            worker.kill()
 
 
 def die_with_parent() -> None:

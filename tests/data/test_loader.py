@@ -1,4 +1,5 @@
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -148,6 +149,38 @@ if __name__ == "__main__":
         print(error, flush=True)
     os._exit(0)  # the other worker has nothing to say any more
 """
+
+
+STAYS = """
+import sys
+from multiprocessing import active_children
+from pathlib import Path
+import torch
+from kit.augment.reference import SeededPipeline
+from kit.config.schema import Augment, Data
+from kit.data.layout import find_dataset
+from kit.data.loader import DecodingBatches
+from kit.data.order import Order
+
+if __name__ == "__main__":
+    split = find_dataset(Path(sys.argv[1]), None, 0.2, 0).training
+    pipeline = SeededPipeline(Data(image_size=32, cache_size=32), Augment())
+    batches = DecodingBatches(split, Order(120, 16, 3), pipeline, torch.Tensor.float, torch.device("cpu"), 1)
+    for step in (0, 7):  # which is not the next one: another worker begins
+        batches(step)
+        status = Path(f"/proc/{active_children()[-1].pid}/status").read_text()
+        print(int(status.partition("SigBlk:")[2].split()[0], 16))
+    kept = batches  # as a traceback would
+"""
+
+
+def test_workers_see_no_signal_from_the_first_on_and_keep_no_process_from_its_end(drawn, tmp_path):
+    script = tmp_path / "stays.py"
+    script.write_text(STAYS)
+    done = subprocess.run([sys.executable, script, drawn], capture_output=True, text=True, timeout=120)
+    both = sum(1 << (number - 1) for number in (signal.SIGINT, signal.SIGTERM))
+    assert [int(mask) & both for mask in done.stdout.split()] == [both, both], done.stdout + done.stderr
+    assert done.returncode == 0
 
 
 SMALL = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=64k none /dev/shm && exec "$@"', "-"]
