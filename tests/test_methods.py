@@ -97,6 +97,13 @@ def test_simkd_hands_in_the_teachers_classifier(place):
     place.run(config(SimKD(student="blocks.5", teacher="layer4"), student=student), "out")
     teacher = torch.load(place.assistant / "teacher.ckpt", weights_only=True)
     assert torch.equal(place.result("out")["network"]["fc.weight"], teacher["fc.weight"])
+    on_grid = config(SimKD(student="blocks.5", teacher="layer4"), student=student, quantize={"train_epochs": 1})
+    teachers, out = [place.assistant / "teacher.ckpt"], place.root / "grid"
+    run(on_grid, place.photos, out, begin=place.root / "out", cache=place.root / "cache", budget=Budget(None), teacher_files=teachers)
+    qat = next(saved.path for saved in saved_in(out) if saved.stage == "qat" and saved.done)
+    best = torch.load(qat, weights_only=True)["state"]["best"]["weights"]
+    assert (best["fc.step"] == 1).all()  # one that was begun with, too: its steps, as its weights, are not trained
+    assert (best["blocks.5.pointwise.step"] != 1).any()
 
 
 @pytest.mark.parametrize("terms", [(), (KD(temperature=4), Hint(student="blocks.1", teacher="layer1"))])
@@ -212,6 +219,8 @@ def test_a_run_that_begins_with_anothers_student_only_prunes_it(place):
     assert record["parameters"] < record["stages"]["distil"]["parameters"]
     assert "Validation accuracy of the student over 1 epochs" in (place.root / "out" / "report.html").read_text()
     assert run(slimmer, place.photos, place.root / "out", begin=place.assistant, **how)["state"] == "done"
+    for _ in range(2):  # one that only packs, and again: its newest checkpoint is the one that tells of the other's student
+        assert run(config(CE()), place.photos, place.root / "packed", begin=place.assistant, **how)["state"] == "done"
     wanted = override(slimmer, ["prune.keep=0.8"])
     for begin, out in ((place.assistant, "out"), (place.root / "out", "slim")):  # another pruning in its folder; of what is pruned
         with pytest.raises(KitError, match=r"--begin \S+distil-000000000-done-\w+\.pt") as refused:

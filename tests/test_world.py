@@ -47,6 +47,8 @@ def test_a_batch_that_can_not_be_shared_is_refused():
     assert Order(100, 66, 0, World(0, 2)).batch_size == 66
     with pytest.raises(KitError, match=r"66 photos can't be shared by 2 processes, which mix neighbours: .* to multiples of 4"):
         Order(100, 66, 0, World(0, 2), pairs=True)
+    with pytest.raises(KitError, match="3 photos can't be shared by 2 processes: begin fewer"):
+        Order(3, 64, 0, World(0, 2), pairs=True)
     assert (few := Order(27, 64, 0, World(1, 2), pairs=True)).batch_size == 24
     assert few.share == slice(12, 24)
 
@@ -149,7 +151,8 @@ def test_two_processes_train_to_the_weights_of_one(place):
 
 
 @pytest.mark.timed
-def test_a_run_goes_on_with_another_number_of_processes(place):
+def test_a_run_goes_on_with_another_number_of_processes(place, paced):
     words = ["simple", "--set", "competition=any", "--set", "train.epochs=2000"]
-    assert "provisional" in run(place, "out", *words, "--budget", "20s", processes=2) or (place / "out" / "submission.csv").is_file()
-    assert "distil: going on from step" in run(place, "out", *words, "--budget", "12s")
+    printed = run(place, "out", *words, "--budget", f"{paced(20)}s", processes=2)
+    assert "provisional" in printed or (place / "out" / "submission.csv").is_file()
+    assert "distil: going on from step" in run(place, "out", *words, "--budget", f"{paced(12)}s")

@@ -128,17 +128,22 @@ def saves(shape: torch.Size, ranks: tuple[int, ...]) -> bool:
     return parts < outs * ins * kernel
 
 
+def parameters_at(student: nn.Module, ranks: Mapping[str, tuple[int, ...]]) -> int:
+    """How many a student has with these layers at these ranks, batch norm's among them, as limits count."""
+    with torch.device("meta"):
+        return count_parameters(factor_shape(copy.deepcopy(student).to("meta"), ranks))
+
+
 def ranks_within(student: nn.Module, parameters: int) -> Ranks:
     """The ranks of the largest share of energy with which the student has at most so many parameters, batch norm's among them.
 
     Raises:
         KitError: even with one of everything it has more.
     """
-    folded, shape = fold(student), copy.deepcopy(student).to("meta")
+    folded = fold(student)
 
     def size(share: float) -> int:
-        with torch.device("meta"):
-            return count_parameters(factor_shape(copy.deepcopy(shape), ranks_of_energy(folded, share)))
+        return parameters_at(student, ranks_of_energy(folded, share))
 
     if size(0.0) > parameters:
         raise KitError(

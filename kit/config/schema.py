@@ -299,14 +299,15 @@ class Config(Section):
 
     @model_validator(mode="after")
     def some_term_always_counts(self) -> Self:
-        if not any(term.weight for term in self.distill):
+        terms = [term for term in self.distill if term.weight]
+        if not terms:
             raise ValueError("the weights of all terms of distill are zero, and nothing is learnt: give one of them a weight")
         for p in ramps.PLACES:
-            if all(ramps.is_off(term.ramp, p) for term in self.distill):
+            if all(ramps.is_off(term.ramp, p) for term in terms):
                 raise ValueError(f"the ramps of all terms of distill are zero at p = {p:g}, and nothing is learnt there: change one")
         later = [(f"{name}.{field}", getattr(section, field)) for name, field in LATER if (section := getattr(self, name))]
         for name, epochs in [("train.epochs", self.train.epochs), *later]:
-            if epochs and not any(ramps.factor(term.ramp, epoch / epochs) for epoch in range(epochs) for term in self.distill):
+            if epochs and not any(ramps.factor(term.ramp, epoch / epochs) for epoch in range(epochs) for term in terms):
                 raise ValueError(f"the ramps of all terms of distill are zero in each of {name}={epochs}: change one, or give more epochs")
         return self
 
@@ -334,7 +335,7 @@ class Config(Section):
     def shortened(self, epochs: int) -> Self:
         """The same run with so many epochs of the teacher and of distillation, and one of each later training that it has."""
         value = self.model_dump()
-        if not any(ramps.factor(term.ramp, 0) for term in self.distill):  # a plan of one epoch knows no other p
+        if not any(term.weight * ramps.factor(term.ramp, 0) for term in self.distill):  # a plan of one epoch knows no other p
             value["distill"] = [term | {"ramp": "constant"} for term in value["distill"]]
         value["train"]["epochs"] = value["teacher"]["train"]["epochs"] = epochs
         for section, field in LATER:

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kit.errors import KitError
 from kit.rng import generator
 from kit.world import World
 
@@ -13,6 +14,9 @@ class Order:
 
     The batches are the same for any number of processes; `share` is the part of each that this one is given, whole pairs of photos where
     `pairs` asks for that. With `balance`, int64 [photos] of labels, an epoch shows every class as often as any other.
+
+    Raises:
+        KitError: there are fewer photos than that takes.
     """
 
     def __init__(
@@ -27,6 +31,8 @@ class Order:
         world = world or World()
         together = 2 if pairs and world.size > 1 else 1
         least = world.size * together
+        if photos < least:
+            raise KitError(f"{photos} photos can't be shared by {world.size} processes: begin fewer, or give more photos.")
         self.photos, self.seed, self.balance = photos, seed, balance
         self.batch_size = min(batch_size, photos // least * least)  # of few photos as many as the processes can share
         self.share = world.share(self.batch_size, together)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kit import predict, submission
 from kit.answers import FILE, keep_answer
 from kit.compress.adjust import adjust_logits
+from kit.compress.lowrank import parameters_at, ranks_in
 from kit.compress.lsq import with_steps
 from kit.compress.pack import Packed, unpack
 from kit.compress.prune import Target
@@ -119,16 +120,15 @@ def submit(session: Session, material: Material, packed: Packed, state: str, sub
     """submission.csv from the packed student, checked against the evaluation photos and the competition, filed with its making."""
     with session.stage("submit"):
         answer = predict.logits(packed.student, material.evaluation, session.config.data, views=session.config.predict)
-        most_frequent = int(material.dataset.training.per_class(len(material.dataset.classes)).argmax())
+        classes = len(material.dataset.classes)
+        training = material.dataset.training.per_class(classes)
+        most_frequent = int(training.argmax())
         ids, csv = submission.ids_for(material.evaluation.names, session.rules), session.out / "submission.csv"
         submission.write_csv(csv, ids, predict.classes_of(answer, material.evaluation, most_frequent), session.rules)
         guesses = [ids[row] for row in material.evaluation.bad]
         if guesses:
             session.log(f"{len(guesses)} rows are guesses (class {most_frequent}), their photos do not decode: {', '.join(guesses)}")
-        found = (
-            submission.problems(submission.read_csv(csv), session.rules, len(material.dataset.classes), ids)
-            + session.record["over_the_limit"]
-        )
+        found = submission.problems(submission.read_csv(csv), session.rules, classes, ids, training) + session.record["over_the_limit"]
         session.record["submission"] = {"problems": found, "guessed_ids": guesses, "sha256": sha256_of(csv), "rows": len(ids)}
         report_submission(session, csv, state, found)
         made = provenance(session, state)
@@ -155,7 +155,7 @@ def provenance(session: Session, state: str) -> dict[str, Any]:
     """Where a submission came from, enough to make it again."""
     kept = ("recipe", "validation_accuracy", "parameters", "bytes", "commit", "versions", "device", "photos", "teacher", "stages", "config")
     return {
-        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),  # as Kaggle dates what is handed in
         "state": state,
         "competition": session.config.competition,
         "command": command(),
@@ -228,11 +228,12 @@ def best_of(session: Session, material: Material, found: list[SoFar]) -> tuple[d
         return later, found[0].file
     if config.lowrank and not config.prune:  # a plan that does both prunes within the limit, and may be thin enough only then
         thin = factorised(student, config).eval()
-        session.log(f"a copy's layers were made thinner for this submission: {count_parameters(thin):,} parameters")
+        left = parameters_at(student, ranks_in(thin))
+        session.log(f"a copy's layers were made thinner for this submission: {left:,} parameters")
         return {"lowrank": thin}, file
     # its plan says to prune, later; until then a copy is
     target = Target(competition(config.whose_limit).max_parameters)
-    slimmer, widths = cut(session, material, student, target, bytes_allowed(config))
+    slimmer, widths = cut(session, material, student, target, bytes_allowed(config), trained_later=False)
     session.log(f"a copy was pruned to {count_parameters(slimmer):,} parameters for this submission, widths {list(widths)}")
     return {"training": slimmer.eval()}, file
 

@@ -100,16 +100,20 @@ def waits_for_pruning(config: Config, student: nn.Module, classes: tuple[str, ..
 
 
 def cut(
-    session: Session, material: Material, student: nn.Module, target: Target, most: int | None = None
+    session: Session, material: Material, student: nn.Module, target: Target, most: int | None = None, trained_later: bool = True
 ) -> tuple[nn.Module, tuple[int, ...]]:
-    """A copy that keeps the target, in evaluation mode on the device, and its widths. most: bytes of the packed copy, which is cut again
-    where it has more."""
+    """A copy that keeps the target, in evaluation mode on the device, and its widths.
+
+    Args:
+        most: bytes of the packed copy, which is cut again where it has more.
+        trained_later: only then are its weights new where prune.scratch asks for that.
+    """
     config, classes = session.config, material.dataset.classes
     how, augment = config.prune or Prune(), config.data.augment
     order = make_order(session, material, config.train, augment)
     batches = make_views(session, material, order, augment)
     slimmer, widths = narrowed(config, student, target, classes, most, batches)
-    if how.scratch:
+    if how.scratch and trained_later:
         slimmer = with_new_weights(slimmer, config.student.name, len(classes), config.train.seed)
     recalibrate(slimmer.to(session.device.device), batches, min(BATCHES, order.steps_per_epoch))
     return slimmer, widths

@@ -10,6 +10,7 @@ from kit import predict
 from kit.compress.pack import unpack
 from kit.config.stages import up_to_pruning
 from kit.distill.objective import Objective
+from kit.models.look import evaluated
 from kit.session import Session
 from kit.stages.packing import pack_student, rounded
 from kit.stages.photos import Material, make_order, make_views, mixing
@@ -40,13 +41,16 @@ def rehearse(session: Session, material: Material, stage: str, student: nn.Modul
                 step_once(session, material, final, teacher)
         budget.insist("the rehearsal of the hand-in", *owed)
         over = waits_for_pruning(config, student, material.dataset.classes)
-        hand_in = rehearse_hand_in(session, material, f"{stage} evaluate", final)
+        hand_in = rehearse_hand_in(session, material, final)
+        if final is not student and not over:  # until it is pruned the whole one is handed in
+            hand_in = max(hand_in, rehearse_hand_in(session, material, student))
+        budget.longest[f"{stage} evaluate"] = seconds_a_photo(session, material, student) * len(material.validation)
         page = budget.longest.setdefault("page", PAGE)  # an earlier session has measured it
         asked = len(up_to_pruning(config.prune))  # students of stages, for the page
         budget.longest["report"] = page + asked * budget.longest[f"{stage} evaluate"]
         # an oversized one prunes a copy; one on the grid isn't rounded, but the one before it is, and was rehearsed
         whole = hand_in + (budget.longest.get("prune", 0) if over else 0)
-        budget.longest["hand in"] = max(whole, budget.longest.get("hand in", 0) if stage == "qat" else 0)
+        budget.longest["hand in"] = max(whole, budget.longest.get("hand in", 0))  # an earlier stage's, or what a session measured
 
 
 def as_if_trained(student: nn.Module) -> nn.Module:
@@ -69,21 +73,27 @@ def step_once(session: Session, material: Material, student: nn.Module, teacher:
     take_step(state, learn, batches, session.world)
 
 
-def rehearse_hand_in(session: Session, material: Material, evaluation: str, student: nn.Module) -> float:
-    """Seconds that packing and predicting all photos will take; notes on the way what an evaluation takes."""
+def rehearse_hand_in(session: Session, material: Material, student: nn.Module) -> float:
+    """Seconds that packing and predicting all photos will take."""
     budget, config = session.budget, session.config
     file, start = session.out / ".rehearsal.kit", budget.clock()
     pack_student(file, config, rounded(session, material, student), material.dataset.classes)
     packed = unpack(file).student.to(session.device.device)
     file.unlink()
     packing = budget.clock() - start
-    predict.logits(packed, material.validation, config.data, limit=PHOTOS)  # once for what only the first time costs
-    start = budget.clock()
-    predict.logits(packed, material.validation, config.data, limit=PHOTOS)
-    each = (budget.clock() - start) / min(PHOTOS, len(material.validation))
-    budget.longest[evaluation] = each * len(material.validation)
+    each = seconds_a_photo(session, material, packed)
     views = config.predict.crops * (2 if config.predict.flip else 1)
     compared = 2 * len(material.validation)  # before and after packing, one view
     students = 1 + bool(config.lowrank) + bool(config.quantize.train_epochs)
     choosing = students * (packing + each * views * len(material.validation)) if students > 1 and not config.train.final_fit else 0
     return packing + each * (views * (len(material.validation) + len(material.evaluation)) + compared) + choosing
+
+
+def seconds_a_photo(session: Session, material: Material, network: nn.Module) -> float:
+    """That a network on the device takes to predict, in evaluation mode."""
+    clock, some = session.budget.clock, min(PHOTOS, len(material.validation))
+    with evaluated(network):
+        predict.logits(network, material.validation, session.config.data, limit=some)  # once for what only the first time costs
+        start = clock()
+        predict.logits(network, material.validation, session.config.data, limit=some)
+        return (clock() - start) / some

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kit import predict
 from kit.compress.fold import fold
-from kit.compress.lowrank import factorise, ranks_in, ranks_of_energy, ranks_up_to, ranks_within
+from kit.compress.lowrank import factorise, parameters_at, ranks_in, ranks_of_energy, ranks_up_to, ranks_within
 from kit.compress.lsq import with_steps
 from kit.config.competitions import competition
 from kit.config.schema import Config, LowRank, Student, Train
@@ -88,6 +88,8 @@ def distil(session: Session, material: Material, teachers: Sequence[nn.Module], 
         student = build_student(config.student.name, widths_for(config.student, classes), classes)
         if begin:
             take_weights(session, material, student, begin)
+            if keeps_classifier(config):
+                classifier(student).requires_grad_(False)
             return student
         if teachers:
             prepare(student, teachers[0], config)
@@ -148,11 +150,13 @@ def take_weights(session: Session, material: Material, student: nn.Module, sourc
         refuse_other_classes(source, found.classes, material.dataset.classes)
     if found.config:
         refuse_leak(source, found.config, config, material.dataset.held_out)
+    network = as_network(found.weights, config.student.name)
     try:
-        student.load_state_dict(found.weights)
+        student.load_state_dict(network.state_dict() if network else found.weights)  # timm's own names are others
     except RuntimeError as error:
         raise KitError(f"{source} is no {config.student.name!r} of these classes ({in_brief(error)}). Give one that is.") from None
     session.remember("student", hashlib.sha256(to_bytes(found.weights)).hexdigest()[:16], f"the weights in {source}")
+    checkpoints = session.checkpoints("distil")  # which know of the student now
     if not (done := checkpoints.result()):
         look = lambda: predict.scores(student.to(session.device.device).eval(), material.validation, config.data)  # noqa: E731
         accuracy = None if config.train.final_fit else session.world.lead(look)["accuracy"]
@@ -183,7 +187,7 @@ def factorised(student: nn.Module, config: Config) -> nn.Module:
     how, limit, folded = config.lowrank or LowRank(), competition(config.whose_limit).max_parameters, fold(student)
     if not how.parameters:
         thin = factorise(folded, ranks_up_to(folded, how.rank) if how.rank else ranks_of_energy(folded, how.energy))
-        if not limit or count_parameters(thin) <= limit:
+        if not limit or parameters_at(student, ranks_in(thin)) <= limit:
             return thin
     return factorise(folded, ranks_within(student, min(filter(None, (how.parameters, limit)))))
 
@@ -193,17 +197,20 @@ def train_factorised(session: Session, material: Material, student: nn.Module, t
     config, before = session.config, count_parameters(student)
     with session.stage("lowrank"):
         thin = factorised(student, config)
-        session.log(f"lowrank: {before:,} → {count_parameters(thin):,} parameters, ranks {ranks_in(thin)}")
-        session.note("lowrank", parameters=count_parameters(thin), ranks=ranks_in(thin))
+        ranks = ranks_in(thin)
+        after = parameters_at(student, ranks)
+        session.log(f"lowrank: {before:,} → {after:,} parameters, ranks {ranks}")
         if plan := later_plans(config).get("lowrank"):
             learn(session, material, "lowrank", thin, teachers, plan, 0.0)
+        session.note("lowrank", parameters=after, ranks=ranks)
     return thin
 
 
 def train_quantized(session: Session, material: Material, student: nn.Module, teachers: Sequence[nn.Module]) -> nn.Module:
     """Distil the student a last time with its norms folded and its weights on the grids that they are packed on, from where packing would
     round it to."""
-    config, parameters = session.config, count_parameters(student)
+    config, thinner = session.config, session.record["stages"].get("lowrank", {})
+    parameters = thinner.get("parameters", count_parameters(student))
     with session.stage("qat"):
         stepped = with_steps(session.world.lead(lambda: rounded(session, material, student)), config.pack)
         learn(session, material, "qat", stepped, teachers, later_plans(config)["qat"], 0.0)

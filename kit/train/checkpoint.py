@@ -141,9 +141,10 @@ class Checkpoints:
 
 
 def saved_in(out: Path) -> list[Saved]:
-    """All checkpoints that a run has in its folder, oldest first. Those of a copy without folders lie beside its other files."""
-    folder = out / FOLDER if (out / FOLDER).is_dir() else out
-    found = [saved for path in (folder.iterdir() if folder.is_dir() else ()) if (saved := described(path))]
+    """All checkpoints that a run has in its folder, oldest first. Those of a copy without folders, as a data set is, lie beside its other
+    files, also once it has gone on."""
+    places = [place for place in (out, out / FOLDER) if place.is_dir()]
+    found = [saved for place in places for path in place.iterdir() if (saved := described(path))]
     return sorted(found, key=lambda saved: (saved.age, saved.digest))
 
 

@@ -137,6 +137,9 @@ def test_a_limit_without_a_unit_is_told_how_it_is_written():
 def test_weights_that_leave_nothing_to_learn_are_refused():
     with pytest.raises(KitError, match="weights of all terms of distill are zero"):
         override(recipe("record"), ["distill.0.weight=0"])
+    early = '[{"loss":"kd","ramp":"first half"},{"loss":"ce","weight":0}]'
+    with pytest.raises(KitError, match=r"ramps of all terms of distill are zero at p = 0\.\d"):
+        override(recipe("record"), [f"distill={early}"])
 
 
 def test_rates_of_later_trainings_follow_the_plans_unless_they_are_set():

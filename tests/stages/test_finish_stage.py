@@ -41,6 +41,16 @@ def test_a_provisional_student_keeps_a_limit_of_bytes_by_the_pruning_that_its_pl
     assert "a copy was" not in capsys.readouterr().out
 
 
+def test_a_copy_that_is_pruned_for_now_keeps_its_weights_where_the_plan_begins_with_new_ones(drawn, tmp_path, log):
+    session = open_session(override(recipe("sample").tiny(), ["limit=30000params", "prune.scratch=true"]), tmp_path, Budget(None), log)
+    material = read_photos(session, drawn, tmp_path / "cache")
+    student = build_student("record", (), 6)
+    nn.init.constant_(student.fc.bias, 7)
+    slimmer = best_of(session, material, [SoFar("", 0.5, student.state_dict())])[0]["training"]
+    assert count_parameters(slimmer) <= 30_000
+    assert (slimmer.fc.bias == 7).all()
+
+
 def test_a_plan_that_prunes_before_it_thins_hands_in_a_pruned_copy_until_then(drawn, tmp_path, log):
     """Of the whole student more are left at rank one than the limit allows."""
     config = override(recipe("sample").tiny(), ["limit=5000params", "prune.keep=0.15", "lowrank={}"])

@@ -2,11 +2,14 @@ import itertools
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 
 from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.errors import Suspended
+from kit.models.look import hooked
 from kit.models.students import build_student
+from kit.models.teacher import build_teacher
 from kit.session import open_session
 from kit.stages.photos import read_photos
 from kit.stages.rehearsal import rehearse, rehearse_hand_in
@@ -20,7 +23,7 @@ def reserved(drawn, out, log, *assignments):
     material = read_photos(session, drawn, out / "cache")
     session.budget = Budget(None, started=0, clock=itertools.count().__next__)
     torch.manual_seed(0)
-    return rehearse_hand_in(session, material, "distil evaluate", build_student("record", (), 6))
+    return rehearse_hand_in(session, material, build_student("record", (), 6))
 
 
 def test_time_is_kept_for_every_student_that_is_packed_and_compared(drawn, tmp_path, log):
@@ -41,3 +44,21 @@ def test_once_there_is_a_student_no_rehearsal_eats_the_time_that_is_kept_to_hand
         rehearse(session, material, "finetune", student, student)
     session.config = override(session.config, ["prune=null"])
     rehearse(session, material, "distil", student, student)
+
+
+def test_until_it_is_pruned_the_time_of_the_whole_student_is_kept(drawn, tmp_path, log):
+    """By a clock that goes on by a layer's weights whenever one is asked, so that a smaller student is a faster one."""
+    session = open_session(override(recipe("sample").tiny(), ["prune.keep=0.2"]), tmp_path, Budget(None), log)
+    material, asked = read_photos(session, drawn, tmp_path / "cache"), [0]
+
+    def work(module, inputs, output):
+        asked[0] += sum(p.numel() for p in module.parameters(recurse=False))
+
+    session.budget = Budget(None, started=0, clock=lambda: asked[0])
+    student, teacher = build_student("record", (), 6).eval(), build_teacher("torchvision/resnet18", 6).eval()
+    with hooked([register_module_forward_hook(work)]):
+        whole = rehearse_hand_in(session, material, student)
+        rehearse(session, material, "distil", student, teacher)
+        assert session.budget.longest["hand in"] == whole > 0
+        rehearse(session, material, "finetune", build_student("record", (8, 8, 8, 8, 8, 8, 8), 6), teacher)
+        assert session.budget.longest["hand in"] == whole

@@ -116,6 +116,19 @@ def test_after_a_damage_two_whole_generations_are_kept_again(checkpoints):
     assert [saved.step for saved in checkpoints.files()] == [15, 18]
 
 
+def test_a_copy_without_folders_is_gone_on_with_after_it_has_written_one(checkpoints, tmp_path, log):
+    """A data set of Kaggle's holds files alone."""
+    saved = checkpoints.save(10, state(10))
+    flat = saved.rename(tmp_path / saved.name)
+    checkpoints.folder.rmdir()
+    again = of(tmp_path, log)
+    assert again.load()["step"] == 10
+    again.save(20, state(20))
+    assert steps_done(tmp_path, log) == 20
+    again.save(30, state(30))
+    assert not flat.exists()
+
+
 def test_what_was_taken_back_is_not_the_newest_any_more(checkpoints):
     """A run that diverged goes back and saves an earlier step than there is."""
     for step in (10, 20):
