@@ -60,5 +60,5 @@ $(READY): requirements.txt pyproject.toml
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-clean:
-	rm -rf $(VENV) runs .coverage .pytest_cache .ruff_cache .mypy_cache
+clean:  ## all that can be made again; runs stay, but for the smoke test's
+	rm -rf $(VENV) runs/smoke .coverage .pytest_cache .ruff_cache .mypy_cache

@@ -20,7 +20,7 @@ class Screen(Console):
             self.quiet = True
 
 
-console = Screen(soft_wrap=True, highlight=False)
+console = Screen(soft_wrap=True, highlight=False, emoji=False)
 
 
 class Log:

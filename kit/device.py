@@ -116,9 +116,10 @@ def shortages_named() -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(short in words for short in SHORTAGES):
             raise
         raise KitError(
-            f"The memory is not enough: {words[:200]}. What was saved is untouched. Make the steps smaller with --set train.batch_size=…, "
-            "close what else uses the device, raise the limits that ulimit -a shows, or leave the photos out of the device's memory with "
-            "--set data.feed=stream."
+            f"The memory is not enough: {words[:200]}. What was saved is untouched, and the same command goes on once there is more: close "
+            "what else uses the device, raise the limits that ulimit -a shows, or leave the photos out of the device's memory with --set "
+            "data.feed=stream. Or make the steps smaller, in another --out: --set train.batch_size=…, and where the run trains its teacher "
+            "--set teacher.train.batch_size=…."
         ) from None
 
 

@@ -24,7 +24,7 @@ from kit.remote.metadata import kernels_here
 
 Verdict = Literal["ok", "note", "broken"]
 Finding = tuple[Verdict, str, str]  # verdict, what was found, what to do
-OPTIONAL = {"optuna", "ray", "onnx", "onnxruntime", "tensorboard"}  # asked for where they are wanted
+OPTIONAL = {"optuna", "ray", "onnx", "onnxruntime", "tensorboard", "triton"}  # asked for where they are wanted; the last on a GPU alone
 PAIRS = {"2.10": "0.25", "2.11": "0.26"}  # torch and the torchvision that fits it
 GIGABYTE = 1e9
 LOOKS = 200  # photos whose EXIF is read
@@ -119,7 +119,7 @@ def imported() -> set[str]:
 
 
 def disk(place: Path) -> Finding:
-    """The decoded Food-11 is 3.3 GB at 256 px, a run's folder below 0.3 GB."""
+    """The decoded Food-11 is 3.3 GB at 256 px, a run's folder below 0.3 GB; a split that doesn't fit is refused before it is decoded."""
     place = place.resolve()
     there = next(p for p in (place, *place.parents) if p.exists())
     if not there.is_dir():
@@ -127,7 +127,7 @@ def disk(place: Path) -> Finding:
     if not os.access(there, os.W_OK):
         return "broken", f"{place} can't be written to", "choose another --out or --cache"
     free = shutil.disk_usage(there).free / GIGABYTE
-    return ("ok" if free > 4 else "note"), f"{free:.1f} GB free at {place}", "" if free > 4 else "Food-11 at 256 px takes 3.3 GB"
+    return ("ok" if free > 4 else "note"), f"{free:.1f} GB free at {place}", "" if free > 4 else "decoded, Food-11 takes 3.3 GB"
 
 
 def memory() -> Finding:
@@ -177,10 +177,10 @@ def bundles(kernels: list[Path]) -> Finding:
 
 def dataset(data: Path) -> Finding:
     from kit.config.competitions import COMPETITIONS
-    from kit.data.layout import find_dataset
+    from kit.draft import find_with_validation
 
     try:
-        found = find_dataset(data, None, 0.2, 0)
+        found, _ = find_with_validation(data)
     except KitError as error:
         return "broken", str(error), "as it says; docs/your-own-photos.md has the shapes that are known"
     teachers = sorted({rules.teacher_file for rules in COMPETITIONS.values() if (found.root / rules.teacher_file).is_file()})

@@ -77,10 +77,7 @@ def draft(name: str, data: Path, folder: Path) -> Iterator[str]:
     file = folder / f"{check_name(name)}.py"
     if file.exists():
         raise KitError(f"{file} is there already. Choose another name, or remove it.")
-    dataset = find_dataset(data, None, None, 0)
-    share = share_to_hold_out(dataset)
-    if dataset.held_out:
-        dataset = find_dataset(data, None, share, 0)
+    dataset, share = find_with_validation(data)
     competition = rules_of(dataset)
     side = side_for(dataset.training)
     photos = (
@@ -120,6 +117,13 @@ def rules_of(dataset: Dataset) -> str:
     if len(fits) > 1:
         fits = [name for name in fits if (dataset.root / COMPETITIONS[name].teacher_file).is_file()]
     return fits[0] if len(fits) == 1 else "any"
+
+
+def find_with_validation(data: Path) -> tuple[Dataset, float]:
+    """The data set below `data`, and the share of training that its validation photos were held out by where it has no folder of them."""
+    dataset = find_dataset(data, None, None, 0)
+    share = share_to_hold_out(dataset)
+    return (find_dataset(data, None, share, 0) if dataset.held_out else dataset), share
 
 
 def share_to_hold_out(dataset: Dataset) -> float:

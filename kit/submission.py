@@ -10,7 +10,7 @@ from kit.data.layout import find_dataset
 from kit.errors import KitError
 from kit.files import write_durably
 
-COLLAPSED = 0.9  # a class that takes a larger share of the rows than this is no classifier's answer
+COLLAPSED = 0.1  # of the share that the other classes have in training: where fewer rows are theirs it is no classifier's answer
 
 
 def ids_for(names: tuple[str, ...], rules: Competition) -> list[str]:
@@ -33,12 +33,15 @@ def read_csv(path: Path) -> pd.DataFrame:
         raise KitError(f"{path} is no CSV in UTF-8 ({error}). Take the run's own submission.csv.") from None
 
 
-def problems(table: pd.DataFrame, rules: Competition, classes: int, ids: list[str] | None = None) -> list[str]:
+def problems(
+    table: pd.DataFrame, rules: Competition, classes: int, ids: list[str] | None = None, training: np.ndarray | None = None
+) -> list[str]:
     """Everything that makes a submission worthless, in words; empty when it may be handed in.
 
     Args:
         classes: how many there are.
         ids: of the evaluation folder, in order; None where the folder is not at hand: then the competition's count decides.
+        training: how many photos each class has there; None where they are not at hand: as many each, of many classes.
     """
     if list(table.columns) != list(rules.columns):
         return [f"the columns are {list(table.columns)}, wanted are {list(rules.columns)}"]
@@ -56,8 +59,10 @@ def problems(table: pd.DataFrame, rules: Competition, classes: int, ids: list[st
     if wrong := sorted(set(answers) - valid):
         found.append(f"classes that do not exist: {', '.join(map(repr, wrong[:5]))}; there are 0 to {classes - 1}")
     counts = answers.value_counts()
-    if classes > 1 and len(given) >= 20 and counts.iloc[0] > COLLAPSED * len(given):
-        found.append(f"class {counts.index[0]} is the answer in {counts.iloc[0]:,} of {len(given):,} rows: the model has collapsed")
+    if classes > 1 and len(given) >= 20 and counts.index[0] in valid:
+        most, others = counts.iloc[0], 1.0 if training is None else 1 - training[int(counts.index[0])] / training.sum()
+        if 1 - most / len(given) < COLLAPSED * others:
+            found.append(f"class {counts.index[0]} is the answer in {most:,} of {len(given):,} rows: the model has collapsed")
     return found
 
 
@@ -92,11 +97,12 @@ def check(path: Path, name: str, data: Path | None = None) -> list[str]:
     Raises:
         KitError: the photos alone tell how many classes there are, and are not at hand.
     """
-    rules, ids = competition(name), None
+    rules, ids, training = competition(name), None, None
     classes = len(rules.classes) if rules.classes else None
     if data is not None:
         dataset = find_dataset(data, rules.classes, None, 0)
         ids, classes = ids_for(dataset.evaluation.names, rules), len(dataset.classes)
+        training = dataset.training.per_class(classes)
     if classes is None:
         raise KitError(f"The competition {name!r} names no classes: give --data, whose evaluation folder and classes are then compared.")
-    return problems(read_csv(path), rules, classes, ids)
+    return problems(read_csv(path), rules, classes, ids, training)

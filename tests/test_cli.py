@@ -24,7 +24,7 @@ from kit.cli.files import FORMATS
 from kit.compress.foreign import WRITERS
 from kit.compress.pack import pack
 from kit.config.recipes import recipe
-from kit.console import progress
+from kit.console import Log, progress
 from kit.errors import KitError
 from kit.export import GRAPHS
 from kit.models.students import build_student, widths_of
@@ -255,6 +255,11 @@ def test_a_run_is_begun_with_the_student_that_is_named_and_refused_without_it(dr
     assert not (tmp_path / "cache").exists()  # before anything is spent
 
 
+def test_what_stands_between_colons_is_no_picture(capsys):
+    Log()("/opt/functional.py:100: UserWarning: a :cat:")
+    assert capsys.readouterr().out == "/opt/functional.py:100: UserWarning: a :cat:\n"
+
+
 def test_doctor_finds_this_machine_fit_and_shows_the_data(drawn, tmp_path):
     result = invoke("doctor", "--data", str(drawn), "--cache", str(tmp_path))
     assert result.exit_code == 0, result.output
@@ -287,8 +292,20 @@ def test_doctor_shows_a_long_path_with_brackets_whole(drawn, tmp_path):
 def test_doctor_names_each_library_that_the_kit_imports_and_is_not_there(monkeypatch):
     assert doctor.libraries()[0] == "ok"
     assert {"torch", "PIL", "safetensors", "jinja2", "torch_pruning", "kaggle"} <= doctor.imported()
+    assert "triton" not in doctor.imported()  # torch brings it on Linux alone, and only a GPU is asked for it
     monkeypatch.setitem(sys.modules, "safetensors", None)  # as if it were not installed
     assert doctor.libraries()[:2] == ("broken", "missing: safetensors")
+
+
+def test_doctor_takes_the_few_photos_that_a_new_recipe_can_be_drafted_for(drawn, tmp_path):
+    """A fifth of three photos a class can't be held out; `kit new` holds out more."""
+    for photo in sorted((drawn / "training").iterdir()):
+        label, number = photo.stem.split("_")
+        if int(label) < 3 and int(number) < 3:
+            (place := tmp_path / "few" / "train" / label).mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, place)
+    shutil.copytree(drawn / "evaluation", tmp_path / "few" / "test")
+    assert doctor.dataset(tmp_path / "few")[0] == "ok"
 
 
 def test_doctor_fails_for_a_folder_without_photos(tmp_path):

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from kit.config.competitions import Competition, competition
@@ -42,6 +43,18 @@ def test_each_defect_is_named(good):
     }
     for words, broken in cases.items():
         assert words in "; ".join(problems(broken, HW13, 11)), words
+
+
+def test_a_class_that_is_nearly_all_of_training_may_be_nearly_all_of_the_answers():
+    def found(of_first, training):
+        table = pd.DataFrame({"Id": [f"{i:04d}" for i in range(1_000)], "Category": ["0"] * of_first + ["1"] * (1_000 - of_first)})
+        return problems(table, competition("any"), 2, None, np.array(training))
+
+    assert not found(940, [95, 5])
+    assert not found(990, [95, 5])
+    assert "class 0 is the answer in 1,000 of 1,000 rows: the model has collapsed" in found(1_000, [95, 5])
+    assert found(960, [50, 50])
+    assert found(950, [5, 95])
 
 
 def test_ids_are_compared_with_the_evaluation_folders(good):

@@ -45,9 +45,16 @@ class NamesFields(TyperCommand):
             option, equals, value = word.partition("=")
             known = option in options or not option.startswith("--") or context.resilient_parsing  # the last: a shell completes
             if not known and (places := places_of(option[2:].replace("-", "_"))):
-                ways = " or ".join(f"--set {place}={value if equals else after}" for place in places)
+                ways = " or ".join(assignment(place, value if equals else after) for place in places)
                 raise KitError(f"kit {self.name} has no {option}: a field of the recipe is changed by {ways}.")
         return super().parse_args(context, args)
+
+
+def assignment(place: str, value: str) -> str:
+    """What sets a field; a section that many recipes lack is given whole there."""
+    section, _, field = place.partition(".")
+    lacking = f" (where the recipe has no {section}, --set '{section}={{\"{field}\": {value}}}')"
+    return f"--set {place}={value}" + (lacking if Config.model_fields[section].default is None else "")
 
 
 def check_share(share: float) -> float:

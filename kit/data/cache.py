@@ -23,7 +23,7 @@ from kit.console import Log, progress
 from kit.data.decode import photo_digest, photo_size, to_squares
 from kit.data.splits import Split
 from kit.errors import KitError
-from kit.files import StorageError, flush_folder, locked, make_folder, sha256_of, write_durably
+from kit.files import FREE, StorageError, flush_folder, locked, make_folder, sha256_of, write_durably
 
 VERSION = 4
 CHUNK = 16  # photos a thread takes at once
@@ -185,9 +185,19 @@ def index_name(content: bytes) -> str:
 
 
 def build(split: Split, side: int, place: Path, log: Log, workers: int, tick: Tick) -> None:
-    """Decode a split with `workers` threads into a new folder, then give it its name."""
+    """Decode a split with `workers` threads into a new folder, then give it its name.
+
+    Raises:
+        StorageError: the disk is full, or would be: told before the work.
+    """
     temporary = place.with_name(f".{place.name}")
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    wanted, free = len(split) * side**2 * 3, shutil.disk_usage(place.parent).free
+    if wanted > free:
+        raise StorageError(
+            f"{len(split):,} {split.name} photos take {wanted / 1e9:,.1f} GB in squares of {side} px, and the disk of {place.parent} has "
+            f"{free / 1e9:,.1f} GB free. {FREE}; --set data.feed=decode keeps none of training."
+        )
     temporary.mkdir()
     try:
         sizes, bad, digest = decode_into(temporary / "pixels.npy", split, side, workers, tick)

@@ -303,9 +303,10 @@ def read_story(file: Path, ref: str) -> Story:
     """The chain that the file tells of, or a new one.
 
     Raises:
-        KitError: it is damaged, or of another kernel.
+        KitError: it is damaged, of another kernel, or it would begin among someone else's files.
     """
     if not file.is_file():
+        refuse_foreign(file.parent / "output")
         return Story(ref)
     try:
         story = TypeAdapter(Story).validate_python(json.loads(file.read_text(encoding="utf-8")))
@@ -316,6 +317,16 @@ def read_story(file: Path, ref: str) -> Story:
     if story.ref != ref or sessions - {ref, f"{ref}-b"}:
         raise KitError(f"{file} tells of {', '.join(sorted({story.ref} | sessions))}, not of {ref}. Choose another --out.")
     return story
+
+
+def refuse_foreign(output: Path) -> None:
+    """What an earlier session left in `output` is removed with each that goes further: nobody else's files may lie there.
+
+    Raises:
+        KitError: there is something, and no run's.
+    """
+    if output.is_dir() and any(output.iterdir()) and not (output / "run.json").exists():
+        raise KitError(f"{output} holds files that no chain fetched, and would not keep them. Choose another --out.")
 
 
 def save(story: Story, folder: Path) -> None:

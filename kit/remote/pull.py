@@ -31,7 +31,11 @@ def pull(kaggle: Kaggle, ref: str, name: str, folder: Path, pattern: str = WANTE
         raise KitError(f"{out} holds a run that was not pulled, whose files would be replaced. Choose another --out.")
     files = dict(contents(kaggle, ref, pattern))
     made = read_object(files.get(PROVENANCE, b"{}"))
-    made |= {"kernel": ref, "kernel_version": newest_version(kaggle, ref).number, "pulled": time.strftime("%Y-%m-%d %H:%M:%S")}
+    made |= {
+        "kernel": ref,
+        "kernel_version": newest_version(kaggle, ref).number,
+        "pulled": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
+    }
     files[PROVENANCE] = (json.dumps(made, indent=2, ensure_ascii=False) + "\n").encode()
     csv, place = files.get("submission.csv"), out or folder / f"{time.strftime('%Y-%m-%d')}-{name}"
     sha256 = hashlib.sha256(csv or b"").hexdigest()

@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +121,19 @@ def test_photos_that_are_none_are_refused(copy, tmp_path, log):
         path.write_text("text")
     with pytest.raises(KitError, match="Not one of the 24 evaluation photos decodes"):
         load(copy, tmp_path / "cache", log)
+
+
+TINY = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=64k none "$1" && shift && exec "$@"', "-"]
+LOADS = "import sys; from pathlib import Path; from tests.data.test_cache import load; load(Path(sys.argv[1]), Path(sys.argv[2]), print)"
+
+
+def test_a_disk_that_is_too_small_is_named_before_the_work(drawn, tmp_path):
+    within = [*TINY, tmp_path]
+    if not shutil.which("unshare") or subprocess.run([*within, "true"], capture_output=True).returncode:
+        pytest.skip("a small disk can't be mounted for one process here")
+    done = subprocess.run([*within, sys.executable, "-c", LOADS, drawn, tmp_path], capture_output=True, text=True, timeout=120)
+    assert "120 training photos take 0.0 GB in squares of 32 px, and the disk of" in done.stderr, done.stderr
+    assert "decoded" not in done.stdout
 
 
 def test_an_interrupted_build_leaves_nothing_that_looks_whole(drawn, tmp_path, log):

@@ -445,6 +445,16 @@ def test_a_story_that_was_damaged_by_hand_is_refused_with_what_is_wrong(tmp_path
         read_story(tmp_path / "chain.json", REF)
 
 
+def test_a_chain_does_not_begin_among_other_peoples_files(tmp_path, server, kaggle):
+    """Each session that goes further takes away what the one before it left."""
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "thesis.tex").touch()
+    with pytest.raises(KitError, match=r"output holds files that no chain fetched.* Choose another --out"):
+        chain(kernel(tmp_path), kaggle, print, folder=tmp_path)
+    (tmp_path / "output" / "run.json").touch()  # its own, of a story that was removed to begin anew
+    assert read_story(tmp_path / "chain.json", REF) == Story(REF)
+
+
 def test_a_story_that_is_written_is_read_again(tmp_path):
     story = Story(REF, "pair", Pushed(f"{REF}-b", 2, ""), 1, REF, [3], Reached(REF, 1, 3, "ERROR"), "end")
     save(story, tmp_path)
