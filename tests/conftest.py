@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -74,6 +75,16 @@ def safely(belongs: Callable[[Path], bool], entry: Path) -> bool:
         return belongs(entry)
     except OSError:
         return False
+
+
+@pytest.fixture(scope="session")
+def paced(tmp_path_factory) -> Callable[[float], float]:
+    """Budgets for this machine, in seconds: as many times those of one on which the command needs four to begin as it needs here."""
+    place, start = tmp_path_factory.mktemp("paced"), time.monotonic()
+    words = ["run", "record", "--tiny", "--data", str(place), "--out", str(place / "out")]
+    assert subprocess.run([sys.executable, "-m", "kit", *words], cwd=place, capture_output=True).returncode == 1  # no photos are there
+    slower = max(1.0, (time.monotonic() - start) / 4)
+    return lambda seconds: round(seconds * slower)
 
 
 @pytest.fixture

@@ -108,23 +108,23 @@ def test_pruning_in_steps_narrows_the_student_again_and_again_and_is_resumed(pla
 
 
 @pytest.mark.timed
-def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place, monkeypatch):
+def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place, monkeypatch, paced):
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # writing down which lines ran takes time that no user's session takes
     words = ["record", *TINY, "--set", "train.epochs=2000"]
-    start = time.time()
-    printed = run(place, *words, "--budget", "20s")
-    assert 16 <= time.time() - start < 20
+    budget, start = paced(20), time.time()
+    printed = run(place, *words, "--budget", f"{budget}s")
+    assert 0.8 * budget <= time.time() - start < budget
     record = record_of(place)
     assert record["state"] == "suspended"
     session = record["sessions"][-1]
-    assert session["seconds"] < 20
+    assert session["seconds"] < budget
     assert session["epochs_left"] + session["epochs"]["distil"] in (2000, 2001)  # the epoch that has begun counts on both sides
     assert session["sessions_needed"] >= 1
     assert "more sessions of this length" in printed
     assert "24 rows, provisional" in printed or "24 rows, not to hand in" in printed  # so early it may give one class to all
     assert len(read_csv(place / "out" / "submission.csv")) == 24
     before = len((place / "out" / "metrics.jsonl").read_text().splitlines())
-    assert "distil: going on from step" in run(place, *words, "--budget", "12s")
+    assert "distil: going on from step" in run(place, *words, "--budget", f"{paced(12)}s")
     assert len((place / "out" / "metrics.jsonl").read_text().splitlines()) > before
 
 
@@ -148,9 +148,9 @@ def test_layers_become_thinner_are_trained_so_and_packed_on_grids(place):
 
 
 @pytest.mark.timed
-def test_a_session_that_ends_in_training_on_the_grid_hands_in_what_packing_leaves_the_best(place):
+def test_a_session_that_ends_in_training_on_the_grid_hands_in_what_packing_leaves_the_best(place, paced):
     words = ["sample", *TINY, "--set", "prune=null", "--set", "quantize.train_epochs=5000", "--set", "pack.bits=3"]
-    printed = run(place, *words, "--budget", "45s")
+    printed = run(place, *words, "--budget", f"{paced(45)}s")
     record = record_of(place)
     assert record["state"] == "suspended"
     assert "packed after qat it would have" in printed
@@ -158,8 +158,8 @@ def test_a_session_that_ends_in_training_on_the_grid_hands_in_what_packing_leave
 
 
 @pytest.mark.timed
-def test_a_session_that_only_trained_the_teacher_is_suspended_and_no_error(place):
-    printed = run(place, "sample", *TINY, "--set", "teacher.train.epochs=5000", "--budget", "25s")
+def test_a_session_that_only_trained_the_teacher_is_suspended_and_no_error(place, paced):
+    printed = run(place, "sample", *TINY, "--set", "teacher.train.epochs=5000", "--budget", f"{paced(25)}s")
     assert record_of(place)["state"] == "suspended"
     assert "no submission yet" in printed
     assert list((place / "out" / "checkpoints").glob("teacher-*.pt"))
@@ -193,10 +193,10 @@ def test_a_signal_to_the_whole_process_group_saves_and_says_suspended(place, ask
 
 
 @pytest.mark.timed
-def test_a_suspended_run_whose_student_is_too_wide_hands_in_a_pruned_copy(place):
+def test_a_suspended_run_whose_student_is_too_wide_hands_in_a_pruned_copy(place, paced):
     words = [*TINY, "--set", "train.epochs=2000", "--set", "student.name=hw7", "--set", "limit=hw13-2023", "--set", 'prune={"keep": 0.2}']
     hintless = ["--set", 'distill=[{"loss": "kd"}]']
-    printed = run(place, "record", *words, *hintless, "--budget", "20s")
+    printed = run(place, "record", *words, *hintless, "--budget", f"{paced(20)}s")
     record = record_of(place)
     assert record["state"] == "suspended"
     assert 50_000 < record["parameters"] <= 60_000
@@ -207,9 +207,9 @@ def test_a_suspended_run_whose_student_is_too_wide_hands_in_a_pruned_copy(place)
 
 
 @pytest.mark.timed
-def test_a_suspended_run_whose_layers_will_be_thinner_hands_in_thin_ones(place):
+def test_a_suspended_run_whose_layers_will_be_thinner_hands_in_thin_ones(place, paced):
     words = [*TINY, "--set", "train.epochs=2000", "--set", "student.name=hw7", "--set", "limit=hw13-2023", "--set", "lowrank={}"]
-    printed = run(place, "record", *words, "--set", 'distill=[{"loss": "kd"}]', "--budget", "30s")
+    printed = run(place, "record", *words, "--set", 'distill=[{"loss": "kd"}]', "--budget", f"{paced(30)}s")
     record = record_of(place)
     assert (record["state"], record["over_the_limit"]) == ("suspended", [])
     assert 50_000 < record["parameters"] <= 60_000
@@ -271,14 +271,14 @@ def test_a_trained_teacher_outlives_the_loss_of_either_of_its_files(place, lost)
 
 
 @pytest.mark.timed
-def test_two_runs_in_one_folder_do_not_meet_and_a_killed_ones_workers_hold_nothing(place, refusal):
+def test_two_runs_in_one_folder_do_not_meet_and_a_killed_ones_workers_hold_nothing(place, refusal, paced):
     words = ["record", *TINY, "--set", "train.epochs=2000", "--set", "data.feed=decode", "--set", "data.workers=2"]
     first = subprocess.Popen(command(place, *words), cwd=place, stdout=subprocess.PIPE, text=True)
     while "distil 1/" not in first.stdout.readline():
         pass
     assert f"out is in use by process {first.pid}" in refusal(place, *words)
     first.kill()
-    assert "going on from step" in run(place, *words, "--budget", "12s")  # while its workers may still be ending
+    assert "going on from step" in run(place, *words, "--budget", f"{paced(12)}s")  # while its workers may still be ending
     first.communicate()
 
 
