@@ -25,7 +25,10 @@ def compression() -> Study:
     later = {"train_epochs": LATER, "train_lr": 2e-3}
     by_weights = {"pack.calibration": 0}
     bits = [
-        *[Arm(f"{n}-bit", stored({"pack.bits": n}), f"the same, rounded to {n} bits", begins="record") for n in (6, 4, 3)],
+        *[
+            Arm(f"{n}-bit", stored({"pack.bits": n}), f"the recipe's student before Muon, rounded to {n} bits", begins="record")
+            for n in (6, 4, 3)
+        ],
         *[
             Arm(f"{n}-bit-weights", stored({"pack.bits": n} | by_weights), f"{n} bits, rounded by the weights alone", begins="record")
             for n in (8, 6, 4, 3)

@@ -25,7 +25,7 @@ def hw7_architectures() -> Study:
         Arm("richer-views", course("hw7", DISTILLED, data__augment=BOSS.model_dump()), "rotations that the teacher never saw", "0.675"),
         Arm("fixed-labels", course("hw7", (FixedKD(weight=0.5, temperature=20), CE(weight=0.5))), "soft labels computed once"),
         Arm("l2-logits", course("hw7", REGRESSED), "to do: an L2 loss, read as one between the logits"),
-        Arm("l2-weights", course("hw7", DISTILLED, train__weight_decay=0.1), "the same, read as ten times the weight decay"),
+        Arm("l2-weights", course("hw7", DISTILLED, train__weight_decay=0.1), "to do: an L2 loss, read as ten times the weight decay"),
     )
     question = (
         "Which of seed 000's four networks is worth its size, what does distillation bring to each, and what do richer views, soft labels "

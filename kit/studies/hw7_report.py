@@ -60,8 +60,15 @@ def at_one_size() -> tuple[Arm, ...]:
     """The seed distils to 4.32 M and goes depthwise at 5.92 M; the others tell the method from the size and the shape."""
     return (
         Arm("big", sized("cnn", 54_340_000, LABELS), "plain 3×3 convolutions, 54.34 M", "0.8723", against="small-labels"),
-        Arm("small-labels", small("cnn", LABELS), "the same at 4.32 M, labels alone"),
-        Arm("small-distilled", small("cnn", DISTILLED), "the same, distilled from big", "0.7994", teacher="big", against="small-labels"),
+        Arm("small-labels", small("cnn", LABELS), "plain 3×3 convolutions, 4.32 M, labels alone"),
+        Arm(
+            "small-distilled",
+            small("cnn", DISTILLED),
+            "plain 3×3 convolutions, 4.32 M, distilled from big",
+            "0.7994",
+            teacher="big",
+            against="small-labels",
+        ),
         Arm(
             "depthwise", sized("cnn-depthwise", 5_920_000, LABELS), "depthwise at 5.92 M, labels alone", "0.8182", against="small-distilled"
         ),
@@ -69,7 +76,7 @@ def at_one_size() -> tuple[Arm, ...]:
         Arm(
             "depthwise-distilled",
             small("cnn-depthwise", DISTILLED),
-            "the same, distilled from big",
+            "depthwise at 4.32 M, distilled from big",
             teacher="big",
             against="depthwise-small",
         ),

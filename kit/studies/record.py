@@ -36,10 +36,10 @@ def finals() -> Study:
         Arm("boss", boss(), "the published recipe, 99,891 parameters"),
         Arm("course", medium(), "the course's student, KD with T = 20, 59,723 parameters"),
         Arm("record", kept_answers(record()), "the recipe"),
-        Arm("fine-gated", replaced(kept_answers(record()), {"student.name": "fine-gated"}), "the recipe on a network of finer maps"),
-        Arm("even", kept_answers(even()), "the recipe on a network without gates: until 1.8"),
-        Arm("fine", replaced(kept_answers(even()), {"student.name": "fine"}), "the same on a network of finer maps"),
-        Arm("adamw", stored({}), "the recipe under AdamW, at 16e-3"),
+        Arm("fine-gated", replaced(kept_answers(record()), {"student.name": "fine-gated"}), "the recipe on fine-gated, of finer maps"),
+        Arm("even", kept_answers(even()), "the recipe on even, without gates: until 1.8"),
+        Arm("fine", replaced(kept_answers(even()), {"student.name": "fine"}), "the recipe on fine, of finer maps and without gates"),
+        Arm("adamw", stored({}), "the recipe on even under AdamW, at 16e-3: until 1.2"),
         Arm("boss-network", stored({"student.name": "boss", "limit": "hw13-2022"}), "the published network, trained as adamw is"),
     )
     question = "Does `record` (at most 60,000 parameters) beat the published recipe of 99,891, and by how much more than seeds can explain?"
@@ -64,7 +64,11 @@ def sides() -> Study:
     in one arm."""
     networks = (
         ("boss", boss(), "the published recipe, 99,891 parameters"),
-        ("network", replaced(kept_answers(even()), {"student.name": "boss", "limit": "hw13-2022"}), "its network, trained as record is"),
+        (
+            "network",
+            replaced(kept_answers(even()), {"student.name": "boss", "limit": "hw13-2022"}),
+            "the published network, trained as the recipe",
+        ),
         ("record", kept_answers(even()), "the recipe until 1.8"),
     )
     arms = [
@@ -74,7 +78,12 @@ def sides() -> Study:
     ]
     arms += [
         Arm("small-96", at(64, kept_answers(even())), "the recipe until 1.8 at 64 px", against="record-96"),
-        Arm("small-64", at(64, kept_answers(even()), 64), "the same, and the teacher sees 64 px too", against="small-96"),
+        Arm(
+            "small-64",
+            at(64, kept_answers(even()), 64),
+            "the recipe until 1.8 at 64 px, and its teacher sees 64 px too",
+            against="small-96",
+        ),
     ]
     question = (
         "How much of the distance between `record` and the published recipe is that of maps which are too small for the published network "
