@@ -227,6 +227,7 @@ def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step
     device = choose_device(record.get("choices"))
     if record.get("choices", device.choices()) != device.choices():
         log(f"note: another device than before ({record['choices']}): from here on the last bits may differ")
+        record["measured"] = {}  # of that one
     record |= {
         "state": "running",
         "digest": config.digest(),

@@ -102,6 +102,9 @@ def test_what_a_session_measured_is_what_the_next_one_reckons_with(session, tmp_
     with session.account():
         session.budget.longest |= {"hand in": 7.0, "distil save": 0.5, "distil step": 2.0}
     assert again(tmp_path, log).budget.longest == {"hand in": 7.0, "distil save": 0.5}
+    session.record["choices"] |= {"device": "another"}
+    session.write()
+    assert again(tmp_path, log).budget.longest == {}
 
 
 def test_a_file_may_be_made_anew_and_nothing_else_may_be_written_over(tmp_path):

@@ -250,8 +250,9 @@ def refuse_foreign(path: Path, content: dict[str, Any], identity: dict[str, str]
         shown = "; ".join(changed[:6]) + (f"; and {len(changed) - 6} more" if len(changed) > 6 else "")
         kept = distilled_in(path.parent) if all(field.startswith(AFTER_DISTILLING) for field in changed) else None
         keeping = f", with --begin {shlex.quote(str(kept))}, which keeps the student that is trained" if kept else ""
+        out = path.parent.parent if path.parent.name == FOLDER else path.parent
         raise KitError(
-            f"{path.parent.parent} holds a run that was begun otherwise ({path.name}): {shown}. "
+            f"{out} holds a run that was begun otherwise ({path.name}): {shown}. "
             f"Choose another --out{keeping}, or run it as it was begun."
         )
 
