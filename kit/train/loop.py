@@ -261,7 +261,7 @@ def begin(network: nn.Module, adapters: nn.Module, train: Train, steps_per_epoch
         steps_per_epoch=steps_per_epoch,
         network=network,
         adapters=adapters,
-        optimizer=make_optimizer([network, adapters], train, device.teacher),
+        optimizer=make_optimizer([network, adapters], train),
         ema=ModelEmaV3(network, decay=train.ema_decay, use_warmup=True) if train.ema_decay else None,
         scaler=torch.amp.GradScaler(device.device.type, enabled=device.scaled),
         average=AveragedModel(network) if train.swa_from is not None else None,

@@ -5,7 +5,6 @@ torch's fused ones: one kernel for all tensors, on a CPU too (0.18 ms a step of 
 
 import math
 from collections.abc import Iterable
-from functools import partial
 
 import timm
 import torch
@@ -19,19 +18,15 @@ FUSED = ("adam", "adamw", "sgd")
 RISING = 0.3  # of a one-cycle plan
 
 
-def make_optimizer(modules: Iterable[nn.Module], train: Train, half: torch.dtype = torch.float32) -> torch.optim.Optimizer:
+def make_optimizer(modules: Iterable[nn.Module], train: Train) -> torch.optim.Optimizer:
     """timm's factory over all that trains; its `sgd` is Nesterov's. Unless the recipe decays everything, biases and BN are left out of
     weight decay.
 
-    Args:
-        half: the precision that the device is quick in.
     Raises:
         KitError: timm is older than the optimizer.
     """
     if train.optimizer not in list_optimizers():  # Muon came in 2025
         raise KitError(f"timm {timm.__version__} has no {train.optimizer}: pip install --upgrade timm, or --set train.optimizer=adamw.")
-    if train.optimizer == "muon":
-        orthogonalise_in(torch.bfloat16 if half == torch.bfloat16 else torch.float32)
     whole = nn.ModuleList(modules)
     optimizer = create_optimizer_v2(
         whole,
@@ -46,14 +41,6 @@ def make_optimizer(modules: Iterable[nn.Module], train: Train, half: torch.dtype
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):  # that come later, with a term's ramp
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
-
-
-def orthogonalise_in(dtype: torch.dtype) -> None:
-    """timm has no option for it, and takes bfloat16. Where that is not native, as on most laptops' processors, it is emulated: `record`'s
-    update took 65 ms in it and takes 12 in float32."""
-    from timm.optim import muon  # not in timm's versions without it
-
-    muon.zeropower_via_newtonschulz = partial(muon.zeropower_via_newtonschulz, dtype=dtype)
 
 
 def rate_at(step: int, steps: int, steps_per_epoch: int, train: Train) -> float:
