@@ -252,8 +252,7 @@ def refuse_foreign(path: Path, content: dict[str, Any], identity: dict[str, str]
         keeping = f", with --begin {shlex.quote(str(kept))}, which keeps the student that is trained" if kept else ""
         out = path.parent.parent if path.parent.name == FOLDER else path.parent
         raise KitError(
-            f"{out} holds a run that was begun otherwise ({path.name}): {shown}. "
-            f"Choose another --out{keeping}, or run it as it was begun."
+            f"{out} holds a run that was begun otherwise ({path.name}): {shown}. Choose another --out{keeping}, or run it as it was begun."
         )
 
 
