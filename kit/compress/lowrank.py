@@ -140,10 +140,10 @@ def ranks_within(student: nn.Module, parameters: int) -> Ranks:
     Raises:
         KitError: even with one of everything it has more.
     """
-    folded = fold(student)
+    folded, shape = fold(student), copy.deepcopy(student).to("meta")
 
     def size(share: float) -> int:
-        return parameters_at(student, ranks_of_energy(folded, share))
+        return parameters_at(shape, ranks_of_energy(folded, share))
 
     if size(0.0) > parameters:
         raise KitError(
