@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from kit.models.look import evaluated, hooked
+
 BATCHES = 20  # that suffice: at 128 photos each the statistics are within a percent of an epoch's
 
 
@@ -29,3 +31,35 @@ def recalibrate(model: nn.Module, batches: Callable[[int], tuple[Tensor, Tensor]
     model.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+
+
+@torch.no_grad()
+def begin_to_measure(model: nn.Module, batches: Callable[[int], tuple[Tensor, Tensor]], steps: int) -> None:
+    """Give batch norms that have seen nothing, as those of a student that was unfolded, the mean and variance of what they are given, and
+    take them back in their weights: the network answers as before, to rounding. Else statistics that are measured anew would change what
+    every layer does, and γ, all of one size, would rank nothing.
+
+    Args:
+        batches: as above.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.weight.requires_grad and not m.num_batches_tracked]
+    if not norms:
+        return
+    seen: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}
+
+    def look(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
+        variance, mean = torch.var_mean(given[0].float(), (0, 2, 3), correction=0)
+        seen[norm].append((variance, mean))
+
+    with hooked([norm.register_forward_pre_hook(look) for norm in norms]), evaluated(model):
+        for step in range(steps):
+            model(batches(step)[0])
+    for norm in norms:
+        variances, means = map(torch.stack, zip(*seen[norm], strict=True))
+        mean, variance = means.mean(0), variances.mean(0) + means.var(0, correction=0)
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias += scale * (mean - norm.running_mean)
+        norm.weight.copy_(scale * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+        norm.num_batches_tracked += steps

@@ -9,7 +9,7 @@ from torch import nn
 
 from kit import predict
 from kit.compress.prune import Target, slim
-from kit.compress.recalibrate import BATCHES, recalibrate
+from kit.compress.recalibrate import BATCHES, begin_to_measure, recalibrate
 from kit.config.competitions import check_limits, competition
 from kit.config.schema import Config, Prune
 from kit.config.stages import Step, steps_of
@@ -111,11 +111,12 @@ def cut(
     config, classes = session.config, material.dataset.classes
     how, augment = config.prune or Prune(), config.data.augment
     order = make_order(session, material, config.train, augment)
-    batches = make_views(session, material, order, augment)
+    batches, steps = make_views(session, material, order, augment), min(BATCHES, order.steps_per_epoch)
+    begin_to_measure(student.to(session.device.device), batches, steps)
     slimmer, widths = narrowed(config, student, target, classes, most, batches)
     if how.scratch and trained_later:
         slimmer = with_new_weights(slimmer, config.student.name, len(classes), config.train.seed)
-    recalibrate(slimmer.to(session.device.device), batches, min(BATCHES, order.steps_per_epoch))
+    recalibrate(slimmer.to(session.device.device), batches, steps)
     return slimmer, widths
 
 
