@@ -18,7 +18,7 @@ from kit.compress.fold import fold
 from kit.compress.lowrank import Ranks, factorise, ranks_in, ranks_within
 from kit.compress.pack import unpack
 from kit.compress.prune import Target
-from kit.compress.recalibrate import BATCHES, recalibrate
+from kit.compress.recalibrate import BATCHES, begin_to_measure, recalibrate
 from kit.config.competitions import read_limit
 from kit.config.override import override
 from kit.config.schema import Config
@@ -27,6 +27,7 @@ from kit.data.order import Order
 from kit.device import choose_device
 from kit.errors import KitError
 from kit.models.cost import count_macs
+from kit.models.library import refuse_unusable
 from kit.models.recognise import outputs_of
 from kit.models.students import count_parameters, widths_of
 from kit.session import make_room
@@ -60,7 +61,10 @@ def parse_limits(words: list[str]) -> Limits:
         limit = read_limit(word)
         if limit is None:
             raise KitError(f"--to {word}: write how many, more than none, with the unit: 60000params, 20MMACs, 250kB or 4bit.")
-        limits = replace(limits, **dict([limit]))
+        what, most = limit
+        if what == "bits" and limits.bits not in (None, most):
+            raise KitError(f"--to {word}: {limits.bits} bits are asked for as well. Give one number of bits.")
+        limits = replace(limits, **{what: min(most, getattr(limits, what) or most)})
     if limits.bits and not 2 <= limits.bits <= 8:
         raise KitError(f"--to {limits.bits}bit: weights are packed in 2 to 8 bits.")
     return limits
@@ -98,6 +102,7 @@ def compress(
     target = Target(limits.parameters, limits.macs, fill=True)
     if by == "rank":
         student = factorise(fold(student), ranks_to_fit(student, limits, config))
+        refuse_unusable(config.student.name, student, config.data.image_size)  # some of timm's read the weights of a layer that is two now
     elif too_large(student, target, config):
         student = pruned(student, target, config, classes, photos)
     config = with_bits(config, limits.bits or config.pack.bits)
@@ -137,8 +142,10 @@ def pruned(student: nn.Module, target: Target, config: Config, classes: tuple[st
             "photos that its batch norms are then measured with."
         )
     batches, order, device = views_of(photos, config)
-    slimmer, _ = narrowed(config, student, target, classes, batches=batches)
-    recalibrate(slimmer.to(device), batches, min(BATCHES, order.steps_per_epoch))
+    steps = min(BATCHES, order.steps_per_epoch)
+    begin_to_measure(student.to(device), batches, steps)
+    slimmer, _ = narrowed(config, student.cpu(), target, classes, batches=batches)
+    recalibrate(slimmer.to(device), batches, steps)
     return slimmer.cpu()
 
 

@@ -48,8 +48,10 @@ def export(
     else:
         if form not in WRITERS:
             raise KitError(f"There is no format {form!r}. Choose one of {', '.join((*WRITERS, *GRAPHS))}.")
-        adjusts = found.config is not None and found.config.predict.logit_adjustment
-        weights = understand(found, name, assignments or [])[0].state_dict() if adjusts else found.weights
+        weights = found.weights
+        if name or assignments or (found.config and found.config.predict.logit_adjustment):
+            student, config = understand(found, name, assignments or [])
+            weights = student.state_dict() if config.predict.logit_adjustment else weights
         size = write_foreign(out, form, weights)
         yield f"{out}: {form}, {len(found.weights)} tensors of {found.origin}, {size:,} bytes"
 

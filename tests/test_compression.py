@@ -28,6 +28,9 @@ def student_file(path, name="hw13", classes=6):
 def test_limits_are_numbers_with_a_unit():
     assert parse_limits(["60000params", "4bit"]) == Limits(parameters=60_000, bits=4)
     assert parse_limits(["1.5kB", "20MMACs"]) == Limits(bytes=1_500, macs=20_000_000)
+    assert parse_limits(["60000params", "20000params", "30000params", "8bit", "8bit"]) == Limits(parameters=20_000, bits=8)
+    with pytest.raises(KitError, match="8 bits are asked for as well"):
+        parse_limits(["8bit", "4bit"])
     for word in ("60000", "4bits", "9bit", "-3kB", "0params", "0kB", "0.0MB", "2.7bit", "_params", "60__0params", "1.2345kB"):
         with pytest.raises(KitError, match="--to"):
             parse_limits([word])
@@ -108,6 +111,13 @@ def test_a_network_of_timm_is_known_by_its_name_and_its_widths_are_read_from_the
     assert understand(found, name, [])[1].student == Student(name=name, widths=widths)
     with pytest.raises(KitError, match="no network that is known"):
         understand(found, None, [])
+
+
+def test_a_network_that_reads_its_layers_weights_is_not_made_thinner(tmp_path):
+    name = "timm/edgenext_xx_small"
+    write_foreign(tmp_path / "w.ckpt", "ckpt", build_student(name, (), 6).state_dict())
+    with pytest.raises(KitError, match="can't be used at 224 px"):
+        list(compress(tmp_path / "w.ckpt", ["900000params"], tmp_path / "s.kit", None, tmp_path, name, by="rank"))
 
 
 def test_parameters_may_be_lost_by_rank_without_photos(tmp_path):

@@ -57,6 +57,13 @@ def test_a_strangers_file_is_brought_into_another_format(tmp_path):
     assert read_foreign(tmp_path / "new" / "w.ckpt").weights["a.weight"].tolist() == [[1, 1], [1, 1]]
 
 
+def test_what_is_set_is_looked_at_in_every_format(tmp_path):
+    packed_run(tmp_path / "run")
+    for name, assignments, words in (("nonsense", [], "nonsense"), (None, ["train.foo=3"], "train.foo")):
+        with pytest.raises(KitError, match=words):
+            said_by(tmp_path / "run", "ckpt", tmp_path / "w.ckpt", None, tmp_path, name, assignments)
+
+
 def test_an_empty_folder_and_an_unknown_format_are_refused(tmp_path):
     with pytest.raises(KitError, match=r"neither a checkpoint of a student nor a student.kit"):
         said_by(tmp_path, "ckpt", tmp_path / "w")
@@ -97,3 +104,6 @@ def test_a_checkpoint_by_itself_knows_as_much_as_its_run(tmp_path):
     teacher = Checkpoints(tmp_path / "run", "teacher", {}, config.model_dump(mode="json"), Log(silent=True))
     weights = build_teacher("timm/resnet18", 11).state_dict()
     assert understand(find_weights(teacher.finish(9, {"weights": weights})), None, [])[1].student.name == "timm/resnet18"
+    on_grid = Checkpoints(tmp_path / "run", "qat", {}, config.model_dump(mode="json"), Log(silent=True))
+    with pytest.raises(KitError, match=r"layers that only packing knows\. Give its run's folder"):
+        find_weights(on_grid.finish(9, {"weights": weights}))

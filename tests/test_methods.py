@@ -259,9 +259,26 @@ def test_logits_are_adjusted_once_whatever_is_made_of_the_run(place):
     assert torch.equal(unpack(place.root / "again" / "student.kit").student.fc.bias, adjusted)
     with pytest.raises(KitError, match=r"student.kit are adjusted for uneven classes already.*Give its run's folder"):
         run(settings, photos, place.root / "twice", begin=out / "student.kit", **how)
+    for other in ("0", "2"):
+        with pytest.raises(KitError, match=rf"adjusted by 1 already, and not by {other} instead.*Give its run's folder"):
+            list(
+                compress(out / "student.kit", ["8bit"], place.root / "s.kit", None, place.root, None, [f"predict.logit_adjustment={other}"])
+            )
     (out / "run.json").unlink()
-    with pytest.raises(KitError, match=r"no run.json tells.*Give the run's student.kit"):
+    with pytest.raises(KitError, match=r"no run.json tells.*Give its student.kit, which is adjusted"):
         list(compress(out, ["8bit"], place.root / "s.kit", None, place.root))
+
+
+def test_a_run_that_adjusted_nothing_can_be_adjusted_later(place):
+    out, wish = place.assistant, ["predict.logit_adjustment=1"]
+    for source, to in ((out, "a.kit"), (out / "student.kit", "b.kit")):
+        list(compress(source, ["8bit"], place.root / to, None, place.root, None, wish))
+    a, b, plain = (unpack(path).student.fc.bias for path in (place.root / "a.kit", place.root / "b.kit", out / "student.kit"))
+    assert torch.allclose(a, b, atol=0.05)  # one is rounded twice
+    assert not torch.allclose(a, plain, atol=0.05)
+    shutil.copy(out / "student.kit", place.root / "alone.kit")
+    with pytest.raises(KitError, match=r"no run.json tells.*Give the folder of its run"):
+        list(compress(place.root / "alone.kit", ["8bit"], place.root / "c.kit", None, place.root, None, wish))
 
 
 def test_what_has_learnt_from_held_out_photos_neither_begins_a_run_nor_teaches_one(place):
@@ -283,3 +300,13 @@ def test_what_has_learnt_from_held_out_photos_neither_begins_a_run_nor_teaches_o
 def test_keeping_all_prunes_nothing(place):
     place.run(config(CE(), prune={"keep": 1, "finetune_epochs": 0}), "out", teachers=[])
     assert widths_of(unpack(place.root / "out" / "student.kit").student) == (8, 16, 16, 24, 24, 32, 32)
+
+
+def test_a_packed_student_is_pruned_as_well_as_its_run_is(place):
+    """Its norms are folded away, and come back without the statistics that pruning measures anew."""
+
+    def accuracy(source):
+        *_, said = compress(source, ["4000params"], place.root / "s.kit", place.photos, place.assistant / "cache")
+        return float(re.search(r"accuracy (\d\.\d+)", said)[1])
+
+    assert accuracy(place.assistant / "student.kit") > accuracy(place.assistant) - 0.2

@@ -12,11 +12,10 @@ from torch import nn
 
 from kit.compress.pack import is_packed, unpack
 from kit.config.schema import Config
-from kit.config.stages import OTHER_LAYERS
 from kit.errors import KitError
 from kit.models.recognise import as_network, outputs_of
 from kit.models.teacher import build_teacher, load_teacher
-from kit.stages.weights import read_checkpoint
+from kit.stages.weights import read_checkpoint, refuse_other_layers
 from kit.train.checkpoint import Saved, described, saved_in, weights_in
 
 
@@ -128,8 +127,7 @@ def config_beside(file: Path) -> Config | None:
 
 def from_checkpoint(saved: Saved, classes: tuple[str, ...] | None) -> tuple[nn.Module, Config]:
     """The best weights of a stage so far, in a network of their shape, and what it was trained with."""
-    if saved.stage in OTHER_LAYERS:
-        raise KitError(f"{saved.path} has layers that only packing knows. Give its run's folder or student.kit, or an earlier checkpoint.")
+    refuse_other_layers(saved)
     content = read_checkpoint(saved)
     config, weights = Config.model_validate(content["config"]), weights_in(content["state"])
     outputs = outputs_of(weights) or 0

@@ -43,9 +43,9 @@ def quantize(session: Session, material: Material, students: dict[str, nn.Module
     with session.stage("quantize"):
         file, classes = session.out / "student.kit", material.dataset.classes
         session.attempt(PROVENANCE, lambda stale: stale.unlink(missing_ok=True))  # it would tell of files that are about to change
+        photos = material.dataset.training.per_class(len(classes))
+        session.note("quantize", per_class=photos.tolist())  # checkpoints are not adjusted, and what is made of them later may be
         if tau := session.config.predict.logit_adjustment:
-            photos = material.dataset.training.per_class(len(classes))
-            session.note("quantize", per_class=photos.tolist())  # checkpoints are not adjusted, and what is made of them later must be
             students = {stage: adjust_logits(student, photos, tau) for stage, student in students.items()}
         chosen, ready = best_packed(session, material, students)
         session.note("quantize", checkpoint=file_of(session, chosen, checkpoint))

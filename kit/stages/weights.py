@@ -81,6 +81,7 @@ def weights_of_file(file: Path) -> Found:
     if file.name == "student.kit" and not file.is_file():
         raise KitError(f"{file.parent} holds neither a checkpoint of a student nor a student.kit. Give the folder of a run, or a file.")
     if saved := described(file):
+        refuse_other_layers(saved)
         content = read_checkpoint(saved)
         config = None if saved.stage == "teacher" else config_in(content)
         run = file.parent.parent if file.parent.name == FOLDER else file.parent  # a data set may hold an output without folders
@@ -93,8 +94,9 @@ def weights_of_file(file: Path) -> Found:
         raise KitError(f"The layers of {file} are factorised: no other program knows them so. Give the run or file that it was made of.")
     with torch.random.fork_rng(devices=[]):
         student = build_student(packed.config.student.name, widths_of(packed.student), len(packed.classes))
+    per_class = per_class_in(file.parent) if file.name == "student.kit" else None
     adjusted = bool(packed.config.predict.logit_adjustment)
-    return Found(unfold(packed.student, student).state_dict(), str(file), packed.config, packed.classes, adjusted=adjusted)
+    return Found(unfold(packed.student, student).state_dict(), str(file), packed.config, packed.classes, per_class, adjusted)
 
 
 def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[nn.Module, Config]:
@@ -116,11 +118,19 @@ def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[
         model = as_network(found.weights, name)
     plain = Config(recipe="compress", competition="any", data=Data(), student=Student(name=name), distill=(CE(),), train=Train(epochs=1))
     config = override(found.config or plain, assignments)
-    if (tau := config.predict.logit_adjustment) and not found.adjusted:
+    tau, done = config.predict.logit_adjustment, found.config.predict.logit_adjustment if found.config and found.adjusted else 0.0
+    if done and tau != done:
+        raise KitError(
+            f"The logits of {found.origin} are adjusted by {done:g} already, and not by {tau:g} instead (predict.logit_adjustment). Give "
+            "its run's folder, whose weights are as they were trained."
+        )
+    if tau and not done:
         if found.per_class is None:
+            packed = found.config and found.config.predict.logit_adjustment
             raise KitError(
                 f"predict.logit_adjustment goes by the training photos of each class, and beside {found.origin} no run.json tells how many "
-                "there were. Give the run's student.kit, which is adjusted, or leave it out: --set predict.logit_adjustment=0."
+                f"there were. Give {'its student.kit, which is adjusted' if packed else 'the folder of its run'}, or leave it out: "
+                "--set predict.logit_adjustment=0."
             )
         model = adjust_logits(model, found.per_class, tau)
     refuse_unusable(name, model, config.data.image_size)
@@ -135,6 +145,11 @@ def read_weights_file(file: Path) -> Foreign:
     which = "best weights" if "weights" in state or state["best"]["weights"] else "newest weights"
     done = "its result" if saved.done else "unfinished"
     return from_torch(f"checkpoint of {saved.stage} at step {saved.step:,} ({done}, {which})", weights_in(state))
+
+
+def refuse_other_layers(saved: Saved) -> None:
+    if saved.stage in OTHER_LAYERS:
+        raise KitError(f"{saved.path} has layers that only packing knows. Give its run's folder or student.kit, or an earlier checkpoint.")
 
 
 def read_checkpoint(saved: Saved) -> dict[str, Any]:
