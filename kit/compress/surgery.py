@@ -109,10 +109,9 @@ def find_groups(student: nn.Module, image_size: int) -> list[Group]:
 
 def fixed_modules(model: nn.Module) -> set[nn.Module]:
     """Modules whose outputs keep their channels."""
-    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     stay = {m for m in model.modules() if isinstance(m, nn.Linear)}
     stay |= {child for m in model.modules() if isinstance(m, FrozenStem) for child in m.modules()}
-    return stay | {conv for conv in convs if in_groups(conv)}
+    return stay | {m for m in model.modules() if in_groups(m)}
 
 
 def in_groups(module: nn.Module) -> bool:

@@ -119,6 +119,15 @@ def test_biases_too_large_for_float16_are_kept_in_float32(tmp_path):
     assert (unpack(tmp_path / "student.kit").student.fc.bias == 1e6).all()
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_student_whose_training_broke_is_not_packed(broken, tmp_path):
+    student = build_student("even", (), 6).eval()
+    student.blocks[0].pointwise.weight.data[3, 2] = broken
+    with pytest.raises(KitError, match=r"blocks\.0\.pointwise\.weight holds NaN or an infinite number"):
+        pack(tmp_path / "s.kit", student, recipe("record"), widths_of(student), tuple("abcdef"), {})
+    assert not (tmp_path / "s.kit").exists()
+
+
 def test_reading_draws_no_random_number(tmp_path):
     packed_file(tmp_path / "student.kit")
     state = torch.get_rng_state()
