@@ -23,10 +23,11 @@ Line = dict[str, str]
 
 def file_away(folder: Path, name: str, csv: Path, provenance: dict[str, Any]) -> Path:
     """Keep a submission under `folder`: its CSV, where it came from, and a line in the ledger. Returns its folder."""
-    place = make_folder(free_place(folder, name.replace("/", "-"), sha256_of(csv)))  # a recipe may be called cats/dogs
-    write_durably(place / "submission.csv", csv.read_bytes())
-    write_json(place / "provenance.json", provenance)
-    enter(folder, provenance | {"submission": place.name, "csv_sha256": sha256_of(csv)})
+    with locked(make_folder(folder), wait=lambda: None):  # two runs may end at once
+        place = make_folder(free_place(folder, name.replace("/", "-"), sha256_of(csv)))  # a recipe may be called cats/dogs
+        write_durably(place / "submission.csv", csv.read_bytes())
+        write_json(place / "provenance.json", provenance)
+        write_line(folder, provenance | {"submission": place.name, "csv_sha256": sha256_of(csv)})
     return place
 
 
@@ -53,15 +54,19 @@ def numbered(folder: Path, name: str) -> Iterator[Path]:
 
 def enter(folder: Path, values: dict[str, Any]) -> None:
     """Add to the line of the CSV with `values["csv_sha256"]`, or make it."""
+    with locked(folder, wait=lambda: None):
+        write_line(folder, values)
+
+
+def write_line(folder: Path, values: dict[str, Any]) -> None:
     new = {name: str(values[name]) for name in COLUMNS if values.get(name) is not None}
-    with locked(folder, wait=lambda: None):  # two runs may end at once
-        lines = read(folder)
-        at = next((i for i, line in enumerate(lines) if line["csv_sha256"] == new["csv_sha256"]), len(lines))
-        old = lines[at] if at < len(lines) else dict.fromkeys(COLUMNS, "")
-        line = old | new | ({"submission": old["submission"]} if old["submission"] else {})
-        lines[at : at + 1] = [line]
-        table = pd.DataFrame([one for one in lines if one is line or one["submission"] != line["submission"] or not gives_way(one)])
-        write_durably(folder / "ledger.csv", table.to_csv(index=False, lineterminator="\n").encode())
+    lines = read(folder)
+    at = next((i for i, line in enumerate(lines) if line["csv_sha256"] == new["csv_sha256"]), len(lines))
+    old = lines[at] if at < len(lines) else dict.fromkeys(COLUMNS, "")
+    line = old | new | ({"submission": old["submission"]} if old["submission"] else {})
+    lines[at : at + 1] = [line]
+    table = pd.DataFrame([one for one in lines if one is line or one["submission"] != line["submission"] or not gives_way(one)])
+    write_durably(folder / "ledger.csv", table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def read(folder: Path) -> list[Line]:

@@ -1,5 +1,8 @@
 """submissions/ as a person finds it after weeks: a folder and a line for each CSV, and what was handed in stays."""
 
+import shutil
+from threading import Barrier, Thread
+
 import pytest
 
 from kit.errors import KitError
@@ -47,6 +50,24 @@ def test_what_was_handed_in_keeps_its_line_when_its_folder_gets_another_csv(csv,
     file_away(tmp_path, "record-1", csv(2), {"validation_accuracy": 0.6})
     assert shown(tmp_path, "ref", "validation_accuracy", "public_score") == [("7", "0.5", "0.45"), ("", "0.6", "")]
     assert [gap(line) for line in read(tmp_path)] == [pytest.approx(-0.05), None]
+
+
+def test_two_runs_that_end_at_once_under_one_name_both_keep_their_csv(csv, tmp_path):
+    places = {}
+
+    def end(answer):
+        together.wait()
+        places[answer] = file_away(tmp_path / "submissions", "record-1", csv(answer), {"state": "done"})
+
+    for _ in range(20):
+        shutil.rmtree(tmp_path / "submissions", ignore_errors=True)
+        together = Barrier(2)
+        threads = [Thread(target=end, args=(answer,)) for answer in (1, 2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [(places[answer] / "submission.csv").read_bytes() for answer in (1, 2)] == [csv(1).read_bytes(), csv(2).read_bytes()]
 
 
 def test_a_score_leaves_a_line_where_it_was(csv, tmp_path):

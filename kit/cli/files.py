@@ -139,6 +139,8 @@ def check(
     found = check_csv(file, rules, data)
     if made.get("csv_sha256") == sha256_of(file):
         found += faults_of_making(made, rules)
+    elif made:
+        say(f"note: {file} is not the file that provenance.json beside it tells of: its student's limit is not checked")
     if found:
         raise KitError(f"{file} is not to hand in: {'; '.join(dict.fromkeys(found))}.")
     say(f"{file}: fit for {rules}")
