@@ -233,6 +233,13 @@ def test_an_empty_budget_is_not_taken_for_none(drawn, tmp_path):
     assert "'' is no duration" in str(invoke(*words).exception)
 
 
+@pytest.mark.parametrize("option", ["--budget", "--quota"])
+def test_a_plan_of_no_time_is_refused_before_anything_is_measured(option, drawn):
+    result = invoke("plan", "sample", "--data", str(drawn), option, "0s")
+    assert "are times in which something can be done" in str(result.exception)
+    assert "is measured" not in result.output
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

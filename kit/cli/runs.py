@@ -157,6 +157,8 @@ def plan(
 
     number = [f"train.epochs={epochs}"] if epochs and epochs != "auto" else []
     config, length, all_hours = override(find_recipe(name), (assignments or []) + number), parse_duration(budget), parse_duration(quota)
+    if not (length and all_hours):
+        raise KitError("--budget and --quota are times in which something can be done: write 9h, 30m or 1h30m.")
     say("one epoch of everything is measured; nothing of it is kept")
     measured = planning.measure(config, data, cache_folder(cache), teachers or ())
     if epochs == "auto":

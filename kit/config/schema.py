@@ -252,6 +252,13 @@ class Config(Section):
     def lowrank_lr(self) -> float:
         return (self.lowrank and self.lowrank.train_lr) or self.train.lr / 2
 
+    @field_validator("recipe")
+    @classmethod
+    def a_recipe_names_a_folder(cls, name: str) -> str:
+        if not name.strip("/. ") or name.startswith("/") or ".." in name.split("/"):
+            raise ValueError(f"{name!r} is to name a folder of runs/ and one of submissions/: write a word, or cats/dogs")
+        return name
+
     @field_validator("limit", mode="before")
     @classmethod
     def a_limit_has_a_unit(cls, limit: object) -> object:

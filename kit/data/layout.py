@@ -139,8 +139,7 @@ def walk(root: Path) -> tuple[Found, Halves]:
     halves: Halves = []
     for place, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if name != OF_A_MAC)
-        lower = {name.lower(): name for name in folders}
-        named = {split: [lower[name] for name in names if name in lower] for split, names in SPLITS.items()}
+        named = {split: [there for name in names for there in folders if there.lower() == name] for split, names in SPLITS.items()}
         parts = {split: inside(Path(place, names[0])) for split, names in named.items() if names}
         if {"training", "evaluation"} <= parts.keys():
             if both := next((names for names in named.values() if len(names) > 1), None):

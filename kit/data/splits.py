@@ -102,7 +102,10 @@ def stratify(split: Split, away: float, seed: int, asked_by: str) -> tuple[np.nd
     labels, counts = np.unique(split.labels[split.labels >= 0], return_counts=True)
     if (counts == 1).any():
         lone = split.paths[int(np.flatnonzero(split.labels == labels[counts == 1][0])[0])]
-        raise KitError(f"{lone} is the only {split.name} photo of its class, and can't be divided: add others, or a validation folder.")
+        without = "leave out --subset" if asked_by == "--subset" else "add a validation folder"
+        raise KitError(
+            f"{lone} is the only {split.name} photo of its class, which can't be divided as {asked_by} asks: add others, or {without}."
+        )
     try:
         alike = split.labels if split.labelled else None
         seed %= 2**32  # numpy's take no other; torch's and ours any

@@ -217,6 +217,14 @@ def test_two_folders_for_one_split_are_refused_with_both_names(copy):
         find_dataset(copy, None, None, 0)
 
 
+def test_two_folders_whose_names_differ_in_letters_case_are_refused(copy):
+    shutil.copytree(copy / "training", copy / "Training")
+    if len(list(copy.glob("[tT]raining"))) < 2:
+        pytest.skip("this file system takes them for one")
+    with pytest.raises(KitError, match=r"holds Training/ and training/, which are two names of one split"):
+        find_dataset(copy, None, None, 0)
+
+
 def test_an_empty_split_is_refused(copy):
     shutil.rmtree(copy / "validation")
     (copy / "validation").mkdir()

@@ -1,9 +1,11 @@
 import shutil
 
 import numpy as np
+import pytest
 
 from kit.data.layout import find_dataset
 from kit.data.splits import subset
+from kit.errors import KitError
 
 
 def test_a_subset_is_stratified_and_repeatable(drawn):
@@ -11,6 +13,14 @@ def test_a_subset_is_stratified_and_repeatable(drawn):
     assert [s.paths for s in small.splits] == [s.paths for s in again.splits]
     assert np.bincount(small.training.labels).tolist() == [10] * 6
     assert len(small.evaluation) == 12
+
+
+def test_a_class_of_one_photo_is_named_with_what_divides_it(drawn, tmp_path):
+    own = shutil.copytree(drawn, tmp_path / "own")
+    for photo in list((own / "validation").glob("5_*"))[1:]:
+        photo.unlink()
+    with pytest.raises(KitError, match=r"the only validation photo of its class.*as --subset asks: add others, or leave out --subset"):
+        subset(find_dataset(own, None, 0.2, seed=0), 0.5, seed=3)
 
 
 def test_any_seed_divides(drawn):
