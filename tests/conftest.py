@@ -17,6 +17,8 @@ from PIL import Image
 from kit.console import Log
 from kit.data.draw import draw_dataset
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # of the processes that tests start coverage counts nothing: each would take three seconds more
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 # No test reaches another machine, whatever credentials its user has: all that would go out ends here.
 os.environ |= dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
 NAMES = ("<script>x", "a&b", "c'd", "disc", "e f", "{{ g }}")  # of class folders, to be escaped
@@ -93,18 +95,30 @@ def log() -> Log:
 
 
 @pytest.fixture
-def refused(monkeypatch, capsys) -> Callable[..., str]:
-    """The paragraph in which a command ends that fails in a folder. In this process: another one takes seconds to load torch."""
+def command(monkeypatch, capsys) -> Callable[..., tuple[str, str]]:
+    """What a command prints in a folder, and its errors. In this process: another one takes seconds to load torch."""
     from kit.cli.main import main
 
-    def said(place: Path, *words: str) -> str:
+    def printed(place: Path, *words: str, code: int = 0) -> tuple[str, str]:
         monkeypatch.chdir(place)
         monkeypatch.setattr(sys, "argv", ["kit", *words])
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             main()
-        error = capsys.readouterr().err
-        assert (end.value.code, error[:7]) == (1, "error: "), error
+        out, error = capsys.readouterr()
+        assert (end.value.code or 0) == code, out + error
+        return out, error
+
+    return printed
+
+
+@pytest.fixture
+def refused(command) -> Callable[..., str]:
+    """The paragraph in which a command ends that fails in a folder."""
+
+    def said(place: Path, *words: str) -> str:
+        error = command(place, *words, code=1)[1]
+        assert error.startswith("error: "), error
         return error
 
     return said

@@ -34,7 +34,7 @@ def test_an_archive_for_a_teacher(refused, tmp_path):
 
 def test_a_disk_that_is_full_while_photos_are_drawn(tmp_path):
     """By a limit that lets no file grow: the library that writes photos does not say which one it could not write."""
-    limited = ["bash", "-c", 'unset COVERAGE_PROCESS_CONFIG; ulimit -f 0; exec "$0" -m kit sample photos', sys.executable]
+    limited = ["bash", "-c", 'ulimit -f 0; exec "$0" -m kit sample photos', sys.executable]
     done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr[:7]) == (1, "error: "), done.stderr
     assert "a quota or ulimit" in done.stderr
@@ -56,21 +56,23 @@ def test_a_containers_user_who_has_no_name(tmp_path):
     assert done.stderr.startswith("error: none.kit can't be read"), done.stderr
 
 
-def test_a_csv_is_checked_by_the_rules_of_its_own_run(refused, drawn, tmp_path):
+def test_a_csv_is_checked_by_the_rules_of_its_own_run(command, refused, drawn, tmp_path):
     rows = "".join(f"{photo.stem},{i % 6}\n" for i, photo in enumerate(sorted((drawn / "evaluation").iterdir())))
     (tmp_path / "submission.csv").write_text("Id,Category\n" + rows)
     assert "24 rows, wanted are 2,218" in refused(tmp_path, "check", ".")
     (tmp_path / "provenance.json").write_text(json.dumps({"recipe": "mine", "competition": "any"}))
     assert "give --data" in refused(tmp_path, "check", ".")
-    done = subprocess.run([sys.executable, "-m", "kit", "check", ".", "--data", str(drawn)], cwd=tmp_path, capture_output=True, text=True)
-    assert "fit for any" in done.stdout
+    assert "fit for any" in command(tmp_path, "check", ".", "--data", str(drawn))[0]
     made = {"recipe": "mine", "competition": "any", "csv_sha256": sha256_of(tmp_path / "submission.csv"), "parameters": 99_891}
     (tmp_path / "provenance.json").write_text(json.dumps(made))
     words = ("check", ".", "--data", str(drawn), "--competition", "60000params")
     assert "99,891 parameters are over 60000params's limit of 60,000" in refused(tmp_path, *words)
+    (tmp_path / "submission.csv").write_text("Id,Category\n" + rows.replace(",0", ",1"))
+    printed, _ = command(tmp_path, *words)
+    assert "is not the file that provenance.json beside it tells of: its student's limit is not checked" in " ".join(printed.split())
 
 
-def test_a_csv_is_checked_whatever_share_its_run_held_out(refused, drawn, tmp_path):
+def test_a_csv_is_checked_whatever_share_its_run_held_out(command, refused, drawn, tmp_path):
     """Of twelve photos of six classes a fifth can't be: the run asked for a half."""
     shutil.copytree(drawn / "evaluation", tmp_path / "few" / "evaluation")
     (tmp_path / "few" / "training").mkdir()
@@ -79,8 +81,7 @@ def test_a_csv_is_checked_whatever_share_its_run_held_out(refused, drawn, tmp_pa
     rows = "".join(f"{photo.stem},{i % 6}\n" for i, photo in enumerate(sorted((drawn / "evaluation").iterdir())))
     (tmp_path / "submission.csv").write_text("Id,Category\n" + rows)
     words = ["check", "submission.csv", "--competition", "any", "--data", "few"]
-    done = subprocess.run([sys.executable, "-m", "kit", *words], cwd=tmp_path, capture_output=True, text=True)
-    assert "fit for any" in done.stdout, done.stderr
+    assert "fit for any" in command(tmp_path, *words)[0]
     (tmp_path / "submission.csv").write_text("Id,Category\n" + rows.rpartition("0023")[0])
     assert "23 rows, wanted are 24" in refused(tmp_path, *words)
 

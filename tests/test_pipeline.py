@@ -29,19 +29,25 @@ def place(drawn, tmp_path):
     return tmp_path
 
 
-def command(place, *words, out="out"):
-    return [sys.executable, "-m", "kit", "run", *words, "--data", "photos", "--out", out, "--cache", "cache"]
+def begun(*words, out="out"):
+    return ["run", *words, "--data", "photos", "--out", out, "--cache", "cache"]
 
 
-def kit(place, *words, expect=0):
-    """Run `kit …` in `place`; returns what it printed."""
-    done = subprocess.run([sys.executable, "-m", "kit", *words], cwd=place, capture_output=True, text=True, timeout=300)
+def in_a_process(*words, out="out"):
+    return [sys.executable, "-m", "kit", *begun(*words, out=out)]
+
+
+@pytest.fixture
+def run(command):
+    """A whole session in this process; returns what it printed."""
+    return lambda place, *words, out="out": "".join(command(place, *begun(*words, out=out)))
+
+
+def a_session(place, *words, out="out", expect=0):
+    """One in a process of its own, whose time is counted from its start; returns what it printed."""
+    done = subprocess.run(in_a_process(*words, out=out), cwd=place, capture_output=True, text=True, timeout=300)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
-
-
-def run(place, *words, out="out", expect=0):
-    return kit(place, *command(place, *words, out=out)[3:], expect=expect)
 
 
 def record_of(place, out="out"):
@@ -55,7 +61,7 @@ def results(place, out):
 
 
 @pytest.mark.parametrize("recipe", ["sample", "simple", "boss", "record"])
-def test_every_recipe_runs_from_photos_to_a_checked_csv(place, recipe):
+def test_every_recipe_runs_from_photos_to_a_checked_csv(run, place, recipe):
     run(place, recipe, *TINY)
     record, out = record_of(place), place / "out"
     assert record["state"] == "done"
@@ -82,7 +88,7 @@ def test_every_recipe_runs_from_photos_to_a_checked_csv(place, recipe):
 
 
 @pytest.mark.slow
-def test_pruning_in_steps_narrows_the_student_again_and_again_and_is_resumed(place):
+def test_pruning_in_steps_narrows_the_student_again_and_again_and_is_resumed(run, place):
     """And trained at last on the grid of its four bits."""
     words = ["sample", *TINY, "--set", "prune.steps=2", "--set", "prune.criterion=taylor", "--set", "prune.parameters=30000"]
     words += ["--set", "quantize.train_epochs=1", "--set", "pack.bits=4"]
@@ -108,11 +114,10 @@ def test_pruning_in_steps_narrows_the_student_again_and_again_and_is_resumed(pla
 
 
 @pytest.mark.timed
-def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place, monkeypatch, paced):
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # writing down which lines ran takes time that no user's session takes
+def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place, paced):
     words = ["record", *TINY, "--set", "train.epochs=2000"]
     budget, start = paced(20), time.time()
-    printed = run(place, *words, "--budget", f"{budget}s")
+    printed = a_session(place, *words, "--budget", f"{budget}s")
     assert 0.8 * budget <= time.time() - start < budget
     record = record_of(place)
     assert record["state"] == "suspended"
@@ -124,12 +129,12 @@ def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place, monke
     assert "24 rows, provisional" in printed or "24 rows, not to hand in" in printed  # so early it may give one class to all
     assert len(read_csv(place / "out" / "submission.csv")) == 24
     before = len((place / "out" / "metrics.jsonl").read_text().splitlines())
-    assert "distil: going on from step" in run(place, *words, "--budget", f"{paced(12)}s")
+    assert "distil: going on from step" in a_session(place, *words, "--budget", f"{paced(12)}s")
     assert len((place / "out" / "metrics.jsonl").read_text().splitlines()) > before
 
 
 @pytest.mark.slow
-def test_layers_become_thinner_are_trained_so_and_packed_on_grids(place):
+def test_layers_become_thinner_are_trained_so_and_packed_on_grids(run, place):
     words = ["sample", *TINY, "--set", "prune=null", "--set", 'lowrank={"parameters": 45000, "train_epochs": 1}']
     words += ["--set", "quantize.train_epochs=1", "--set", "pack.bits=4"]
     run(place, *words, out="straight")
@@ -150,7 +155,7 @@ def test_layers_become_thinner_are_trained_so_and_packed_on_grids(place):
 @pytest.mark.timed
 def test_a_session_that_ends_in_training_on_the_grid_hands_in_what_packing_leaves_the_best(place, paced):
     words = ["sample", *TINY, "--set", "prune=null", "--set", "quantize.train_epochs=5000", "--set", "pack.bits=3"]
-    printed = run(place, *words, "--budget", f"{paced(45)}s")
+    printed = a_session(place, *words, "--budget", f"{paced(45)}s")
     record = record_of(place)
     assert record["state"] == "suspended"
     assert "packed after qat it would have" in printed
@@ -159,7 +164,7 @@ def test_a_session_that_ends_in_training_on_the_grid_hands_in_what_packing_leave
 
 @pytest.mark.timed
 def test_a_session_that_only_trained_the_teacher_is_suspended_and_no_error(place, paced):
-    printed = run(place, "sample", *TINY, "--set", "teacher.train.epochs=5000", "--budget", f"{paced(25)}s")
+    printed = a_session(place, "sample", *TINY, "--set", "teacher.train.epochs=5000", "--budget", f"{paced(25)}s")
     assert record_of(place)["state"] == "suspended"
     assert "no submission yet" in printed
     assert list((place / "out" / "checkpoints").glob("teacher-*.pt"))
@@ -172,7 +177,7 @@ def test_a_signal_to_the_whole_process_group_saves_and_says_suspended(place, ask
     """With decoding workers at work, which must neither die of it nor outlive the run."""
     words = [*TINY, "--set", "train.epochs=500", "--set", "data.feed=decode" if when == "distil 2/" else "data.feed=cache"]
     process = subprocess.Popen(
-        command(place, "record", *words, "--set", "data.workers=2"),
+        in_a_process("record", *words, "--set", "data.workers=2"),
         cwd=place,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -196,7 +201,7 @@ def test_a_signal_to_the_whole_process_group_saves_and_says_suspended(place, ask
 def test_a_suspended_run_whose_student_is_too_wide_hands_in_a_pruned_copy(place, paced):
     words = [*TINY, "--set", "train.epochs=2000", "--set", "student.name=hw7", "--set", "limit=hw13-2023", "--set", 'prune={"keep": 0.2}']
     hintless = ["--set", 'distill=[{"loss": "kd"}]']
-    printed = run(place, "record", *words, *hintless, "--budget", f"{paced(20)}s")
+    printed = a_session(place, "record", *words, *hintless, "--budget", f"{paced(20)}s")
     record = record_of(place)
     assert record["state"] == "suspended"
     assert 50_000 < record["parameters"] <= 60_000
@@ -209,7 +214,7 @@ def test_a_suspended_run_whose_student_is_too_wide_hands_in_a_pruned_copy(place,
 @pytest.mark.timed
 def test_a_suspended_run_whose_layers_will_be_thinner_hands_in_thin_ones(place, paced):
     words = [*TINY, "--set", "train.epochs=2000", "--set", "student.name=hw7", "--set", "limit=hw13-2023", "--set", "lowrank={}"]
-    printed = run(place, "record", *words, "--set", 'distill=[{"loss": "kd"}]', "--budget", f"{paced(30)}s")
+    printed = a_session(place, "record", *words, "--set", 'distill=[{"loss": "kd"}]', "--budget", f"{paced(30)}s")
     record = record_of(place)
     assert (record["state"], record["over_the_limit"]) == ("suspended", [])
     assert 50_000 < record["parameters"] <= 60_000
@@ -232,20 +237,20 @@ def test_another_number_of_threads_or_workers_changes_nothing(place):
     """The first session's choice is kept: sums are split by threads, and their last bits with them."""
     words = ["simple", *TINY, "--set", "train.save_seconds=0"]
     two, one = (os.environ | {"OMP_NUM_THREADS": threads} for threads in "21")
-    subprocess.run(command(place, *words, out="straight"), cwd=place, env=two, check=True, capture_output=True)
-    process = subprocess.Popen(command(place, *words, out="moved"), cwd=place, env=two, stdout=subprocess.PIPE, text=True)
+    subprocess.run(in_a_process(*words, out="straight"), cwd=place, env=two, check=True, capture_output=True)
+    process = subprocess.Popen(in_a_process(*words, out="moved"), cwd=place, env=two, stdout=subprocess.PIPE, text=True)
     while "distil 1/" not in process.stdout.readline():
         pass
     process.kill()
     process.communicate()
     other = ["--set", "data.workers=1", "--set", "train.save_seconds=7"]
-    subprocess.run(command(place, *words, *other, out="moved"), cwd=place, env=one, check=True, capture_output=True)
+    subprocess.run(in_a_process(*words, *other, out="moved"), cwd=place, env=one, check=True, capture_output=True)
     assert results(place, "moved") == results(place, "straight")
     assert record_of(place, "moved")["choices"] == record_of(place, "straight")["choices"]
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_from_an_attached_output_in_another_folder(place, refusal):
+def test_a_run_goes_on_from_an_attached_output_in_another_folder(run, place, refusal):
     words = ["simple", *TINY]
     run(place, *words, out="straight")
     (place / "attached").mkdir()
@@ -259,7 +264,7 @@ def test_a_run_goes_on_from_an_attached_output_in_another_folder(place, refusal)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["teacher.ckpt", "the stage's result"])
-def test_a_trained_teacher_outlives_the_loss_of_either_of_its_files(place, lost):
+def test_a_trained_teacher_outlives_the_loss_of_either_of_its_files(run, place, lost):
     words = ["medium", *TINY]
     run(place, *words)
     before = results(place, "out")
@@ -273,20 +278,20 @@ def test_a_trained_teacher_outlives_the_loss_of_either_of_its_files(place, lost)
 @pytest.mark.timed
 def test_two_runs_in_one_folder_do_not_meet_and_a_killed_ones_workers_hold_nothing(place, refusal, paced):
     words = ["record", *TINY, "--set", "train.epochs=2000", "--set", "data.feed=decode", "--set", "data.workers=2"]
-    first = subprocess.Popen(command(place, *words), cwd=place, stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen(in_a_process(*words), cwd=place, stdout=subprocess.PIPE, text=True)
     while "distil 1/" not in first.stdout.readline():
         pass
     assert f"out is in use by process {first.pid}" in refusal(place, *words)
     first.kill()
-    assert "going on from step" in run(place, *words, "--budget", f"{paced(12)}s")  # while its workers may still be ending
+    assert "going on from step" in a_session(place, *words, "--budget", f"{paced(12)}s")  # while its workers may still be ending
     first.communicate()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("interval", ["0", "60"])
-def test_a_folder_that_vanishes_is_named_and_what_was_saved_is_still_good(place, interval):
+def test_a_folder_that_vanishes_is_named_and_what_was_saved_is_still_good(run, place, interval):
     words = ["simple", *TINY, "--set", f"train.save_seconds={interval}", "--set", "train.epochs=12"]
-    process = subprocess.Popen(command(place, *words), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(in_a_process(*words), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while "distil 1/" not in process.stdout.readline():
         pass
     (place / "out").rename(place / "away")
@@ -299,7 +304,7 @@ def test_a_folder_that_vanishes_is_named_and_what_was_saved_is_still_good(place,
     assert record_of(place)["state"] == "done"
 
 
-def test_a_finished_run_is_not_run_again(place):
+def test_a_finished_run_is_not_run_again(run, place):
     run(place, "simple", *TINY)
     before = results(place, "out")
     printed = run(place, "simple", *TINY)
@@ -307,7 +312,7 @@ def test_a_finished_run_is_not_run_again(place):
     assert results(place, "out") == before
 
 
-def test_a_subset_is_marked_partial(place):
+def test_a_subset_is_marked_partial(run, place):
     printed = run(place, "simple", *TINY, "--subset", "0.5")
     assert record_of(place)["partial"]
     assert "partial (--subset), not to hand in" in printed
@@ -315,14 +320,14 @@ def test_a_subset_is_marked_partial(place):
 
 
 @pytest.mark.slow
-def test_the_loader_without_a_cache_runs_too(place):
+def test_the_loader_without_a_cache_runs_too(run, place):
     run(place, "boss", *TINY, "--set", "data.feed=decode", "--set", "data.workers=2")
     assert not list((place / "cache").glob("training*"))
     assert record_of(place)["state"] == "done"
 
 
 @pytest.mark.slow
-def test_a_final_fit_on_all_photos_with_every_option_claims_no_validation_figure(place):
+def test_a_final_fit_on_all_photos_with_every_option_claims_no_validation_figure(run, place):
     shutil.copytree(place / "photos" / "evaluation", place / "photos" / "unlabelled")
     settings = ["student.name=branched", "student.parameters=20000", 'distill=[{"loss": "kd"}, {"loss": "ce"}]', "data.unlabelled=true"]
     settings += ["data.augment.mixup=0.2", "data.augment.cutmix=1", "predict.crops=5", "predict.logit_adjustment=0.5"]
@@ -348,7 +353,7 @@ def test_an_unlabelled_split_that_is_not_there_is_named(place, refusal):
     assert "no folder unlabelled/" in refusal(place, "simple", *TINY, *words)
 
 
-def test_a_bad_evaluation_photo_keeps_its_row_and_is_called_a_guess(place):
+def test_a_bad_evaluation_photo_keeps_its_row_and_is_called_a_guess(run, place):
     (place / "photos" / "evaluation" / "0007.jpg").write_bytes(b"\xff\xd8 nothing")
     printed = run(place, "simple", *TINY)
     assert "1 rows are guesses" in printed
@@ -356,11 +361,13 @@ def test_a_bad_evaluation_photo_keeps_its_row_and_is_called_a_guess(place):
     assert len(read_csv(place / "out" / "submission.csv")) == 24
 
 
-def test_predict_repeats_the_runs_csv_and_scores_labelled_splits(place):
+def test_predict_repeats_the_runs_csv_and_scores_labelled_splits(command, run, place):
     run(place, "simple", *TINY)
-    kit(place, "predict", "out/student.kit", "--data", "photos", "--out", "again.csv", "--cache", "cache")
+    command(place, "predict", "out/student.kit", "--data", "photos", "--out", "again.csv", "--cache", "cache")
     assert (place / "again.csv").read_bytes() == (place / "out" / "submission.csv").read_bytes()
-    printed = kit(place, "predict", "out/student.kit", "--data", "photos", "--out", "v.csv", "--split", "validation", "--cache", "cache")
+    printed, _ = command(
+        place, "predict", "out/student.kit", "--data", "photos", "--out", "v.csv", "--split", "validation", "--cache", "cache"
+    )
     assert f"accuracy {record_of(place)['validation_accuracy']:.4f}, macro-F1" in printed
     assert "macro avg" in printed
 
@@ -370,11 +377,11 @@ def test_predict_repeats_the_runs_csv_and_scores_labelled_splits(place):
 
 @pytest.fixture
 def refusal(refused):
-    return lambda place, *words, out="out": refused(place, *command(place, *words, out=out)[3:])
+    return lambda place, *words, out="out": refused(place, *begun(*words, out=out))
 
 
 @pytest.mark.slow
-def test_another_recipe_in_the_same_folder_is_refused_and_nothing_is_lost(place, refusal):
+def test_another_recipe_in_the_same_folder_is_refused_and_nothing_is_lost(run, place, refusal):
     run(place, "simple", *TINY)
     before = results(place, "out")
     assert "recipe: simple-tiny → medium-tiny" in refusal(place, "medium", *TINY)
@@ -382,7 +389,7 @@ def test_another_recipe_in_the_same_folder_is_refused_and_nothing_is_lost(place,
     assert results(place, "out") == before
 
 
-def test_other_photos_under_the_same_run_are_refused(place, refusal):
+def test_other_photos_under_the_same_run_are_refused(run, place, refusal):
     run(place, "simple", *TINY)
     (place / "photos" / "training" / "0_0.jpg").unlink()
     assert "are not those that the run" in refusal(place, "simple", *TINY)
@@ -405,7 +412,7 @@ def test_a_student_over_the_limit_is_refused_at_once(place, refusal):
 
 def test_a_budget_that_is_over_before_training_says_so(place):
     """It counts from the process's start."""
-    printed = run(place, "simple", *TINY, "--budget", "3s", expect=1)
+    printed = a_session(place, "simple", *TINY, "--budget", "3s", expect=1)
     assert "the budget of 3 s" in printed.lower()
     assert "larger --budget" in printed
     assert "goes on from here" not in printed + (place / "out" / "log.txt").read_text()
@@ -418,10 +425,10 @@ def test_missing_data_and_missing_teachers_are_named(place, refused, refusal):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a file's size as Linux does")
-def test_a_disk_that_fills_up_ends_in_one_paragraph_and_the_run_goes_on_when_there_is_room(place):
+def test_a_disk_that_fills_up_ends_in_one_paragraph_and_the_run_goes_on_when_there_is_room(run, place):
     """RLIMIT_FSIZE stands in for a full disk: the teacher's first checkpoint does not fit, and no hour was spent on it."""
     words = ["medium", *TINY]
-    limited = ["bash", "-c", 'ulimit -f 1000; trap "" XFSZ; exec "$@"', "-", *command(place, *words)]
+    limited = ["bash", "-c", 'ulimit -f 1000; trap "" XFSZ; exec "$@"', "-", *in_a_process(*words)]
     done = subprocess.run(limited, cwd=place, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr

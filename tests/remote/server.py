@@ -176,7 +176,7 @@ class Server:
             for name, content in self.datasets[source].items():
                 (layout / name).write_bytes(content)
         (place / "script.py").write_text(body["text"])
-        ours = ("PYTHONPATH", "KIT_SESSION_STARTED", "COVERAGE_PROCESS_CONFIG")  # its kit is the bundle's: no line of it counts here
+        ours = ("PYTHONPATH", "KIT_SESSION_STARTED")  # its kit is the bundle's
         clean = {name: value for name, value in os.environ.items() if name not in ours} | {"TMPDIR": str(place)}
         seconds, kept = self.limits.get(number, (None, True))
         with open(place / "log", "w") as log:
