@@ -1,6 +1,7 @@
 """Which network a state dict is of, by the names and shapes of its tensors."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -47,9 +48,15 @@ def outputs_of(weights: Mapping[str, Tensor]) -> int | None:
     return next((len(tensor) for tensor in reversed(list(weights.values())) if tensor.ndim == 2), None)
 
 
+@cache
+def telling(name: str) -> tuple[str, ...]:
+    """The tensors whose lengths are a student's widths."""
+    with torch.device(shapes_on(name)):
+        modules = build_student(name, (), 2).named_modules()
+    return tuple(f"{path}.{'index' if isinstance(m, Select) else 'weight'}" for path, m in modules if has_width(m))
+
+
 def widths_in(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
     """The widths that a student's weights tell; none, for the table's own, where these are another network's."""
-    with torch.device(shapes_on(name)):
-        modules = list(build_student(name, (), 2).named_modules())
-    keys = [f"{path}.{'index' if isinstance(m, Select) else 'weight'}" for path, m in modules if has_width(m)]
+    keys = telling(name)
     return tuple(len(weights[key]) for key in keys) if all(key in weights and weights[key].ndim for key in keys) else ()
