@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,10 +18,11 @@ from pydantic import ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
 from kit.config.override import in_words
 from kit.errors import KitError
 from kit.files import Busy, locked, make_folder, write_json
+from kit.remote.bundle import compose, read_head
 from kit.remote.client import Kaggle, Refused
 from kit.remote.datasets import upload
 from kit.remote.output import mirror, session_record
-from kit.remote.push import PATIENCE, TAIL, Dropped, Ended, Pushed, newest_version, push, read_metadata, wait_for
+from kit.remote.push import PATIENCE, TAIL, Dropped, Ended, Pushed, newest_version, push, read_metadata, sha256_of, wait_for
 from kit.train.checkpoint import described, steps_in
 
 LIMIT = 9 * 3600.0  # seconds after which Kaggle ends a session
@@ -50,7 +52,8 @@ class Story:
 
     via: how the state travels. running: the session that was pushed and not yet looked at. before: the newest version of the kernel
     `before_of` when a push of it was begun, None when none is under way. steps: of the run, after each session. furthest: the session that
-    brought the run there. tail: the end of the last session's log.
+    brought the run there. tail: the end of the last session's log. limit: after which Kaggle ends the running session, seconds, None for
+    its own. texts: sha256 of what was sent, or was about to be, since `before`.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -64,6 +67,8 @@ class Story:
     furthest: Reached | None = None
     tail: str = ""
     state: Literal["running", "done"] = "running"
+    limit: int | None = None
+    texts: list[str] = field(default_factory=list)
 
     @property
     def step(self) -> int:
@@ -111,7 +116,7 @@ def chain(
                 pushed = story.running or begin(story, kernel, kaggle, say, folder, timeout)
                 try:
                     ended = wait_for(pushed, kaggle, say)
-                    reason = look(story, pushed, kaggle, folder, ended, late=ended.seconds > LATE * (timeout or LIMIT))
+                    reason = look(story, pushed, kaggle, folder, ended, late=ended.seconds > LATE * (story.limit or LIMIT))
                 except Refused:
                     if not (reason := gone(story, pushed, kaggle)):
                         raise
@@ -144,18 +149,21 @@ def over(story: Story, file: Path, max_sessions: int | None, until: int | None) 
 def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, timeout: int | None) -> Pushed:
     """Push the next session, with the state attached and the step that it must hold; by another way where Kaggle drops the source.
 
-    The version before is written down first. A chain that was killed before it could write down the one after finds its push by that.
+    The version before and the text are written down first. A chain that was killed before it could write down the version after finds its
+    push by them, whatever it would send now.
     """
     refuse_used_up(story, kaggle, kernel, say)
     while True:
         changes = carry(story, kernel, kaggle, folder)
         if story.before is None or story.before_of != changes.get("id", story.ref):
-            story.before_of = changes.get("id", story.ref)
+            story.before_of, story.texts = changes.get("id", story.ref), []
             story.before = newest_version(kaggle, story.before_of).number
-            save(story, folder)
-        step, before = story.step, story.before
+        now, story.limit = sha256_of(compose(kernel, read_head(kernel), story.step, None, timeout)), timeout
+        story.texts = [*dict.fromkeys([*story.texts, now])]
+        save(story, folder)
+        send = partial(push, kernel, kaggle, say, timeout=timeout, least_step=story.step, changes=changes)
         try:
-            pushed = push(kernel, kaggle, say, timeout=timeout, patience=PATIENCE, least_step=step, changes=changes, before=before)
+            pushed = send(patience=PATIENCE, before=story.before, texts=story.texts)
             break
         except Dropped as drop:
             story.before = None  # or a chain that is started again would take this push for its own
@@ -164,7 +172,7 @@ def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, ti
             save(story, folder)
             say(f"Kaggle dropped {', '.join(drop.sources)}: the state will travel by --via {story.via}")
             wait_for(drop.pushed, kaggle, say)  # it finds less than it was promised and stops at once
-    story.running, story.before = pushed, None
+    story.running, story.before, story.texts = pushed, None, []
     save(story, folder)
     say(f"{pushed.ref} version {pushed.version}: {pushed.url}")
     return pushed

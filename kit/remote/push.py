@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,6 +59,7 @@ def push(
     changes: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
     before: int | None = None,
+    texts: Collection[str] = (),
 ) -> Pushed:
     """Bundle and send a kernel, once.
 
@@ -67,6 +68,7 @@ def push(
         changes: what is sent instead of the metadata's own fields; sources are added to those.
         environment: variables of the session.
         before: the newest version when this push was first tried, where an earlier command may have been killed in the middle of it.
+        texts: sha256 of what such a command may have sent, which need not be what this one would.
         timeout: after which Kaggle ends the session, seconds, which the session is told; None for its own limit.
         patience: how long to wait for a free session, seconds.
     Raises:
@@ -82,7 +84,7 @@ def push(
     all_pauses = [*kaggle.pauses, PAUSES[0]]  # the last one before it is asked a last time
     reason, pauses = "", all_pauses.copy()
     while True:
-        if newest.number > before and newest.text == text:
+        if newest.number > before and (newest.text == text or sha256_of(newest.text) in texts):
             return whole(Pushed(metadata["id"], newest.number, page(metadata)), missing(metadata, newest))
         if not pauses:
             raise KitError(f"{reason[0].upper()}{reason[1:]}, {len(all_pauses)} times, and the push did not arrive. Try again later.")
@@ -101,6 +103,10 @@ def push(
             reason, pauses = "", all_pauses.copy()  # it answers again
             continue
         return judge(metadata, answer)
+
+
+def sha256_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def changed(metadata: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -230,6 +230,38 @@ def test_a_chain_that_was_killed_while_it_pushed_finds_its_push(tmp_path, server
     assert len(server.kernels[REF].requests) == 1
 
 
+@pytest.mark.parametrize("again", [{}, {"timeout": 3600}], ids=["a limit less", "another limit"])
+def test_a_chain_that_was_killed_while_it_pushed_finds_its_push_whatever_it_would_push_now(again, tmp_path, server, kaggle):
+    class Killed(BaseException):
+        pass
+
+    def say(line):
+        if "asking whether the push arrived" in line:
+            raise Killed
+
+    folder, small = tmp_path / "chain", kernel(tmp_path, QUICK)
+    server.faults["SaveKernel"].append(DROP_AFTER)
+    with pytest.raises(Killed):
+        chain(small, kaggle, say, folder=folder, timeout=7200)
+    (small / "main.py").write_text(QUICK + "# mended meanwhile\n")
+    assert chain(small, kaggle, print, folder=folder, **again).state == "done"
+    assert len(server.kernels[REF].requests) == 1
+
+
+def test_a_session_is_held_against_the_limit_that_it_was_pushed_with(tmp_path, server, kaggle):
+    class Killed(BaseException):
+        pass
+
+    def say(line):
+        if "https://" in line:
+            raise Killed
+
+    folder, small = tmp_path / "chain", kernel(tmp_path, "import time\ntime.sleep(3)\nraise SystemExit(1)\n")
+    with pytest.raises(Killed):
+        chain(small, kaggle, say, folder=folder, timeout=1)
+    assert chain(small, kaggle, print, folder=folder, max_sessions=1).steps == [0]
+
+
 def test_sessions_that_bring_nothing_stop_the_chain_with_the_end_of_the_log(tmp_path, server, kaggle):
     small = kernel(tmp_path)
     (small / "main.py").write_text("print('nothing to see')\n")
