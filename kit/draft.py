@@ -3,7 +3,9 @@
 import math
 import re
 import shlex
+import sys
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,9 @@ def check_name(name: str) -> str:
         raise KitError(f"{name!r} is no name for a recipe: letters, digits, - and _ alone, without a folder or .py.")
     if name in RECIPES:
         raise KitError(f"The kit has a recipe {name!r} already. Choose another name, such as my-{name}.")
+    elsewhere = [place for place in sys.path if place not in ("", str(Path.cwd()))]
+    if name == "kit" or name in sys.stdlib_module_names or PathFinder.find_spec(name, elsewhere):
+        raise KitError(f"Python has a module {name!r}, which {name}.py would hide from it. Choose another name, such as my-{name}.")
     return name
 
 

@@ -44,6 +44,7 @@ def test_photos_in_a_known_competitions_shape_get_its_rules(here, tmp_path):
 def test_nothing_is_written_over_or_under_a_taken_name(here, tmp_path):
     list(draft("mine", here, tmp_path))
     wrong = {"mine": "is there already", "record": "has a recipe 'record'", "a/b": "is no name", "mine.py": "is no name"}
+    wrong |= dict.fromkeys(("numbers", "torch", "kit"), "which .*.py would hide from it. Choose another name, such as my-")
     for name, words in wrong.items():
         with pytest.raises(KitError, match=words):
             list(draft(name, here, tmp_path))

@@ -1,6 +1,5 @@
 """What a benchmark works on: the photos below --data, and processes of its own to measure memory in."""
 
-import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -13,7 +12,7 @@ import numpy as np
 from kit.config.schema import Config
 from kit.console import Log
 from kit.data.cache import Photos, load_photos
-from kit.data.decode import die_with_parent, signals_held
+from kit.data.decode import cores, die_with_parent, signals_held
 from kit.data.layout import find_dataset, photos_in
 from kit.data.records import is_record
 from kit.data.splits import Split, subset
@@ -48,7 +47,7 @@ def classes_of(split: Split) -> int:
 
 
 def workers_of(config: Config) -> int:
-    return config.data.workers or os.cpu_count() or 1
+    return config.data.workers or cores()
 
 
 def in_a_fresh_process(work: Callable[..., Any], *given: Any) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from kit.console import Log, progress
-from kit.data.decode import photo_digest, photo_size, to_squares
+from kit.data.decode import cores, photo_digest, photo_size, to_squares
 from kit.data.splits import Split
 from kit.errors import KitError
 from kit.files import FREE, StorageError, flush_folder, locked, make_folder, sha256_of, write_durably
@@ -254,7 +254,7 @@ def decode(split: Split, side: int, workers: int, tick: Tick) -> Iterator[tuple[
     They are a few chunks ahead at most: where the disk is slower than they are, squares don't pile up in memory.
     """
     chunks = [list(split.paths[i : i + CHUNK]) for i in range(0, len(split), CHUNK)]
-    workers = workers or os.cpu_count() or 1
+    workers = workers or cores()
     pool, coming = ThreadPoolExecutor(workers, "decode"), deque[Future[Any]]()
     try:
         with progress(f"decoding {split.name}", len(split)) as moved:

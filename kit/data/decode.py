@@ -25,6 +25,11 @@ Image.MAX_IMAGE_PIXELS = 500_000_000  # a phone's photo has 200 million; PIL war
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what a damaged photo raises
 
 
+def cores() -> int:
+    """CPU cores that this process may use: a container or taskset may allow fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def signals_held() -> Iterator[None]:
     """Processes that begin in here never see Ctrl-C or SIGTERM, which reach the whole process group: they inherit the mask, from their

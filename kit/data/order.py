@@ -12,8 +12,9 @@ from kit.world import World
 class Order:
     """Which photos make up a step. The last, smaller batch of an epoch is dropped: nine photos are too few for batch norm.
 
-    The batches are the same for any number of processes; `share` is the part of each that this one is given, whole pairs of photos where
-    `pairs` asks for that. With `balance`, int64 [photos] of labels, an epoch shows every class as often as any other.
+    The batches are the same for any number of processes, of fewer photos than a batch as many as those can share evenly; `share` is the
+    part of each that this one is given, whole pairs of photos where `pairs` asks for that. With `balance`, int64 [photos] of labels, an
+    epoch shows every class as often as any other.
 
     Raises:
         KitError: there are fewer photos than that takes.

@@ -8,7 +8,6 @@ Streaming is done by threads, not processes: gathering rows is one call into tor
 send, no shared memory to run out of, and no worker that the system could kill by itself.
 """
 
-import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kit.data.decode import cores
 from kit.data.order import Order
 from kit.device import sent
 
@@ -52,7 +52,7 @@ class Streamed:
     def __init__(self, pixels: np.ndarray, order: Order, device: torch.device, workers: int = 0):
         self.pixels, self.order, self.device = as_tensor(pixels), order, device
         begin = {"initializer": torch.cuda.set_device, "initargs": (device,)} if device.type == "cuda" else {}  # else GPU 0 is begun, too
-        self.pool = ThreadPoolExecutor(workers or min(THREADS, os.cpu_count() or 1), "squares", **begin)
+        self.pool = ThreadPoolExecutor(workers or min(THREADS, cores()), "squares", **begin)
         self.side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.coming: dict[int, Future[tuple[Tensor, torch.cuda.Event | None]]] = {}
 

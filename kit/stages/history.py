@@ -42,7 +42,11 @@ def summary(session: Session, material: Material) -> dict[str, Any]:
         to_do = 0 if over else plan.epochs * order.steps_per_epoch - step
         left += math.ceil(to_do / order.steps_per_epoch)
         seconds_left += to_do * pace(session, stage)
-    history = next((session.histories[stage] for stage in reversed(plans) if session.histories.get(stage)), [])
+    newest = next((stage for stage in reversed(plans) if session.histories.get(stage)), None)
+    history = session.histories[newest] if newest else []
+    accuracies = [line["accuracy"] for line in history if "accuracy" in line]
+    if newest and (deployed := session.record["stages"].get(newest, {}).get("accuracy")) is not None:
+        accuracies.append(deployed)  # of weights that were averaged or measured anew after the last epoch
     other = {kind: round(seconds, 1) for kind, seconds in budget.spent.items() if kind.partition(" ")[0] not in plans}
     useful = budget.seconds and budget.seconds - (budget.elapsed() - trained)
     return {
@@ -51,7 +55,7 @@ def summary(session: Session, material: Material) -> dict[str, Any]:
         "images_per_second": round(images / trained, 1) if trained else None,
         "seconds_by_kind": {kind: round(sum(budget.spent[f"{stage} {kind}"] for stage in plans), 1) for kind in KINDS} | other,
         "lowest_loss": min((line["loss"] for line in history), default=None),
-        "best_accuracy": max((line["accuracy"] for line in history if "accuracy" in line), default=None),
+        "best_accuracy": max(accuracies, default=None),
         "epochs_left": left,
         "seconds_left": round(seconds_left) if trained else None,
         "sessions_needed": math.ceil(seconds_left / useful) if trained and useful and useful > 0 else None,

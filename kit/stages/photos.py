@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +17,7 @@ from kit.augment.views import training_views
 from kit.augment.warp import normalise
 from kit.config.schema import Augment, Data, Train
 from kit.data.cache import Photos, load_photos, scan
+from kit.data.decode import cores
 from kit.data.layout import find_dataset
 from kit.data.loader import Batches, CachedBatches, DecodingBatches
 from kit.data.order import Order
@@ -111,7 +111,7 @@ def make_views(session: Session, material: Material, order: Order, augment: Augm
 
     from kit.augment.reference import SeededPipeline  # here: albumentations takes half a second to import
 
-    workers = data.workers or os.cpu_count() or 1
+    workers = data.workers or max(1, cores() // session.world.size)
     return DecodingBatches(material.dataset.training, order, SeededPipeline(data, augment), to_input(data), device, workers)
 
 

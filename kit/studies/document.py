@@ -73,7 +73,8 @@ def markdown(study: Study, entries: list[Entry], setting: str, drawn: list[str] 
         *section("What packing changed", folded("Centre crop, before and after", as_table(packing(made)))),
         *study.remarks,
         *(section("Networks", layers(study)) if study.layers else ()),
-        f"Device: {', '.join(machines)}. Commits: {', '.join(commits)}. Made by `kit study {study.name}` from its journal alone.",
+        (f"Device: {', '.join(machines)}. Commits: {', '.join(commits)}. " if done else "")
+        + f"Made by `kit study {study.name}` from its journal alone.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -81,7 +82,8 @@ def markdown(study: Study, entries: list[Entry], setting: str, drawn: list[str] 
 def told_apart(made: list[Row]) -> str:
     noise = noise_of(made)
     if not noise.freedom:
-        return "One seed tells no arms apart."
+        several = any(len(row.by_seed) > 1 for row in made)
+        return "Seeds of one arm tell no arms apart." if several else "One seed tells no arms apart."
     return (
         f"A seed lifts or lowers all arms alike; what chance does beside that is {100 * noise.deviation:.2f} points (standard deviation, "
         f"{noise.freedom} degrees of freedom over all arms). An arm is *unseparated* where a t-test by that does not tell it from the one "

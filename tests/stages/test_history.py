@@ -15,3 +15,13 @@ def test_a_session_that_ends_in_the_teachers_first_epoch_counts_what_is_left_of_
     line = summary(session, material)
     assert (line["epochs_left"], line["seconds_left"]) == (2 + 2 + 1, 2 * (2 + 2 + 1) * 7)  # 120 photos are seven steps of 16
     assert line["sessions_needed"] >= 1
+
+
+def test_the_best_accuracy_is_that_of_the_weights_that_are_deployed(drawn, tmp_path, log):
+    """An average of the weights is measured after the last epoch."""
+    session = open_session(recipe("sample").tiny(), tmp_path, Budget(600, started=time.time()), log)
+    material = read_photos(session, drawn, tmp_path / "cache")
+    session.histories["distil"] = [{"loss": 0.5, "accuracy": 0.2}, {"loss": 0.4, "accuracy": 0.3}]
+    assert summary(session, material)["best_accuracy"] == 0.3
+    session.note("distil", accuracy=0.35)
+    assert summary(session, material)["best_accuracy"] == 0.35

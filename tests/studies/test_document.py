@@ -52,6 +52,14 @@ def test_published_differences_stand_beside_the_measured_ones():
     assert agreement(chained(), rows(chained(), one, "reduced")).to_dict("records")[0][""] == "one seed"
 
 
+def test_seeds_of_one_arm_are_not_called_one_seed_and_nothing_done_names_no_device():
+    said = lambda entries: markdown(chained(), entries, "reduced")  # noqa: E731
+    assert "One seed tells no arms apart." in said(journal()[:1])
+    assert "Seeds of one arm tell no arms apart." in said(journal()[:3])
+    assert "Device: CPU." in said(journal()[:3])
+    assert "Device:" not in said([])
+
+
 def test_chance_is_what_is_left_beside_the_arms_and_the_seeds_own_effects():
     """Of two arms that is the paired t-test; seeds that lift all arms alike leave nothing."""
     ours, theirs = [0.51, 0.60, 0.74, 0.57], [0.50, 0.61, 0.70, 0.55]
