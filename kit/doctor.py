@@ -131,11 +131,13 @@ def disk(place: Path) -> Finding:
 
 
 def memory() -> Finding:
+    from kit.data.decode import cores
+
     try:
         size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIGABYTE
     except (ValueError, OSError):
         return "note", "not told by this system", ""
-    return ("ok" if size > 6 else "note"), f"{size:.0f} GB, {os.cpu_count()} cores", "" if size > 6 else "use --set data.workers=1"
+    return ("ok" if size > 6 else "note"), f"{size:.0f} GB, {cores()} cores", "" if size > 6 else "use --set data.workers=1"
 
 
 def credentials() -> Finding:
