@@ -22,7 +22,7 @@ from kit.remote.bundle import compose, read_head
 from kit.remote.client import Kaggle, Refused
 from kit.remote.datasets import upload
 from kit.remote.output import mirror, session_record
-from kit.remote.push import PATIENCE, TAIL, Dropped, Ended, Pushed, newest_version, push, read_metadata, sha256_of, wait_for
+from kit.remote.push import PATIENCE, TAIL, Dropped, Ended, Pushed, digest_of, newest_version, push, read_metadata, wait_for
 from kit.train.checkpoint import described, steps_in
 
 LIMIT = 9 * 3600.0  # seconds after which Kaggle ends a session
@@ -158,7 +158,7 @@ def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, ti
         if story.before is None or story.before_of != changes.get("id", story.ref):
             story.before_of, story.texts = changes.get("id", story.ref), []
             story.before = newest_version(kaggle, story.before_of).number
-        now, story.limit = sha256_of(compose(kernel, read_head(kernel), story.step, None, timeout)), timeout
+        now, story.limit = digest_of(compose(kernel, read_head(kernel), story.step, None, timeout)), timeout
         story.texts = [*dict.fromkeys([*story.texts, now])]
         save(story, folder)
         send = partial(push, kernel, kaggle, say, timeout=timeout, least_step=story.step, changes=changes)

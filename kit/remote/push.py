@@ -84,7 +84,7 @@ def push(
     all_pauses = [*kaggle.pauses, PAUSES[0]]  # the last one before it is asked a last time
     reason, pauses = "", all_pauses.copy()
     while True:
-        if newest.number > before and (newest.text == text or sha256_of(newest.text) in texts):
+        if newest.number > before and (newest.text == text or digest_of(newest.text) in texts):
             return whole(Pushed(metadata["id"], newest.number, page(metadata)), missing(metadata, newest))
         if not pauses:
             raise KitError(f"{reason[0].upper()}{reason[1:]}, {len(all_pauses)} times, and the push did not arrive. Try again later.")
@@ -105,7 +105,7 @@ def push(
         return judge(metadata, answer)
 
 
-def sha256_of(text: str) -> str:
+def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -208,8 +208,7 @@ def request(metadata: dict[str, Any], text: str, timeout: int | None) -> Any:
 
 def describe(metadata: dict[str, Any], text: str) -> str:
     """What a push would send, with the text's size and digest in its place."""
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return json.dumps(metadata | {"text": f"{len(text.encode()):,} bytes, sha256 {digest}"}, indent=2)
+    return json.dumps(metadata | {"text": f"{len(text.encode()):,} bytes, sha256 {digest_of(text)}"}, indent=2)
 
 
 @dataclass(frozen=True)
