@@ -158,6 +158,12 @@ def test_a_committed_document_is_what_its_journal_says(file):
     assert not study.page or as_table(frame(study, rows(study, entries, "reduced"))) in (DOCUMENTS.parent / study.page).read_text()
 
 
+@pytest.mark.parametrize("file", sorted(DOCUMENTS.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_a_committed_diagram_has_every_network_of_its_study(file):
+    shown = file.with_name(f"{file.stem}-networks.svg").read_text()
+    assert [name for name in networks_of(find_study(file.stem)) if f">{name}</text>" not in shown] == []
+
+
 def test_a_curve_goes_from_the_whole_student_through_what_was_pruned():
     axes = figures.curves(rows(chained(), journal(), "reduced")).axes[0]
     assert next(list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2) == [700, 1000]
