@@ -85,3 +85,10 @@ def read(file: Path, study: str, say: Callable[[str], None]) -> list[Entry]:
             )
         entries.append(entry)
     return entries
+
+
+def furthest_of(entries: list[Entry], setting: str) -> dict[tuple[str, int], Entry]:
+    """{(arm, seed): its entry}. What is done counts, whatever was tried again after it, and what was stopped before what failed; of equals
+    the newest."""
+    by_state = sorted(entries, key=lambda entry: (entry["state"] == "done", entry["state"] == "stopped"))
+    return {(entry["arm"], entry["seed"]): entry for entry in by_state if entry["setting"] == setting}

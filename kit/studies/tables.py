@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kit.config.stages import kind_of
-from kit.studies.journal import Entry
+from kit.studies.journal import Entry, furthest_of
 from kit.studies.study import Arm, Study
 
 SURE = 0.05  # the share of equal arms that are told apart all the same
@@ -21,7 +21,8 @@ class Row:
     """An arm's figures, means over seeds.
 
     by_seed: accuracies, in order. pace: seconds of an epoch of distillation, its validation included, of the seed that was disturbed
-    least. teacher: its accuracy, None for labels alone. stages: of the run, as the journal has them, by seed.
+    least. teacher: its accuracy, None for labels alone. stages: of the run, as the journal has them, by seed. failed: by seed, why it has
+    no accuracy.
     """
 
     arm: Arm
@@ -32,7 +33,7 @@ class Row:
     pace: float | None
     teacher: float | None
     stages: tuple[dict[str, dict[str, Any]], ...]
-    failed: tuple[str, ...]  # why there is none
+    failed: dict[int, str]
 
     @property
     def accuracies(self) -> tuple[float, ...]:
@@ -62,13 +63,11 @@ def pace_of(entry: Entry) -> float | None:
 
 def rows(study: Study, entries: list[Entry], setting: str) -> list[Row]:
     """A row for each arm that has ended at least once, the best first."""
-    made = []
-    # what is done counts, whatever was tried again after it; of equals the newest
-    furthest = sorted(entries, key=lambda entry: (entry["state"] == "done", entry["state"] == "stopped"))
+    made, furthest = [], sorted(furthest_of(entries, setting).items())
     for arm in study.arms:
-        newest = {entry["seed"]: entry for entry in furthest if entry["arm"] == arm.name and entry["setting"] == setting}
-        done = [newest[seed] for seed in sorted(newest) if newest[seed]["state"] == "done"]
-        failed = tuple(why(entry) for entry in newest.values() if entry["state"] in ("failed", "stopped"))
+        own = [entry for (name, _), entry in furthest if name == arm.name]
+        done = [entry for entry in own if entry["state"] == "done"]
+        failed = {entry["seed"]: why(entry) for entry in own if entry["state"] != "done"}
         if not done and not failed:
             continue
         of = lambda name: mean([entry[name] for entry in done]) if done else None  # noqa: B023, E731
@@ -104,11 +103,12 @@ def noise_of(made: Sequence[Row]) -> Noise:
     """What is left of the accuracies when every arm and every seed has its own effect, by least squares.
 
     Arms × seeds is a block design: a seed chooses the same photos, order and views for all arms, and may lift them all by points. Two or
-    three seeds of one arm know little about chance, those of all arms together enough. Arms that give the same under every seed are one
-    (JPEGs from one worker or two) and count once: they would pass for chance that strikes twice alike.
+    three seeds of one arm know little about chance, those of all arms together enough. Arms that give the same under every seed that both
+    have are one (JPEGs from one worker or two) and count once: they would pass for chance that strikes twice alike.
     """
-    distinct = {tuple(row.by_seed.items()): row for row in made if len(row.by_seed) > 1}.values()
-    lines = [(row.arm.name, str(seed), accuracy) for row in distinct for seed, accuracy in row.by_seed.items()]
+    distinct = {frozenset(row.by_seed.items()): row for row in made if len(row.by_seed) > 1}
+    counted = [row for own, row in distinct.items() if not any(own < other for other in distinct)]
+    lines = [(row.arm.name, str(seed), accuracy) for row in counted for seed, accuracy in row.by_seed.items()]
     table = pd.DataFrame(lines, columns=["arm", "seed", "accuracy"])
     effects, accuracies = pd.get_dummies(table[["arm", "seed"]]).to_numpy(float), table["accuracy"].to_numpy(float)
     if not len(table):
@@ -149,9 +149,12 @@ def separated(row: Row, other: Row, noise: Noise) -> bool:
 
 
 def spelled(row: Row) -> str:
+    """Mean and spread, and what became of the seeds that are not in them."""
+    failed = "; ".join(f"seed {seed} {why}" for seed, why in row.failed.items())
     if row.mean is None:
-        return row.failed[-1]
-    return f"{row.mean:.4f}" + (f" ± {row.spread:.4f}" if row.spread is not None else "")
+        return failed
+    figure = f"{row.mean:.4f}" + (f" ± {row.spread:.4f}" if row.spread is not None else "")
+    return f"{figure} of the seeds that went to the end; {failed}" if failed else figure
 
 
 def frame(study: Study, made: list[Row]) -> pd.DataFrame:

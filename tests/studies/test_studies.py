@@ -157,7 +157,10 @@ def test_the_table_has_mean_spread_and_what_the_seeds_can_not_tell_apart():
     noisy = [entry("wide", seed, 0.5 + seed / 10) for seed in range(3)]
     assert "+9.90 (unseparated)" in markdown(small(), near + noisy, "reduced")
     assert "+20.00 (one seed)" in markdown(small(), near[:1] + far[:1], "reduced")
-    assert "failed: no photos" in markdown(small(), [*near, entry("wide", 0)], "reduced")
+    assert "| seed 0 failed: no photos |" in markdown(small(), [*near, entry("wide", 0)], "reduced")
+    left_out = [entry("wide", 4), entry("wide", 3, 0.3, state="stopped", curve=[0.2], error="it lags")]
+    says = "| 0.7010 ± 0.0010 of the seeds that went to the end; seed 3 stopped at 0.2000: it lags; seed 4 failed: no photos |"
+    assert says in markdown(small(), [*near, *far, *left_out], "reduced")
     assert markdown(small(), [*near, *far, entry("wide", 0)], "reduced") == markdown(small(), near + far, "reduced")  # what is done stays
 
 
