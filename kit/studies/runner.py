@@ -20,7 +20,7 @@ from kit.pipeline import run as run_pipeline
 from kit.session import Watch, read_by_stage
 from kit.stages.assistant import file_of
 from kit.studies.halving import Halving, import_optuna
-from kit.studies.journal import Entry, append, made, read
+from kit.studies.journal import Entry, append, furthest_of, made, read
 from kit.studies.study import Arm, Study, replaced
 from kit.train.budget import Budget, say_duration
 from kit.version import commit
@@ -28,7 +28,7 @@ from kit.version import commit
 Setting = Literal["tiny", "reduced", "full"]
 LEAST = 30.0  # seconds of a budget that an arm is begun with
 KEPT = ("validation_accuracy", "parameters", "bytes", "device", "versions", "photos")
-ENDED = ("done", "stopped")  # states of an entry that is not run again
+ENDED = ("done", "stopped")  # states of an entry that has figures
 GUESSER = 6  # epochs after which a tiny network is none any more
 FLOAT = 4  # bytes of a weight that is not packed yet
 Say = Callable[[str], None]
@@ -107,7 +107,7 @@ def run_study(
     """Every arm with every seed, the first seed of all arms first; whether all of it is done.
 
     Args:
-        halving: arms that lag are stopped, all but the reference, and not run with further seeds.
+        halving: arms that lag are stopped, all but the reference, and not run with further seeds. Without it those go on, too.
         how: in_turn, or spread.over_ray.
 
     Raises:
@@ -129,7 +129,7 @@ def run_study(
 
     try:
         with locked(make_folder(place.runs)), locked(made(place.journal)):
-            jobs = jobs_to_do(study, place, seeds, setting, say, teachers)
+            jobs = jobs_to_do(study, place, seeds, setting, say, teachers, halving)
             if halving:
                 lags = lambda job: is_stopped(read(place.journal, study.name, say), job)  # noqa: E731
                 return in_turn(jobs, data, cache, budget, keep, say, lags, lambda job: watch_of(study, job, place, say))
@@ -181,7 +181,8 @@ def watch_of(study: Study, job: Job, place: Place, say: Say) -> Watch | None:
     """What looks at an arm after each epoch, beside those of its seed that have ended; nothing at one that others need."""
     if job.arm == study.reference or any(job.arm in arm.needs for arm in study.arms):
         return None
-    alike = [e for e in read(place.journal, study.name, say) if (e["seed"], e["setting"]) == (job.seed, job.setting) and e.get("curve")]
+    furthest = furthest_of(read(place.journal, study.name, say), job.setting)
+    alike = [entry for (_, seed), entry in furthest.items() if seed == job.seed and entry.get("curve")]
     return Halving(job.config.train.epochs, alike).watch()
 
 
@@ -190,15 +191,18 @@ def is_stopped(done: list[Entry], job: Job) -> bool:
     return any((e["arm"], e["setting"], e["state"]) == (job.arm, job.setting, "stopped") for e in done)
 
 
-def jobs_to_do(study: Study, place: Place, seeds: Sequence[int], setting: Setting, say: Say, teachers: Sequence[Path]) -> list[Job]:
-    """What the journal does not hold yet, in order; and again an arm that another needs, where its run is not in the folder."""
+def jobs_to_do(
+    study: Study, place: Place, seeds: Sequence[int], setting: Setting, say: Say, teachers: Sequence[Path], halving: bool = False
+) -> list[Job]:
+    """What the journal does not hold yet, in order; and again an arm that another needs, where its run is not in the folder. halving: what
+    was stopped stays so; else it goes on to its end."""
     done = read(place.journal, study.name, say)
     jobs = [job_of(study, arm, seed, setting, place, teachers) for seed in seeds for arm in study.arms]
     to_do: list[Job] = []
     needed: set[Path] = set()
     for job in reversed(jobs):
         missing = job.folder in needed and not (job.folder / "student.kit").is_file()
-        if not over(done, job) or missing:
+        if not over(done, job, halving) or missing:
             to_do.append(job)
             needed |= set(job.needs)
     return to_do[::-1]
@@ -243,10 +247,10 @@ def digest_of(study: Study, arm: Arm, seed: int, setting: Setting) -> str:
     return hashlib.sha256(" ".join([own, *others]).encode()).hexdigest()[:16]
 
 
-def over(done: list[Entry], job: Job) -> bool:
+def over(done: list[Entry], job: Job, halving: bool) -> bool:
     """Whether the journal holds this arm with this seed; one that failed is tried again."""
-    mine = (job.arm, job.seed, job.setting)
-    return any((entry["arm"], entry["seed"], entry["setting"]) == mine and entry["state"] in ENDED for entry in done)
+    mine, ended = (job.arm, job.seed, job.setting), ENDED if halving else ("done",)
+    return any((entry["arm"], entry["seed"], entry["setting"]) == mine and entry["state"] in ended for entry in done)
 
 
 def run_job(job: Job, data: Path, cache: Path, budget: Budget, watch: Watch | None = None) -> Entry | None:
@@ -269,7 +273,7 @@ def run_job(job: Job, data: Path, cache: Path, budget: Budget, watch: Watch | No
         reason = str(error).replace(f"{job.folder.parent}/", "").replace(str(data), "the data's folder")  # no path of this machine
         return failed(job, reason)
     finally:
-        budget.stop = budget.stop or (None if lags else session.stop)
+        budget.stop = budget.stop or (session.stop if session.stop not in lags else None)  # a signal may come while a laggard is handed in
     if record["state"] != "done" and not lags:
         return None
     entry = header(job) | ({"state": "stopped", "error": lags[0]} if lags else {"state": "done"})

@@ -35,7 +35,7 @@ def over_ray(jobs: Sequence[Job], data: Path, cache: Path, budget: Budget, keep:
     for job in jobs:
         before = [tasks[folder] for folder in job.needs if folder in tasks]
         tasks[job.folder] = task.remote(job, data.resolve(), cache.resolve(), budget.seconds, budget.started, *before)
-    waiting, whole = dict(zip(tasks.values(), jobs, strict=True)), True
+    waiting, whole, cancelled = dict(zip(tasks.values(), jobs, strict=True)), True, False
     with budget.catching_signals():
         while waiting:
             ready, _ = ray.wait(list(waiting), timeout=POLL)
@@ -44,9 +44,10 @@ def over_ray(jobs: Sequence[Job], data: Path, cache: Path, budget: Budget, keep:
                 whole = whole and entry is not None
                 if entry:
                     keep(entry)
-            if budget.stop:
+            if budget.stop and not cancelled:
                 for ref in waiting:
-                    ray.cancel(ref)  # as Ctrl-C: what is at work saves and ends
+                    ray.cancel(ref)  # as Ctrl-C: what is at work saves and ends; a second would break off its hand-in
+                cancelled = True
     if not whole:
         say("the budget is over before all arms are done; the same command goes on from here")
     return whole

@@ -1,9 +1,12 @@
 """Arms that need other arms: run in order, again where the other's run is gone, and told apart in the journal by what they began with."""
 
 import importlib.util
+import os
 import shutil
+import signal
 import time
 from dataclasses import replace
+from threading import Thread
 
 import pytest
 import torch
@@ -112,3 +115,21 @@ def test_ray_gives_the_journal_that_one_process_gives(tmp_path, learnable):
     torch.set_num_threads(threads)
     same = lambda entry: {key: entry[key] for key in ("arm", "seed", "digest", "state", "parameters", "bytes")}  # noqa: E731
     assert [same(entry) for entry in spread] == [same(entry) for entry in alone], said
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_one_ctrl_c_lets_rays_arms_save_and_hand_in(tmp_path, learnable):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    place, budget = Place(tmp_path / "journal.jsonl", tmp_path / "arms"), Budget(None, started=time.time())
+
+    def stop():
+        while not list(place.runs.glob("*/metrics.jsonl")):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    Thread(target=stop, daemon=True).start()
+    how = {"cache": tmp_path / "cache", "budget": budget, "seeds": [1], "setting": "tiny", "say": print, "teachers": (), "how": over_ray}
+    assert not run_study(replace(chained(), arms=chained().arms[:1], reference="teacher"), place, learnable, **how)
+    assert [file.parent.parent for file in place.runs.glob("*/submission.csv")] == [place.runs]
+    assert place.journal.read_text() == ""  # the arm is half done

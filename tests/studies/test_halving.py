@@ -52,3 +52,6 @@ def test_a_study_goes_on_without_the_arm_that_lags(tmp_path, drawn):
     assert [(e["arm"], e["seed"], e["state"], len(e["curve"])) for e in made[2:]] == [("wide", 1, "stopped", 1)]
     table = frame(study, rows(study, made, "tiny")).set_index("arm")
     assert "it lags behind the other arms after epoch 1" in table.loc["wide", "accuracy"]
+    assert run_study(study, place, drawn, budget=Budget(None, started=time.time()), seeds=[1], **how | {"halving": False})
+    assert [(e["arm"], e["seed"], e["state"]) for e in read(place.journal, "small", print)[3:]] == [("wide", 1, "done")]
+    assert "going on from step" in next(place.runs.glob("wide-1-*/log.txt")).read_text()

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -25,7 +26,7 @@ from kit.studies.catalogue import STUDIES, choose, find_study
 from kit.studies.document import markdown, write
 from kit.studies.hw7_pipeline import slimmed
 from kit.studies.journal import append, read
-from kit.studies.runner import Place, configured, digest_of, jobs_to_do, run_study, source_of
+from kit.studies.runner import Place, configured, digest_of, job_of, jobs_to_do, run_job, run_study, source_of
 from kit.studies.study import Arm, Study, replaced
 from kit.studies.tables import rows
 from kit.train.budget import Budget
@@ -110,6 +111,28 @@ def test_arms_of_other_photos_are_not_mixed_in(tmp_path, drawn):
     (moved / "training" / "0_0.jpg").unlink()
     with pytest.raises(KitError, match=r"'plain' of other photos or teachers.*another --out \(and --docs"):
         run(small(), tmp_path, moved, [2], [])
+
+
+@pytest.mark.parametrize(("signals", "stop"), [([], None), ([signal.SIGTERM], "SIGTERM came")])
+def test_a_lagging_arm_ends_alone_and_a_signal_beside_it_ends_the_study(tmp_path, drawn, signals, stop):
+    study, budget = small(), Budget(None, started=time.time())
+
+    def lags(stage, history):
+        for number in signals:
+            os.kill(os.getpid(), number)
+        return "it lags"
+
+    job = job_of(study, study.arms[1], 1, "tiny", Place(tmp_path / "journal.jsonl", tmp_path / "arms"), ())
+    found = run_job(job, drawn, tmp_path / "cache", budget, lags)
+    assert (found["state"], found["error"], budget.stop) == ("stopped", "it lags", stop)
+
+
+def test_what_was_stopped_goes_on_where_nothing_is_halved(tmp_path):
+    study, place = small(), Place(tmp_path / "journal.jsonl", tmp_path / "arms")
+    for arm, state in (("plain", "done"), ("wide", "stopped")):
+        append(place.journal, entry(arm, 1, 0.5, setting="tiny", state=state, error="it lags", curve=[0.5]))
+    left = lambda halving: [job.arm for job in jobs_to_do(study, place, [1], "tiny", print, (), halving)]  # noqa: E731
+    assert (left(True), left(False)) == ([], ["wide"])
 
 
 def test_halving_without_optuna_is_refused_before_the_first_arm(tmp_path, drawn, monkeypatch):
