@@ -119,12 +119,12 @@ def run_study(
     if halving:
         import_optuna()  # now, and not after the reference, which is never halved, has run for hours
 
-    source, done = source_of(study, data, teachers), read(place.journal, study.name, say)
-    refuse_other_source(done, setting, source, place.journal)
+    sources, done = sources_of(study, data, teachers), read(place.journal, study.name, say)
+    refuse_other_source(done, setting, sources, place.journal)
     refuse_other_configs(study, done, setting, place.journal)
 
     def keep(entry: Entry) -> None:
-        append(place.journal, entry | {"source": source})
+        append(place.journal, entry | {"source": sources[0]})
         say(describe(entry))
 
     try:
@@ -141,19 +141,28 @@ def run_study(
         ) from None
 
 
-def source_of(study: Study, data: Path, teachers: Sequence[Path]) -> str:
-    """A digest of what all arms learn from: the photos' names and sizes, of which an arm may take a share, and the teachers that are given.
-    Sixteen hex digits."""
-    dataset = find_dataset(data, competition(study.arms[0].config.competition).classes, None, 0)
+def sources_of(study: Study, data: Path, teachers: Sequence[Path]) -> tuple[str, str]:
+    """Digests, of sixteen hex digits, of what all arms learn from: the photos' names and sizes, of which an arm may take a share, and the
+    teachers that are given, else the one that a run finds by itself. The second is without that one, as older journals have it."""
+    rules = competition(study.arms[0].config.competition)
+    dataset = find_dataset(data, rules.classes, None, 0)
     photos = (path for split in dataset.splits for path in split.paths)
     lines = sorted(f"{path.relative_to(dataset.root)} {path.stat().st_size if path.is_file() else 'a record'}" for path in photos)
     lines += [sha256_of(file_of(teacher)) for teacher in teachers]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    found = None if teachers else teacher_beside(dataset.root, data, rules.teacher_file)
+    digest = lambda lines: hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]  # noqa: E731
+    return digest([*lines, sha256_of(found)] if found else lines), digest(lines)
 
 
-def refuse_other_source(done: list[Entry], setting: Setting, source: str, journal: Path) -> None:
+def teacher_beside(root: Path, data: Path, name: str) -> Path | None:
+    """The file that a run takes where no teacher is given, by the order in which `stages.teacher.find_teacher` looks."""
+    places = (root / name, root.parent / name, data / name, *sorted(data.rglob(name)))
+    return next((file for file in places if file.is_file()), None)
+
+
+def refuse_other_source(done: list[Entry], setting: Setting, sources: Sequence[str], journal: Path) -> None:
     for entry in done:
-        if entry["setting"] == setting and entry.get("source", source) != source:
+        if entry["setting"] == setting and entry.get("source", sources[0]) not in sources:
             raise KitError(
                 f"{journal} has {entry['arm']!r} of other photos or teachers: figures of both would stand in one table. Choose another "
                 "--out (and --docs, where it is given)."

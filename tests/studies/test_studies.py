@@ -26,7 +26,7 @@ from kit.studies.catalogue import STUDIES, choose, find_study
 from kit.studies.document import markdown, write
 from kit.studies.hw7_pipeline import slimmed
 from kit.studies.journal import append, read
-from kit.studies.runner import Place, configured, digest_of, job_of, jobs_to_do, run_job, run_study, source_of
+from kit.studies.runner import Place, configured, digest_of, job_of, jobs_to_do, run_job, run_study, sources_of
 from kit.studies.study import Arm, Study, replaced
 from kit.studies.tables import rows
 from kit.train.budget import Budget
@@ -105,12 +105,28 @@ def test_an_arm_under_another_config_is_not_mixed_in(tmp_path, drawn):
 
 
 def test_arms_of_other_photos_are_not_mixed_in(tmp_path, drawn):
-    moved, source = shutil.copytree(drawn, tmp_path / "moved"), source_of(small(), drawn, ())
-    assert source_of(small(), moved, ()) == source
-    append(tmp_path / "journal.jsonl", entry("plain", 1, 0.5, setting="tiny", source=source))
+    moved, sources = shutil.copytree(drawn, tmp_path / "moved"), sources_of(small(), drawn, ())
+    assert sources_of(small(), moved, ()) == sources
+    append(tmp_path / "journal.jsonl", entry("plain", 1, 0.5, setting="tiny", source=sources[0]))
     (moved / "training" / "0_0.jpg").unlink()
     with pytest.raises(KitError, match=r"'plain' of other photos or teachers.*another --out \(and --docs"):
         run(small(), tmp_path, moved, [2], [])
+
+
+def test_a_teacher_beside_the_photos_is_told_from_another_and_lines_from_before_it_was_are_taken(tmp_path, drawn):
+    moved, journal, said = shutil.copytree(drawn, tmp_path / "photos" / "moved"), tmp_path / "journal.jsonl", []
+    teacher = moved.parent / "resnet18_teacher.ckpt"
+    teacher.write_bytes(b"one")
+    now, before = sources_of(small(), moved, ())
+    assert before == sources_of(small(), drawn, ())[0]  # without a teacher
+    assert now == sources_of(small(), moved, (teacher,))[0]
+    for source in (before, now):
+        append(journal, entry("plain", 1, 0.5, setting="tiny", source=source, digest=digest_of(small(), small().arms[0], 1, "tiny")))
+        assert not run(small(), tmp_path, moved, [1], said, seconds=5)
+    assert "the budget is over: wide with seed 1 is next" in said[-1]
+    teacher.write_bytes(b"other")
+    with pytest.raises(KitError, match=r"'plain' of other photos or teachers"):
+        run(small(), tmp_path, moved, [1], [])
 
 
 @pytest.mark.parametrize(("signals", "stop"), [([], None), ([signal.SIGTERM], "SIGTERM came")])
