@@ -11,7 +11,9 @@ from kit.config.schema import Config
 from kit.device import Device, choose_device
 from kit.errors import KitError
 
-BENCHES: dict[str, Callable[[Config, Path, Path, Device, int, float], Outcome]] = {
+Bench = Callable[[Config, Path | None, Path, Device, int, float], Outcome]  # config, data, cache, device, rounds, seconds
+
+BENCHES: dict[str, Bench] = {
     "feed": feed.bench,
     "ingest": ingest.bench,
     "step": step.bench,
@@ -20,14 +22,21 @@ BENCHES: dict[str, Callable[[Config, Path, Path, Device, int, float], Outcome]] 
 }
 
 
-def run(name: str, config: Config, data: Path, cache: Path, rounds: int, seconds: float = SECONDS) -> Outcome:
-    """One benchmark, with what its numbers come with.
-
+def find_bench(name: str) -> Bench:
+    """
     Raises:
-        KitError: there is no such benchmark, or too few photos for it.
+        KitError: there is no such benchmark.
     """
     if name not in BENCHES:
         raise KitError(f"There is no benchmark {name!r}. Choose one of {', '.join(BENCHES)}.")
-    device = choose_device()
-    outcome = BENCHES[name](config, data, cache, device, rounds, seconds)
-    return replace(outcome, made=making(device))
+    return BENCHES[name]
+
+
+def run(name: str, config: Config, data: Path | None, cache: Path, rounds: int, seconds: float = SECONDS) -> Outcome:
+    """One benchmark, with what its numbers come with. data: None will do for `save`.
+
+    Raises:
+        KitError: there is no such benchmark, or no or too few photos for it, or one that doesn't decode.
+    """
+    bench, device = find_bench(name), choose_device()
+    return replace(bench(config, data, cache, device, rounds, seconds), made=making(device))

@@ -13,7 +13,7 @@ from kit.bench.material import decoded, in_a_fresh_process, memory, training_pho
 from kit.bench.outcome import Outcome, rates
 from kit.config.schema import Config
 from kit.data.cache import Photos
-from kit.data.loader import DecodingBatches
+from kit.data.loader import CachedBatches, DecodingBatches
 from kit.data.order import Order
 from kit.data.splits import Split
 from kit.data.squares import as_tensor, gathered
@@ -22,7 +22,7 @@ from kit.rng import generator
 from kit.stages.photos import cached_batches, to_input
 
 
-def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
+def bench(config: Config, data: Path | None, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
     split = training_photos(data, config)
     photos, workers = decoded(split, config, cache), workers_of(config)
     ways, where = [*kit_ways(config, split, photos, device.device), *rival_ways(config, split, device.device)], device.device
@@ -41,8 +41,7 @@ def kit_ways(config: Config, split: Split, photos: Photos, device: torch.device)
     data, augment, batch, workers = config.data, config.data.augment, config.train.batch_size, workers_of(config)
     order = Order(len(photos), batch, config.train.seed)
     kept = "resident" if device.type == "cuda" else "mapped"
-    feed = cached_batches(photos, order, data.model_copy(update={"feed": "cache"}), augment, device)
-    yield Way(f"kit, {kept}", "decoded squares, one warp", counted(feed), batch)
+    yield Way(f"kit, {kept}", "decoded squares, one warp", counted(kept_feed(config, photos, order, device)), batch)
     stream = data.model_copy(update={"feed": "stream"})
     streaming = lambda: counted(cached_batches(photos, order, stream, augment, device))()  # noqa: E731  anew for each round
     yield Way("kit, streamed", "the same squares, gathered ahead by threads", streaming, batch, warm=5)
@@ -56,6 +55,11 @@ def kit_ways(config: Config, split: Split, photos: Photos, device: torch.device)
         gathered(pixels, rows)
 
     yield Way("kit, the host's part", "order, draws and gathered squares: all that is left when a GPU warps", counted(host), batch)
+
+
+def kept_feed(config: Config, photos: Photos, order: Order, device: torch.device) -> CachedBatches:
+    """The feed that keeps the squares, whichever one the recipe takes."""
+    return cached_batches(photos, order, config.data.model_copy(update={"feed": "cache"}), config.data.augment, device)
 
 
 def rival_ways(config: Config, split: Split, device: torch.device) -> Iterator[Way]:
@@ -78,7 +82,7 @@ def peak_of_feed(config: Config, split: Split, cache: Path) -> tuple[float, floa
     photos = decoded(split, config, cache)
     before = memory("RssAnon")
     order = Order(len(photos), config.train.batch_size, config.train.seed)
-    feed, most = cached_batches(photos, order, config.data, config.data.augment, where), 0.0
+    feed, most = kept_feed(config, photos, order, where), 0.0
     for step in range(order.steps_per_epoch):
         feed(step)
         most = max(most, memory("RssAnon"))

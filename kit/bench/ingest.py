@@ -22,12 +22,12 @@ from kit.device import Device
 LONGER = 4  # times as many photos, to see whether memory grows with them
 
 
-def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
+def bench(config: Config, data: Path | None, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
     split, side, workers = training_photos(data, config), config.data.cache_side, workers_of(config)
 
     def whole(folder: Path) -> None:
         shutil.rmtree(folder / "cache", ignore_errors=True)
-        load_photos([split], side, folder / "cache", Log(silent=True), workers=workers, skip_bad=True)
+        load_photos([split], side, folder / "cache", Log(silent=True), workers=workers)
 
     def decoding(folder: Path) -> None:
         decode_into(folder / "pixels.npy", split, side, workers, lambda: None)

@@ -11,26 +11,33 @@ import numpy as np
 
 from kit.config.schema import Config
 from kit.console import Log
-from kit.data.cache import Photos, load_photos
+from kit.data.cache import Photos, load_photos, scan
 from kit.data.decode import cores, die_with_parent, signals_held
 from kit.data.layout import find_dataset, photos_in
 from kit.data.records import is_record
-from kit.data.splits import Split, subset
+from kit.data.splits import Split, stratify
 from kit.errors import KitError
 
 
-def training_photos(data: Path, config: Config) -> Split:
-    """The training photos of the data set below a folder, or the photos that lie in it, whose labels are then all 0.
+def training_photos(data: Path | None, config: Config) -> Split:
+    """The training photos of the data set below a folder, or the photos that lie in it, whose labels are then all 0; as a run takes them:
+    the recipe's share, without those that don't decode where the recipe leaves them out.
 
     Raises:
-        KitError: there are fewer than a batch.
+        KitError: there is no folder, there are fewer than a batch, or one doesn't decode.
     """
+    share, seed = config.data.subset, config.train.seed
+    if data is None:
+        raise KitError("This benchmark needs --data DIR, the folder that holds the data set, at any depth, or photos alone.")
     if data.is_dir() and (paths := photos_in(data)):
         split = Split("training", tuple(paths), np.zeros(len(paths), np.int64))
     else:
-        split = subset(find_dataset(data, None, config.data.holdout, config.train.seed), config.data.subset, config.train.seed).training
+        split = find_dataset(data, None, config.data.holdout, seed).training
     if is_record(split.paths[0]):
         raise KitError(f"{data} holds CIFAR's binary records, and the loaders that the kit is measured against read photos from files.")
+    if share < 1:
+        split = split.take(stratify(split, 1 - share, seed, "--subset")[0])
+    split, _ = scan(split, Log(), workers=config.data.workers, skip_bad=config.data.skip_bad)  # else the rivals would end at a bad one
     if len(split) < config.train.batch_size:
         raise KitError(
             f"{data} has {len(split)} photos, a batch is {config.train.batch_size}: give more, or --set train.batch_size={len(split)}."
@@ -39,7 +46,7 @@ def training_photos(data: Path, config: Config) -> Split:
 
 
 def decoded(split: Split, config: Config, cache: Path) -> Photos:
-    return load_photos([split], config.data.cache_side, cache, Log(silent=True), skip_bad=config.data.skip_bad)[split.name]
+    return load_photos([split], config.data.cache_side, cache, Log(silent=True))[split.name]
 
 
 def classes_of(split: Split) -> int:

@@ -19,7 +19,7 @@ PHOTOS = 512  # that are predicted at most in a call
 PLAIN = "as trained"
 
 
-def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
+def bench(config: Config, data: Path | None, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
     split, where, side = training_photos(data, config), device.device, config.data.image_size
     photos, classes = decoded(split, config, cache), classes_of(split)
     trained = build_student(config.student.name, widths_for(config.student, classes), classes).eval()

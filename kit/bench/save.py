@@ -20,13 +20,13 @@ CLASSES = 11
 PLAIN, KIT = "torch.save", "kit"
 
 
-def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
+def bench(config: Config, data: Path | None, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=cache) as folder:
         state, place = in_training(config, device), Path(folder)
         checkpoints = Checkpoints(place, "distil", {}, config.model_dump(mode="json"), Log(silent=True))
         ways = [
-            Way(KIT, "canonical, hashed, flushed, renamed; two generations", always(lambda: checkpoints.save(1, state.state()))),
+            Way(KIT, "canonical, hashed, flushed, renamed; two generations", always(lambda: save_next(state, checkpoints))),
             Way(
                 PLAIN,
                 "as people call it: neither whole nor on the disk for sure",
@@ -42,8 +42,14 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
     return Outcome("save", f"A checkpoint of {config.recipe} in training", "ms", PLAIN, rows, facts)
 
 
+def save_next(state: Training, checkpoints: Checkpoints) -> None:
+    """A generation of its own each time: of the same step it would be the same file."""
+    state.step += 1
+    checkpoints.save(state.step, state.state())
+
+
 def in_training(config: Config, device: Device) -> Training:
-    """A state of full size: an optimiser that has taken a step, the best weights, and the state at the last epoch's end."""
+    """A state of full size: an optimiser that has taken a step, the best weights, and the states at the last two epochs' ends."""
     student = build_student(config.student.name, widths_for(config.student, CLASSES), CLASSES)
     state = begin(student, torch.nn.Module(), config.train, 1, device)
     for group in state.optimizer.param_groups:
@@ -52,5 +58,6 @@ def in_training(config: Config, device: Device) -> Training:
     state.optimizer.step()
     weights = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
     state.best = {"accuracy": 0.5, "epoch": 1, "weights": weights}
-    state.remember()
+    for _ in range(2):
+        state.remember()
     return state

@@ -1,11 +1,12 @@
 """`kit bench step`: a step of distillation with the live feed and with one frozen batch, its parts apart, and the device's floor.
 
-A step's time does not depend on what the weights are, so teacher and student are new ones.
+A step's time does not depend on what the weights are, so teacher and student are new ones. A recipe of labels alone has no teacher.
 """
 
 import copy
 import statistics
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from kit.bench.clock import Way, always, counted, measure
 from kit.bench.material import classes_of, decoded, memory, training_photos
 from kit.bench.outcome import Outcome, Row, milliseconds, number
-from kit.bench.roofline import floor, layers_of, measure_rates
+from kit.bench.roofline import Rates, floor, layers_of, measure_rates
 from kit.config.schema import Config
 from kit.data.loader import Batches
 from kit.data.order import Order
@@ -29,7 +30,7 @@ from kit.models.teacher import build_teacher
 from kit.models.widths import widths_for
 from kit.stages.photos import cached_batches
 from kit.stages.student import prepare, stem_shared
-from kit.stages.teacher import looking, ready
+from kit.stages.teacher import looking, ready, wants_teacher
 from kit.train.gradients import WARM, Backward, Learn, Loss, Recorded
 from kit.train.loop import begin, take_step
 from kit.world import World
@@ -38,13 +39,23 @@ FROZEN, LIVE = "step, one frozen batch", "step, live feed"
 STEPS = 1 << 30  # of the plan that the learning rate is read from
 
 
-def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
+@dataclass(frozen=True)
+class Part:
+    """Of a step, timed apart. floor: the least seconds that its arithmetic takes at the rates of its type; None: next to nothing."""
+
+    way: Way
+    dtype: torch.dtype
+    floor: Callable[[Rates], float] | None = None
+
+
+def bench(config: Config, data: Path | None, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
     split, where, train, side = training_photos(data, config), device.device, config.train, config.data.image_size
     torch.manual_seed(train.seed)
     student = build_student(config.student.name, widths_for(config.student, classes_of(split)), classes_of(split))
-    teacher = build_teacher(config.teacher.arch, classes_of(split)).eval().requires_grad_(False)
-    prepare(student, teacher, config)
-    panel = looking([teacher], config, device)
+    teachers = [build_teacher(config.teacher.arch, classes_of(split)).eval().requires_grad_(False)] if wants_teacher(config) else []
+    for teacher in teachers:
+        prepare(student, teacher, config)
+    panel = looking(teachers, config, device)
     order, student = Order(len(split), train.batch_size, train.seed), student.to(where)
     feed = cached_batches(decoded(split, config, cache), order, config.data, config.data.augment, where)
     fast = Objective(student, panel, config.distill, side, fuse=fused)
@@ -69,18 +80,28 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
 
     (launched, whole), (_, second) = learner(usual, usual.prepare), learner(other, other.prepare)
     _, alone = learner(lambda images, labels, progress: (loss(images, labels), {}), lambda progress: None, updates=False)
+    learns = device.autocast or torch.float32
+    warped = images.numel() * images.itemsize + len(images) * config.data.cache_side**2 * 3  # bytes
+    parts = [Part(Way("feed", "order, draws, squares, warp", counted(feed)), learns, lambda rates: warped / rates.bandwidth)]
+    if config.taught:
+        says = f"a look, {str(device.teacher).removeprefix('torch.')}, batch norm folded"
+        folded = ready(teachers[0], device)
+        looks = next(folded.parameters()).dtype
+        seen = panel.sized(images).to(looks)
+        parts.append(Part(Way("teacher", says, always(lambda: look(images))), looks, of_layers(folded, seen, looks)))
+    says = "forward and backward of cross entropy"
+    parts.append(Part(Way("student", says, always(lambda: alone(images, labels, 0))), learns, of_layers(student, images, learns)))
+    parts.append(Part(Way("optimiser", f"{train.optimizer} over what the student learnt", always(launched.update)), learns))
+    *others, last = (part.way.name for part in parts[1:])
     ways = [
-        Way(LIVE, "teacher, student and optimiser on a new batch each", always(lambda: step(whole, feed))),
+        Way(LIVE, f"{', '.join(others)} and {last} on a new batch each", always(lambda: step(whole, feed))),
         Way(FROZEN, "the same on one batch that is there", always(lambda: step(whole))),
-        Way("feed", "order, draws, squares, warp", counted(feed)),
-        Way("teacher", f"a look, {str(device.teacher).removeprefix('torch.')}, batch norm folded", always(lambda: look(images))),
-        Way("student", "forward and backward of cross entropy", always(lambda: alone(images, labels, 0))),
-        Way("optimiser", f"{train.optimizer} over what the student learnt", always(launched.update)),
+        *(part.way for part in parts),
     ]
     if where.type == "cuda":
         ways.append(Way("step, kernel by kernel", "one frozen batch, no CUDA graph", always(lambda: step(launched))))
         torch.cuda.reset_peak_memory_stats(where)
-    with hooked(fast.handles), stem_shared(student, [teacher], panel, device):
+    with hooked(fast.handles), stem_shared(student, teachers, panel, device):
         for _ in range(WARM + 2):  # recorded from the last but one on; the adapters' gradients are there from the first
             step(whole, feed)
         taken = peak(where)
@@ -95,7 +116,7 @@ def bench(config: Config, data: Path, cache: Path, device: Device, rounds: int, 
         rows = milliseconds(measure(ways, rounds, where, seconds))
     what = f"A step of {config.recipe}: {train.batch_size} photos at {side} px{', compiled' if compiled else ''}"
     share = {} if where.type == "cuda" else shares(rows)  # a GPU's feed works while the step does
-    facts = share | taken | floors(config, device, ready(teacher, device), student, images, panel.sized(images), rows)
+    facts = share | taken | floors(parts, where, rows)
     return Outcome("step", what, "ms", FROZEN, rows, facts)
 
 
@@ -112,27 +133,23 @@ def peak(where: torch.device) -> dict[str, str]:
     return {"peak memory of a step": f"{memory('VmHWM'):,.0f} MB, the whole process with torch and the mapped photos"}
 
 
-def floors(
-    config: Config, device: Device, teacher: nn.Module, student: nn.Module, images: Tensor, theirs: Tensor, rows: list[Row]
-) -> dict[str, str]:
-    """The least that the arithmetic of a step could take here, and how far from it the step is. theirs: the images as the teacher sees
-    them."""
-    learns = device.autocast or torch.float32
-    looks = next(teacher.parameters()).dtype
-    rates = {dtype: measure_rates(device.device, dtype) for dtype in {learns, looks}}
-    least = {
-        "teacher": floor(layers_of(teacher, theirs.to(looks)), rates[looks], looks),
-        "student": floor(layers_of(student.eval(), images), rates[learns], learns),
-        "warp": (images.numel() * 4 + len(images) * config.data.cache_side**2 * 3) / rates[learns].bandwidth,
-    }
+def of_layers(network: nn.Module, images: Tensor, dtype: torch.dtype) -> Callable[[Rates], float]:
+    """The floor of a network's pass; it is looked through when that is asked for, after the steps."""
+    return lambda rates: floor(layers_of(network.eval(), images), rates, dtype)
+
+
+def floors(parts: Sequence[Part], where: torch.device, rows: list[Row]) -> dict[str, str]:
+    """The least that the arithmetic of a step could take here, and how far from it the step is."""
+    rates = {dtype: measure_rates(where, dtype) for dtype in dict.fromkeys(part.dtype for part in parts)}
+    least = {part.way.name: part.floor(rates[part.dtype]) for part in parts if part.floor}
     whole = 1000 * sum(least.values())
     medians = {row.way: statistics.median(row.values) for row in rows}
-    parts = ", ".join(f"{name} {number(1000 * seconds)}" for name, seconds in least.items())
+    apart = ", ".join(f"{name} {number(1000 * seconds)}" for name, seconds in least.items())
     measured = "; ".join(
         f"{str(dtype).removeprefix('torch.')} {rate.flops / 1e12:.2f} TFLOP/s, {rate.bandwidth / 1e9:,.0f} GB/s"
         for dtype, rate in rates.items()
     )
     return {
         "measured here": measured,
-        "floor of a step by these": f"{number(whole)} ms ({parts}); the live step takes {medians[LIVE] / whole:.1f} × as long",
+        "floor of a step by these": f"{number(whole)} ms ({apart}); the live step takes {medians[LIVE] / whole:.1f} × as long",
     }

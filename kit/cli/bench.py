@@ -17,8 +17,11 @@ from kit.files import cache_folder, find_place
 )
 def bench(
     name: Annotated[str, typer.Argument(metavar="NAME", help="feed, ingest, step, save or predict.")],
-    data: Annotated[Path, typer.Option(help="Folder that holds the data set, at any depth, or photos alone.")],
     json: Annotated[Path, typer.Option(help="The file to write: every round's value, and what it was measured on.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder that holds the data set, at any depth, or photos alone; save needs none.", show_default=False),
+    ] = None,
     name_of_recipe: Annotated[
         str, typer.Option("--recipe", help=f"Whose photos, views and networks: one of {', '.join(RECIPES)}.")
     ] = "boss",
@@ -34,11 +37,12 @@ def bench(
 ) -> None:
     """Time the kit's ways beside those that people use, in one run and in shuffled rounds: medians, spread, and ratios to a baseline."""
     from kit.bench import outcome as outcomes
-    from kit.bench.catalogue import run
+    from kit.bench.catalogue import find_bench, run
     from kit.device import choose_device
     from kit.session import make_room
 
-    make_room(json, data, option="--json")
+    find_bench(name)
+    make_room(json, *([data] if data else []), option="--json")
     if page:
         find_place(page, outcomes.place_of(name, choose_device().says))  # now, and not after half an hour
     outcome = run(name, override(recipe(name_of_recipe), assignments or []), data, cache_folder(cache), rounds)
