@@ -15,16 +15,6 @@ from kit.distill.align import pool_to
 LEVELS = (4, 2, 1)  # sides of HCL's pooled maps
 
 
-def smooth_l1(student: Tensor, teacher: Tensor) -> Tensor:
-    """Huber's loss with β = 1 on feature maps, as seed 002 aligns its layers."""
-    return F.smooth_l1_loss(student, teacher)
-
-
-def mse(student: Tensor, teacher: Tensor) -> Tensor:
-    """FitNets' hint loss, Romero et al. 2015, equation 3, as a mean instead of half a sum."""
-    return F.mse_loss(student, teacher)
-
-
 def channels_last(loss: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor) -> Tensor:
     """An element-wise loss of maps seen as [N, H, W, C]: torch gives its gradient in the plain order of the view, and batch norm's backward
     takes twelve times as long on a CPU when that is not channels last. Compiled, the order is torch's to choose, and it takes the plain one
@@ -40,11 +30,12 @@ def attention(features: Tensor) -> Tensor:
 
 
 def at(student: Tensor, teacher: Tensor) -> Tensor:
-    """‖Qˢ/‖Qˢ‖ - Qᵀ/‖Qᵀ‖‖₂ of maps of one size, Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017, equation 2.
+    """Mean of (Qˢ/‖Qˢ‖ - Qᵀ/‖Qᵀ‖)² over photos and places, of maps of one size: Zagoruyko and Komodakis, "Paying More Attention to
+    Attention", ICLR 2017, section 3.1, in the form of the authors' code.
 
-    β/2 is left to the term's weight. The authors' code takes the mean of squares instead.
+    β/2 is left to the term's weight. The published β of 1000 is for this form; by equation 2, which has norms, it weighs a hundredfold.
     """
-    return torch.linalg.vector_norm(attention(student) - attention(teacher), dim=1).mean()
+    return (attention(student) - attention(teacher)).square().mean()
 
 
 def sp(student: Tensor, teacher: Tensor) -> Tensor:
@@ -98,13 +89,10 @@ def hcl(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squares of two maps of one shape and of their averages over 4×4, 2×2 and 1×1 parts, each level at half the weight of the one
     before, over the weights' sum: Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021, section 3.3 and the authors'
     code."""
-    total, weights = channels_last(mse, student, teacher), 1.0
-    levels = [level for level in LEVELS if level < student.shape[2]]
-    for i, level in enumerate(levels, 1):
-        size = (level, level)
-        total = total + 0.5**i * channels_last(mse, pool_to(student, size), pool_to(teacher, size))
-        weights += 0.5**i
-    return total / weights
+    sizes = [student.shape[2:], *((side, side) for side in LEVELS if side < student.shape[2])]
+    weights = [0.5**i for i in range(len(sizes))]
+    losses = (channels_last(F.mse_loss, pool_to(student, size), pool_to(teacher, size)) for size in sizes)
+    return sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / sum(weights)
 
 
 def afd(student: Tensor, teacher: Tensor, shares: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from kit.distill import features, losses
 from kit.distill.align import adapter, pool_to, same_size
 
 Shape = tuple[int, int, int]  # channels, height, width of a map
-DISTANCES = {"smooth_l1": features.smooth_l1, "mse": features.mse}
+DISTANCES = {"smooth_l1": F.smooth_l1_loss, "mse": F.mse_loss}
 
 
 def as_asked(term: KD | DKD | MLKD, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,7 +37,8 @@ OF_LOGITS: dict[type, Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
 
 
 class Pulled(nn.Module):
-    """Two maps at the smaller one's size, the student's brought to the teacher's width by a 1×1 convolution."""
+    """Two maps at the smaller one's size, the student's brought to the teacher's width by a 1×1 convolution: Huber's loss with β = 1, as
+    source 002 aligns its layers, or FitNets' (Romero et al. 2015, equation 3) as a mean instead of half a sum."""
 
     def __init__(self, term: Hint, ours: Sequence[Shape], theirs: Sequence[Shape]):
         super().__init__()
@@ -149,7 +150,7 @@ OF_MAPS: dict[type, Callable[[Any, Sequence[Shape], Sequence[Shape]], nn.Module]
     SP: lambda term, ours, theirs: Compared(features.sp),
     RKD: lambda term, ours, theirs: Compared(relations(term)),
     CRD: Embedded,
-    SimKD: lambda term, ours, theirs: Compared(lambda a, b: features.channels_last(features.mse, *same_size(a, b))),
+    SimKD: lambda term, ours, theirs: Compared(lambda a, b: features.channels_last(F.mse_loss, *same_size(a, b))),
     Review: Reviewed,
     AFD: Attended,
 }

@@ -132,7 +132,7 @@ def second_screen() -> Study:
         varied.terms("no-hints", "no term of feature maps", kd, LITTLE),
         varied.terms("hints-3", "hints weigh 3", kd, LITTLE, *hints(FIRST, 3)),
         varied.terms("hints-10", "hints weigh 10", kd, LITTLE, *hints(FIRST, 10)),
-        varied.terms("at", "attention transfer", kd, LITTLE, *(AT(weight=1000, student=h.student, teacher=h.teacher) for h in hinted)),
+        varied.terms("at", "attention transfer", kd, LITTLE, *(AT(weight=500, student=h.student, teacher=h.teacher) for h in hinted)),
         varied.terms("sp", "similarity, from the last maps", kd, LITTLE, SP(weight=3000, **last)),
         varied.terms("rkd", "relational, from the last maps", kd, LITTLE, RKD(weight=0.1, **last)),
         varied.terms("crd", "contrastive, from the last maps", kd, LITTLE, CRD(weight=0.2, **last)),

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 
 from kit.config.override import override
@@ -37,7 +38,7 @@ def test_the_boss_objective_is_the_published_formula(teacher):
         ours = look(student.train(), ["blocks.0", "blocks.1", "blocks.2"], x)
         theirs = look(teacher, ["layer1", "layer2", "layer3"], x)
     kd, ce = losses.kd(ours["logits"], theirs["logits"], 20), losses.ce(ours["logits"], y)
-    hints = sum(w * features.smooth_l1(ours[f"blocks.{i}"], theirs[f"layer{i + 1}"]) for i, w in enumerate((3, 2, 1)))
+    hints = sum(w * F.smooth_l1_loss(ours[f"blocks.{i}"], theirs[f"layer{i + 1}"]) for i, w in enumerate((3, 2, 1)))
     assert total.item() == pytest.approx((10 * p**2 * ((1 - p**2) * kd + p**2 * ce) + hints).item(), rel=1e-4)
     assert values.keys() == {"kd", "ce", "hint layer1", "hint layer2", "hint layer3"}
 
@@ -105,7 +106,7 @@ def test_a_frozen_stem_stays_in_evaluation_mode_under_the_objective(teacher):
 def test_the_hints_gradient_is_channels_last():
     """Otherwise batch norm's backward takes twelve times as long on a CPU."""
     feature = torch.randn(2, 64, 16, 16).to(memory_format=torch.channels_last).requires_grad_()
-    (gradient,) = torch.autograd.grad(features.channels_last(features.smooth_l1, feature, torch.zeros_like(feature)), feature)
+    (gradient,) = torch.autograd.grad(features.channels_last(F.smooth_l1_loss, feature, torch.zeros_like(feature)), feature)
     assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 

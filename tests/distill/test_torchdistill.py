@@ -45,7 +45,7 @@ def test_dist():
 def test_attention_transfer():
     s, t = numbers(N, 3, 4, 4, seed=0), numbers(N, 5, 4, 4, seed=1)
     pair = {"student": {"io": "output", "path": "m"}, "teacher": {"io": "output", "path": "m"}}
-    agree(theirs.ATLoss({"pair": pair}, mode="paper"), features.at(s, t), s, t)
+    agree(theirs.ATLoss({"pair": pair}, mode="code"), features.at(s, t), s, t)
 
 
 def test_relational():
