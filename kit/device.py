@@ -92,14 +92,20 @@ def lacks_code() -> str:
     return f"{torch.cuda.get_device_name()} is sm_{major}{minor}, which this torch has no code for ({' '.join(torch.cuda.get_arch_list())})"
 
 
-# What torch's allocator, oneDNN and Python say where there is no more memory, or no more than `ulimit -v` allows.
-SHORTAGES = ("can't allocate memory", "could not create a primitive", "can't start new thread")
+# What torch's allocator, oneDNN and Python say where there is no more memory, or no more than `ulimit -v` allows; and on a GPU CUDA, NCCL,
+# cuBLAS and cuDNN, whose own memory is none of torch's allocator's.
+SHORTAGES = ("can't allocate memory", "could not create a primitive", "can't start new thread", "out of memory", "ALLOC_FAILED")
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether there was not enough memory. torch has a class of its own only for what its allocator did not get on a GPU."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(short in str(error) for short in SHORTAGES))
 
 
 @contextmanager
 def shortages_named() -> Iterator[None]:
-    """What the machine did not have for the work in here is named, with what helps. torch has no class of its own for most of it, and says
-    that a worker was killed by a signal's handler, wherever the work then is.
+    """What the machine did not have for the work in here is named, with what helps. That a worker was killed torch says by a signal's
+    handler, wherever the work then is.
 
     Raises:
         KitError: in place of torch's own error.
@@ -113,7 +119,7 @@ def shortages_named() -> Iterator[None]:
                 "A decoding worker was killed by the system, most often for want of memory, or in a container of what processes share "
                 "(docker run --shm-size=2g). The same command goes on from the last checkpoint, with fewer workers: --set data.workers=1."
             ) from None
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(short in words for short in SHORTAGES):
+        if not is_shortage(error):
             raise
         raise KitError(
             f"The memory is not enough: {words[:200]}. What was saved is untouched, and the same command goes on once there is more: close "

@@ -10,6 +10,7 @@ from kit.augment.views import evaluation_views
 from kit.config.schema import Data, Predict
 from kit.data.cache import Photos
 from kit.data.squares import as_tensor
+from kit.device import is_shortage
 
 BATCH = {"cpu": 64, "cuda": 512}  # photos at once; on a CPU four times as many leave its caches and take 1.3 times as long for a photo
 PLAIN = Predict()  # the centre crop alone
@@ -50,8 +51,8 @@ def logits(
         tick()
         try:
             out.append(ask(slice(done, min(done + batch, end))))
-        except torch.OutOfMemoryError:  # a wide student's maps of 512 photos at 224 px are more than a T4 has
-            if batch == 1:
+        except RuntimeError as error:  # a wide student's maps of 512 photos at 224 px are more than a T4 has
+            if batch == 1 or not is_shortage(error):
                 raise
             batch //= 2
         else:

@@ -13,6 +13,9 @@ def test_memory_that_is_not_enough_is_named_with_what_helps():
         torch.empty(2**50)
     with pytest.raises(KitError, match=r"tried to allocate 20 GB.*data.feed=stream"), shortages_named():
         raise torch.OutOfMemoryError("CUDA out of memory: tried to allocate 20 GB")
+    for words in ("CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"):
+        with pytest.raises(KitError, match=f"memory is not enough: {words[:20]}.*close what else uses the device"), shortages_named():
+            raise torch.AcceleratorError(words) if words.endswith("memory") else RuntimeError(words)
     with pytest.raises(KitError, match=r"memory is not enough.*Unable to allocate.*ulimit"), shortages_named():
         np.empty(2**50)
     before = threading.stack_size(2**45)  # more than a machine has, as a thread's stack is under a low `ulimit -v`

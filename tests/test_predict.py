@@ -68,22 +68,25 @@ def test_a_limit_is_the_number_of_photos_that_are_looked_at(limit, looked_at):
 class TooLarge(nn.Module):
     """Takes no more photos at once than some memory would."""
 
-    def __init__(self, model, most):
+    def __init__(self, model, most, error):
         super().__init__()
-        self.model, self.most = model, most
+        self.model, self.most, self.error = model, most, error
 
     def forward(self, x):
         if len(x) > self.most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return self.model(x)
 
 
 def test_where_the_memory_is_short_fewer_photos_are_looked_at_at_once():
     model, material = build_student("hw13", (4, 4, 4, 4), 3).eval(), photos(150)
-    found = predict.logits(TooLarge(model, 20), material, DATA)
-    assert torch.allclose(found, predict.logits(model, material, DATA), atol=1e-5)
-    with pytest.raises(torch.OutOfMemoryError):
-        predict.logits(TooLarge(model, 0), material, DATA)
+    whole = predict.logits(model, material, DATA)
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")):
+        assert torch.allclose(predict.logits(TooLarge(model, 20, error), material, DATA), whole, atol=1e-5)
+        with pytest.raises(RuntimeError, match=r"memory|ALLOC"):
+            predict.logits(TooLarge(model, 0, error), material, DATA)
+    with pytest.raises(RuntimeError, match="must match"):
+        predict.logits(TooLarge(model, 20, RuntimeError("sizes must match")), material, DATA)
 
 
 def test_adjusted_logits_take_the_log_of_the_priors():

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kit.data.decode import cores
 from kit.data.order import Order
-from kit.device import sent
+from kit.device import is_shortage, sent
 
 Squares = Callable[[int], Tensor]
 THREADS = 4  # gathering is a matter of memory, which few cores saturate
@@ -96,7 +96,9 @@ def choose_squares(pixels: np.ndarray, order: Order, device: torch.device, feed:
         return Streamed(pixels, order, device, workers), f"{size} are streamed: {room}, and half of it is kept for the steps"
     try:
         return Resident(pixels, order, device), f"{size} are resident: {room}"
-    except torch.OutOfMemoryError:  # free, but in pieces, or another process was quicker
+    except RuntimeError as error:  # free, but in pieces, or another process was quicker
+        if not is_shortage(error):
+            raise
         return Streamed(pixels, order, device, workers), f"{size} are streamed: {room}, but did not take them"
 
 

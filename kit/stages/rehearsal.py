@@ -4,7 +4,7 @@ crash in the ninth hour crashes in the first minute.
 
 import copy
 
-from torch import nn
+from torch import Tensor, nn
 
 from kit import predict
 from kit.compress.pack import unpack
@@ -70,7 +70,14 @@ def step_once(session: Session, material: Material, student: nn.Module, teacher:
     views = make_views(session, material, order, config.data.augment)
     batches = mixing(views, order, config.data.augment, len(material.dataset.classes))
     learn = Backward(objective, state.optimizer, state.scaler, session.device, plan.clip_norm)
-    take_step(state, learn, batches, session.world)
+
+    def share(step: int) -> tuple[Tensor, Tensor]:
+        """As many photos as each process has in training: this one draws for all of them."""
+        images, labels = batches(step)
+        each = len(images) // session.world.size
+        return images[:each], labels[:each]
+
+    take_step(state, learn, share, session.world)
 
 
 def rehearse_hand_in(session: Session, material: Material, student: nn.Module) -> float:

@@ -12,8 +12,9 @@ from kit.models.students import build_student
 from kit.models.teacher import build_teacher
 from kit.session import open_session
 from kit.stages.photos import read_photos
-from kit.stages.rehearsal import rehearse, rehearse_hand_in
+from kit.stages.rehearsal import rehearse, rehearse_hand_in, step_once
 from kit.train.budget import Budget
+from kit.world import World
 
 
 def reserved(drawn, out, log, *assignments):
@@ -44,6 +45,16 @@ def test_once_there_is_a_student_no_rehearsal_eats_the_time_that_is_kept_to_hand
         rehearse(session, material, "finetune", student, student)
     session.config = override(session.config, ["prune=null"])
     rehearse(session, material, "distil", student, student)
+
+
+def test_the_step_that_is_rehearsed_has_as_many_photos_as_each_of_several_processes_will_have(drawn, tmp_path, log):
+    session = open_session(recipe("sample").tiny(), tmp_path, Budget(None), log)
+    material = read_photos(session, drawn, tmp_path / "cache")
+    student, session.world, seen = build_student("record", (), 6), World(0, 2), []
+    teacher = build_teacher("torchvision/resnet18", 6).eval()
+    with session.world.leading(), hooked([teacher.register_forward_hook(lambda module, args, answer: seen.append(len(args[0])))]):
+        step_once(session, material, student, teacher)
+    assert max(seen) == session.config.train.batch_size // 2  # the shapes of maps are learnt from one photo
 
 
 def test_until_it_is_pruned_the_time_of_the_whole_student_is_kept(drawn, tmp_path, log):
