@@ -25,10 +25,10 @@ from kit.config.schema import Config
 from kit.data.loader import CachedBatches
 from kit.data.order import Order
 from kit.device import choose_device
+from kit.distill.align import classifier
 from kit.errors import KitError
 from kit.models.cost import count_macs
 from kit.models.library import refuse_unusable
-from kit.models.recognise import outputs_of
 from kit.models.students import count_parameters, widths_of
 from kit.session import make_room
 from kit.stages.known import Labelled, labelled_for
@@ -94,7 +94,7 @@ def compress(
     limits, found = parse_limits(to), find_weights(source)
     make_room(out, source)
     student, config = understand(found, name, assignments or [])
-    outputs = outputs_of(found.weights) or 0
+    outputs = classifier(student).out_features
     photos = labelled_for(source, found.classes or outputs, data, config, cache) if data else None
     classes = found.classes or (photos.classes if photos else tuple(map(str, range(outputs))))
     before = count_parameters(student)

@@ -15,9 +15,9 @@ from kit.config.schema import Config
 from kit.data.cache import Photos
 from kit.data.order import Order
 from kit.data.squares import as_tensor
+from kit.distill.align import classifier
 from kit.errors import KitError
 from kit.files import write_durably
-from kit.models.recognise import outputs_of
 from kit.session import make_room
 from kit.stages.known import labelled_for
 from kit.stages.weights import Found, find_weights, understand
@@ -68,7 +68,7 @@ def export_graph(
         return
     if data is None:
         raise KitError("--format onnx-int8 needs photos to measure activations with: give --data.")
-    photos = labelled_for(source, found.classes or outputs_of(found.weights) or 0, data, config, cache)
+    photos = labelled_for(source, found.classes or classifier(student).out_features, data, config, cache)
     order = Order(len(photos.training), BATCH, config.train.seed)
     rows = [order.rows(step) for step in range(min(CALIBRATION, order.steps_per_epoch))]
     small = to_int8(graph, (views_of(photos.training, part, config) for part in rows))

@@ -82,7 +82,8 @@ def inspect_foreign(file: Path, image_size: int) -> Iterator[Table | str]:
     names = [name for name, _ in known] or ["unknown network"]
     called = " or ".join(names) + (" (one shape)" if len(names) > 1 else "")
     layers = []
-    for name, tensors in by_layer(foreign.weights).items():
+    order = known[0][1].state_dict() if known else foreign.weights  # a file may hold its tensors in any
+    for name, tensors in by_layer({name: foreign.weights[name] for name in order}).items():
         kinds = {key: foreign.bits[f"{name}.{key}" if name else key] for key in tensors}
         words = ", ".join(f"{bits} bit" for bits in dict.fromkeys(kinds.values()))
         size = sum(tensor.numel() * kinds[key] // 8 for key, tensor in tensors.items())

@@ -24,13 +24,14 @@ from kit.stages.history import sum_up
 from kit.stages.photos import make_order, read_photos
 from kit.stages.prune import prune
 from kit.stages.refusals import check_recipe, refuse_too_large
-from kit.stages.student import distil, finetune, train_factorised, train_quantized
+from kit.stages.student import check_beginning, distil, finetune, train_factorised, train_quantized
 from kit.stages.teacher import get_teachers
 from kit.takeover import take_over
 from kit.train.budget import Budget
 from kit.world import joined
 
 
+@shortages_named()
 def run(
     config: Config,
     data: Path,
@@ -70,12 +71,14 @@ def run(
         world.lead(lambda: take_over(config, attached, out, log))
         session = world.in_turn(lambda: open_session(config, out, budget, log, least_step, world))
         session.watch, material = watch, None
-        with session.account(), shortages_named():
+        with session.account():
             try:
                 material = world.in_turn(lambda: read_photos(session, data, cache))  # the first decodes, the others read
                 if not session.rules.classes:  # they are counted only now
                     refuse_too_large(config, len(material.dataset.classes), log)
                 make_order(session, material, config.train, config.data.augment)  # refuses batches that can't be shared
+                if begin:
+                    check_beginning(begin, config, material.dataset)
                 teachers = get_teachers(session, material, (data, *attached), teacher_files)
                 student = distil(session, material, teachers, begin)
                 for step in steps_of(config.prune):

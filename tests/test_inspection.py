@@ -62,9 +62,18 @@ def test_a_students_checkpoint_is_recognised_whatever_its_widths(name, tmp_path)
     for chosen in (wide, widths):
         weights = build_student(name, chosen, 7).state_dict()
         write_foreign(tmp_path / "w.ckpt", "ckpt", weights)
-        assert next(recognise(weights))[0] == SAME.get(name, name)
+        assert next(recognise(dict(reversed(weights.items()))))[0] == SAME.get(name, name)  # in whatever order a file has them
         called = "record or even (one shape)" if name in SAME else name
         assert f"torch state dict, {called}," in list(inspect(tmp_path / "w.ckpt", 64))[-1]
+
+
+def test_layers_are_listed_in_the_networks_order_and_not_the_files(tmp_path):
+    weights = build_student("gated", (), 7).state_dict()
+    tables = []
+    for form in ("ckpt", "safetensors"):
+        write_foreign(tmp_path / form, form, weights)
+        tables.append([row[0] for row in rows(next(iter(inspect(tmp_path / form, 64))))])
+    assert tables[0] == tables[1]
 
 
 def test_a_teacher_is_recognised_and_a_stranger_is_listed_without_macs(tmp_path):

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from kit.compression import compress
 from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.config.terms import AFD, CE, CRD, KD, FixedKD, Hint, Review, SimKD
+from kit.data.layout import find_dataset
 from kit.distill.replay import Replay
 from kit.errors import KitError
 from kit.export import export
@@ -22,6 +23,7 @@ from kit.models.cost import count_macs
 from kit.models.students import widths_of
 from kit.models.teacher import build_teacher
 from kit.pipeline import run
+from kit.stages.assistant import file_of, read_teacher
 from kit.stages.student import check_beginning
 from kit.train.budget import Budget
 from kit.train.checkpoint import saved_in
@@ -276,6 +278,8 @@ def test_a_run_that_adjusted_nothing_can_be_adjusted_later(place):
     a, b, plain = (unpack(path).student.fc.bias for path in (place.root / "a.kit", place.root / "b.kit", out / "student.kit"))
     assert torch.allclose(a, b, atol=0.05)  # one is rounded twice
     assert not torch.allclose(a, plain, atol=0.05)
+    with pytest.raises(KitError, match=r"train\.balanced=true it drew all of them as often"):
+        list(compress(out, ["8bit"], place.root / "c.kit", None, place.root, None, [*wish, "train.balanced=true"]))
     shutil.copy(out / "student.kit", place.root / "alone.kit")
     with pytest.raises(KitError, match=r"no run.json tells.*Give the folder of its run"):
         list(compress(place.root / "alone.kit", ["8bit"], place.root / "c.kit", None, place.root, None, wish))
@@ -287,14 +291,24 @@ def test_what_has_learnt_from_held_out_photos_neither_begins_a_run_nor_teaches_o
     shutil.copytree(place.photos, photos, ignore=shutil.ignore_patterns("validation"))
     held = Place(photos, place.assistant, place.root)
     held.run(config(CE()), "first", teachers=[])
-    first, other = place.root / "first", override(config(CE()), ["train.seed=1"])
+    first, other = place.root / "first", override(config(), ["train.seed=1"])
     how = {"cache": place.assistant / "cache", "budget": Budget(None)}
     for source in (first, first / "student.kit", next(s.path for s in saved_in(first) if s.done)):
         for words in ({"begin": source}, {"teacher_files": (source,)}):
             with pytest.raises(KitError, match=r"was trained with train.seed 20220013, this run has 1.*: --set train.seed=20220013\."):
                 run(other, photos, place.root / "other", **words, **how)
+    assert not list((place.root / "other").rglob("*teacher*"))  # none was trained before
     share = override(config(CE()), ["data.subset=0.6"])  # of the same two parts
     assert run(share, photos, place.root / "share", begin=first, **how)["state"] == "done"
+
+
+def test_whatever_a_run_has_left_teaches_its_own_classes_alone(place):
+    for source in (place.assistant, place.assistant / "teacher.ckpt", place.assistant / "student.kit"):
+        read_teacher(file_of(source), config(), tuple("012345"))
+        with pytest.raises(KitError, match=r"knows other classes than the data has \('5' for 'z'\)"):
+            read_teacher(file_of(source), config(), tuple("01234z"))
+    with pytest.raises(KitError, match=r"knows other classes than the data has \('5' for 'z'\)"):
+        check_beginning(place.assistant, config(), replace(find_dataset(place.photos, None, 0.2, 0), classes=tuple("01234z")))
 
 
 def test_keeping_all_prunes_nothing(place):

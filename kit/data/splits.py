@@ -71,8 +71,9 @@ class Dataset:
             lines.append(f"{split.name:<10} {len(split):>6,} photos, {per_class}")
         if self.held_out:
             lines[1] += " (held out of training)"
-        if missing := [name for name, n in zip(self.classes, self.training.per_class(len(self.classes)), strict=True) if not n]:
-            lines.append(f"no training photo of {', '.join(missing)}: is the archive unpacked whole?")
+        for split, so in ((self.training, "is the archive unpacked whole?"), (self.validation, "no accuracy here tells of it")):
+            if missing := [name for name, n in zip(self.classes, split.per_class(len(self.classes)), strict=True) if not n]:
+                lines.append(f"no {split.name} photo of {', '.join(missing)}: {so}")
         if self.empty:
             lines.append(f"no class, since no photo lies in it: {', '.join(map(str, self.empty))}")
         if self.deeper:

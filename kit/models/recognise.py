@@ -12,6 +12,8 @@ from kit.models.library import is_library, renamed, shapes_on
 from kit.models.students import TABLE, build_student
 from kit.models.teacher import build_teacher
 
+CLASSIFIERS = ("fc.weight", "fc.0.weight")  # of every student and of a ResNet
+
 
 def recognise(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, nn.Module]]:
     """(name, network with these weights) of every student or teacher that has exactly these tensors: some are one shape, which differs in
@@ -23,11 +25,11 @@ def recognise(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, nn.Module]]:
 
 def as_network(weights: Mapping[str, Tensor], name: str) -> nn.Module | None:
     """The network of that name with these weights, at whatever widths they have; None where they are another's."""
-    if (outputs := outputs_of(weights)) is None:
-        return None
     try:
         if is_library(name):
-            weights = renamed(weights, build_student(name, (), outputs))
+            weights = renamed(weights, build_student(name, (), 2))
+        if not (outputs := outputs_of(weights)):
+            return None
         with torch.device(shapes_on(name)):
             teacher = name.startswith("torchvision/")
             model = build_teacher(name, outputs) if teacher else build_student(name, widths_in(weights, name), outputs)
@@ -43,9 +45,9 @@ def as_network(weights: Mapping[str, Tensor], name: str) -> nn.Module | None:
     return model.eval()
 
 
-def outputs_of(weights: Mapping[str, Tensor]) -> int | None:
-    """Classes: rows of the last linear layer."""
-    return next((len(tensor) for tensor in reversed(list(weights.values())) if tensor.ndim == 2), None)
+def outputs_of(weights: Mapping[str, Tensor]) -> int:
+    """Classes: rows of the classifier by its name, for a file may hold its tensors in any order. 0 where there is none."""
+    return next((len(weights[name]) for name in CLASSIFIERS if name in weights and weights[name].ndim == 2), 0)
 
 
 @cache

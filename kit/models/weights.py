@@ -28,7 +28,10 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     try:
         refuse_damaged(file)
         with shortages_named():
-            content = load(file.read_bytes()) if is_safetensors(file) else torch.load(file, map_location="cpu", weights_only=True)
+            if is_safetensors(file):
+                content = dict(sorted(load(file.read_bytes()).items()))  # it gives another order each time
+            else:
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise KitError(f"There is no teacher file {file}. Without --teacher the run trains its own.") from None
     except OSError as error:

@@ -4,7 +4,7 @@ A student that was trained before may teach a smaller one (the teacher's assista
 teach together: a student.kit, a run's folder, and a file below its `checkpoints/` are read as well as other programs' weights.
 """
 
-import json
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,7 +15,7 @@ from kit.config.schema import Config
 from kit.errors import KitError
 from kit.models.recognise import as_network, outputs_of
 from kit.models.teacher import build_teacher, load_teacher
-from kit.stages.weights import read_checkpoint, refuse_other_layers
+from kit.stages.weights import NO_ACCOUNT, account_of, classes_in, read_checkpoint, refuse_other_layers, run_of
 from kit.train.checkpoint import Saved, described, saved_in, weights_in
 
 
@@ -47,16 +47,20 @@ def read_teacher(file: Path, config: Config, classes: tuple[str, ...] | None, he
             normalisation, or photos that are to validate.
     """
     trained: Config | None
+    knows: tuple[str, ...] | None
     if is_packed(file):
         packed = unpack(file)
-        network, trained = packed.student, packed.config
-        refuse_other_classes(file, packed.classes, classes)
+        network, trained, knows = packed.student, packed.config, packed.classes
         if trained.predict.logit_adjustment:
             refuse_adjusted(file)
     elif saved := described(file):
         network, trained = from_checkpoint(saved, classes)
+        knows = classes_in(run_of(file))
     else:
         network, trained = load_teacher(file, config.teacher.arch, len(classes) if classes else None), config_beside(file)
+        knows = classes_in(file.parent) if trained else None
+    if knows:
+        refuse_other_classes(file, knows, classes)
     if trained:
         refuse_other_input(f"The teacher {file}", trained, config, teaches=True)
         refuse_leak(file, trained, config, held_out)
@@ -119,10 +123,9 @@ def config_beside(file: Path) -> Config | None:
     """Of the run whose folder a teacher.ckpt lies in, for that is weights alone; None for all other files."""
     if file.name != "teacher.ckpt":
         return None
-    try:
-        return Config.model_validate(json.loads((file.parent / "run.json").read_text(encoding="utf-8"))["config"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+    with suppress(*NO_ACCOUNT):
+        return Config.model_validate(account_of(file.parent)["config"])
+    return None
 
 
 def from_checkpoint(saved: Saved, classes: tuple[str, ...] | None) -> tuple[nn.Module, Config]:

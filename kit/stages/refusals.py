@@ -20,6 +20,7 @@ from kit.stages.packing import packed_size
 from kit.stages.prune import bytes_allowed, narrowed, target_of
 from kit.stages.rehearsal import as_if_trained
 from kit.stages.student import check_beginning, check_terms, factorised
+from kit.stages.weights import refuse_balanced
 
 LEANER = 1.25  # times the limit of bytes that a new student may take: HW7's trained one has a seventh less entropy than its bits
 
@@ -90,6 +91,7 @@ def refuse_unfit(config: Config, student: nn.Module) -> None:
         raise KitError(
             f"pack.method 'course' stores a student as it is trained, and {name!r} is deployed without its branches: use 'affine'."
         )
+    refuse_balanced(config)
     refuse_unusable(name, student, config.data.image_size)
     if is_library(name) and config.prune:
         refuse_unprunable(name, as_if_trained(student), config.data.image_size)

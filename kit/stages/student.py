@@ -18,11 +18,12 @@ from kit.config.competitions import competition
 from kit.config.schema import Config, LowRank, Student, Train
 from kit.config.stages import steps_of
 from kit.config.terms import SimKD
+from kit.data.splits import Dataset
 from kit.device import Device
 from kit.distill.align import classifier, take_classifier
 from kit.distill.objective import Objective
 from kit.distill.panel import Panel
-from kit.errors import KitError, in_brief
+from kit.errors import KitError
 from kit.models.library import shapes_on
 from kit.models.look import hooked
 from kit.models.quick import Stem
@@ -98,12 +99,15 @@ def distil(session: Session, material: Material, teachers: Sequence[nn.Module], 
     return student
 
 
-def check_beginning(source: Path, config: Config) -> None:
+def check_beginning(source: Path, config: Config, dataset: Dataset | None = None) -> None:
     """Whether another run's student can be begun with.
 
+    Args:
+        dataset: None where its photos have not been read yet.
     Raises:
         KitError: there is none, it is another network or of other widths, was trained at another input size or normalisation, or its
-            logits are adjusted, which this run would do a second time, or not know of.
+            logits are adjusted, which this run would do a second time, or not know of. Or it knows other classes than the data has, or has
+            learnt from photos that are to validate.
     """
     found = find_weights(source)
     if found.adjusted:
@@ -113,12 +117,23 @@ def check_beginning(source: Path, config: Config) -> None:
         theirs, ours = found.config.student.name, config.student.name
         if theirs != ours and as_network(found.weights, ours) is None:
             raise KitError(f"{source} holds the student {theirs!r}, the recipe has {ours!r}. Take theirs: --set student.name={theirs}.")
-    refuse_other_student(source, found.weights, config.student)
+    outputs = classifier(as_recipes(source, found.weights, config.student)).out_features
+    if dataset:
+        if found.classes:
+            refuse_other_classes(source, found.classes, dataset.classes)
+        if outputs != len(dataset.classes):
+            raise KitError(
+                f"The student in {source} has {outputs} outputs, the data has {len(dataset.classes)} classes. Give one of these classes."
+            )
+        if found.config:
+            refuse_leak(source, found.config, config, dataset.held_out)
 
 
-def refuse_other_student(source: Path, weights: Mapping[str, Tensor], student: Student) -> None:
-    """Raises:
-    KitError: these weights are of another network or other widths than the recipe's student, with the widths that fit.
+def as_recipes(source: Path, weights: Mapping[str, Tensor], student: Student) -> nn.Module:
+    """The recipe's student with these weights.
+
+    Raises:
+        KitError: they are of another network or other widths, with the widths that fit.
     """
     network, name = as_network(weights, student.name), student.name
     if network is None:
@@ -134,27 +149,19 @@ def refuse_other_student(source: Path, weights: Mapping[str, Tensor], student: S
         fits = whole and (it := as_network(find_weights(whole).weights, name)) and list(widths_of(it)) == ours
         before = f" Or begin with it as it was before it was pruned: --begin {shlex.quote(str(whole))}" if fits else ""
         raise KitError(f"{source} is a {name!r} of widths {theirs}, this run has {ours}: --set 'student.widths={theirs}'{solved}.{before}")
+    return network
 
 
 def take_weights(session: Session, material: Material, student: nn.Module, source: Path) -> None:
     """Another run's weights in place of training, into `student`.
 
     Raises:
-        KitError: they are of another network or other classes, have learnt from photos that are to validate, or are not those that this
-            run was begun with.
+        KitError: they are not those that this run was begun with.
     """
     found, config, checkpoints = find_weights(source), session.config, session.checkpoints("distil")
     if "student" not in session.begun_with and checkpoints.files():
         raise KitError(f"{session.out} holds a student that the run trains itself: leave out --begin, or choose another --out.")
-    if found.classes:
-        refuse_other_classes(source, found.classes, material.dataset.classes)
-    if found.config:
-        refuse_leak(source, found.config, config, material.dataset.held_out)
-    network = as_network(found.weights, config.student.name)
-    try:
-        student.load_state_dict(network.state_dict() if network else found.weights)  # timm's own names are others
-    except RuntimeError as error:
-        raise KitError(f"{source} is no {config.student.name!r} of these classes ({in_brief(error)}). Give one that is.") from None
+    student.load_state_dict(as_recipes(source, found.weights, config.student).state_dict())
     session.remember("student", hashlib.sha256(to_bytes(found.weights)).hexdigest()[:16], f"the weights in {source}")
     checkpoints = session.checkpoints("distil")  # which know of the student now
     if not (done := checkpoints.result()):

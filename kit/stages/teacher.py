@@ -158,7 +158,7 @@ def refuse_order(file: Path, answer: np.ndarray, labels: np.ndarray, classes: tu
     accuracy, truth_output = np.trace(table) / len(labels), zip(*linear_sum_assignment(-table), strict=True)
     pairs = [(int(t), int(o)) for t, o in truth_output]  # the order of outputs that would be right most often
     elsewhere = [(t, o) for t, o in pairs if t != o]
-    moved = [(t, o) for t, o in elsewhere if o == table[t].argmax()]
+    moved = [(t, o) for t, o in elsewhere if table[t].any() and o == table[t].argmax()]  # nothing is known of a class without photos
     clear = sum(table[pair] for pair in elsewhere) > 2 * sum(table[t, t] for t, _ in elsewhere)
     best, chance = sum(table[pair] for pair in pairs) / len(labels), 1 / len(classes)
     margin = chance * (1 - chance)

@@ -1,6 +1,7 @@
 """A student that is there already: in a run's folder, in one of its checkpoints, packed, or in another program's file."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from kit.config.terms import CE
 from kit.console import Log
 from kit.errors import KitError
 from kit.models.library import refuse_unusable
-from kit.models.recognise import as_network, outputs_of, recognise
+from kit.models.recognise import as_network, recognise
 from kit.models.students import build_student, widths_of
 from kit.train.checkpoint import FOLDER, Damaged, Saved, Unread, described, read, saved_in, weights_in, whole
 
@@ -59,21 +60,34 @@ def trained_weights(out: Path) -> Found | None:
     return None
 
 
+def run_of(checkpoint: Path) -> Path:
+    """The folder of its run. A data set may hold an output without folders."""
+    return checkpoint.parent.parent if checkpoint.parent.name == FOLDER else checkpoint.parent
+
+
 def config_in(checkpoint: dict[str, Any]) -> Config | None:
     return Config.model_validate(checkpoint["config"]) if checkpoint["config"] else None
 
 
 def classes_in(out: Path) -> tuple[str, ...] | None:
-    """What a run's packed student knows, where there is one: checkpoints don't say."""
+    """What a run knows, by its own account or, before version 1.11, its packed student: checkpoints don't say."""
+    with suppress(*NO_ACCOUNT):
+        return tuple(account_of(out)["classes"])
     return unpack(packed).classes if is_packed(packed := out / "student.kit") else None
 
 
 def per_class_in(out: Path) -> np.ndarray | None:
     """How many photos of each class a run's logits were adjusted by, by its own account."""
-    try:
-        return np.array(json.loads((out / "run.json").read_text(encoding="utf-8"))["stages"]["quantize"]["per_class"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+    with suppress(*NO_ACCOUNT):
+        return np.array(account_of(out)["stages"]["quantize"]["per_class"])
+    return None
+
+
+NO_ACCOUNT = (OSError, ValueError, TypeError, KeyError)  # there is none, it is damaged, or it does not say
+
+
+def account_of(out: Path) -> dict[str, Any]:
+    return json.loads((out / "run.json").read_text(encoding="utf-8"))
 
 
 def weights_of_file(file: Path) -> Found:
@@ -84,8 +98,7 @@ def weights_of_file(file: Path) -> Found:
         refuse_other_layers(saved)
         content = read_checkpoint(saved)
         config = None if saved.stage == "teacher" else config_in(content)
-        run = file.parent.parent if file.parent.name == FOLDER else file.parent  # a data set may hold an output without folders
-        beside = (classes_in(run), per_class_in(run)) if config else ()
+        beside = (classes_in(run_of(file)), per_class_in(run_of(file))) if config else ()
         return Found(weights_in(content["state"]), str(file), config, *beside)
     if not is_packed(file):
         return Found(read_foreign(file).weights, str(file))
@@ -110,7 +123,7 @@ def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[
         model = as_network(found.weights, name)
     else:
         name, model = next(recognise(found.weights), ("", None))
-    if model is None or not outputs_of(found.weights):
+    if model is None:
         named = f"is no {name!r}" if name else "is no network that is known by its tensors"
         raise KitError(f"{found.origin} {named}. Name it with --student, such as hw7, resnet8x4 or timm/mobilenetv3_small_050.")
     if name.startswith("torchvision/"):  # ResNet-18's tensors have the same names in both
@@ -125,6 +138,7 @@ def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[
             "its run's folder, whose weights are as they were trained."
         )
     if tau and not done:
+        refuse_balanced(config)
         if found.per_class is None:
             packed = found.config and found.config.predict.logit_adjustment
             raise KitError(
@@ -135,6 +149,17 @@ def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[
         model = adjust_logits(model, found.per_class, tau)
     refuse_unusable(name, model, config.data.image_size)
     return model, config.model_copy(update={"student": Student(name=name, widths=widths_of(model))})
+
+
+def refuse_balanced(config: Config) -> None:
+    """Raises:
+    KitError: logits are to be adjusted for classes that were drawn evenly.
+    """
+    if config.train.balanced and config.predict.logit_adjustment:
+        raise KitError(
+            "predict.logit_adjustment makes up for classes that training has fewer photos of, and with train.balanced=true it drew all of "
+            "them as often: rare ones would be favoured twice. Leave one of the two out."
+        )
 
 
 def read_weights_file(file: Path) -> Foreign:

@@ -29,6 +29,7 @@ def check(log, name, *assignments):
         ("sample", ["limit=1kB"], r"No pruned 'record' fits into \d{2},\d{3} parameters and 980 bytes"),
         ("sample", ['lowrank={"parameters": 500}'], r"At rank one \d,\d{3} parameters are left, .*in a run prune"),
         ("simple", ["student.name=timm/vit_tiny_patch16_224", "competition=any", "data.image_size=96"], "can't be used at 96 px"),
+        ("simple", ["train.balanced=true", "predict.logit_adjustment=1"], "rare ones would be favoured twice. Leave one of the two out"),
     ],
 )
 def test_a_student_that_can_not_be_handed_in_or_used_is_refused(log, name, assignments, words):

@@ -46,6 +46,11 @@ def test_a_teacher_that_leaves_outputs_unused_is_weak_and_in_no_other_order():
     refuse_order("t.pt", np.array([1, 1, 3, 3, 5, 5])[LABELS], LABELS, CLASSES)
 
 
+def test_a_class_without_validation_photos_looks_like_no_other():
+    with pytest.raises(KitError, match="hardly better than chance"):
+        refuse_order("t.pt", np.ones(5, np.int64), np.zeros(5, np.int64), CLASSES[:2])
+
+
 @pytest.mark.parametrize("answer", [np.full(300, 3), np.random.default_rng(1).integers(0, 6, 300)])
 def test_a_teacher_that_knows_nothing_is_refused_as_such(answer):
     with pytest.raises(KitError, match="hardly better than chance"):
