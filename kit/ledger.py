@@ -63,10 +63,17 @@ def write_line(folder: Path, values: dict[str, Any]) -> None:
     lines = read(folder)
     at = next((i for i, line in enumerate(lines) if line["csv_sha256"] == new["csv_sha256"]), len(lines))
     old = lines[at] if at < len(lines) else dict.fromkeys(COLUMNS, "")
-    line = old | new | ({"submission": old["submission"]} if old["submission"] else {})
+    here = {name for name in (old["submission"], new.get("submission", "")) if name and holds(folder / name, new["csv_sha256"])}
+    if old["submission"] and (old["submission"] in here or not here):  # one that was handed in from elsewhere may lie in the folder since
+        new["submission"] = old["submission"]
+    line = old | new
     lines[at : at + 1] = [line]
     table = pd.DataFrame([one for one in lines if one is line or one["submission"] != line["submission"] or not gives_way(one)])
     write_durably(folder / "ledger.csv", table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def holds(place: Path, sha256: str) -> bool:
+    return (csv := place / "submission.csv").is_file() and sha256_of(csv) == sha256
 
 
 def read(folder: Path) -> list[Line]:

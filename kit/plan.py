@@ -89,10 +89,20 @@ def fit_epochs(config: Config, measured: Measured, budget: float, quota: float) 
         KitError: not even one fits.
     """
     most = range(1, math.ceil(quota / measured.epoch["distil"]) + 1)
-    fitting = bisect.bisect_right(most, quota, key=lambda epochs: total(with_epochs(config, epochs), measured, budget))
+    tried = lambda epochs: config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})  # noqa: E731
+    fitting = bisect.bisect_right(most, quota, key=lambda epochs: total(tried(epochs), measured, budget))
     if not fitting:
-        raise KitError(f"Not one epoch fits into {say_duration(quota)}: one alone takes {say_duration(measured.epoch['distil'])}.")
-    return with_epochs(config, fitting)
+        parts = [f"{stage} {say_duration(epochs_of(tried(1))[stage] * seconds)}" for stage, seconds in measured.epoch.items()]
+        raise KitError(
+            f"Not one epoch of distillation fits into {say_duration(quota)}: with one the run takes "
+            f"{say_duration(total(tried(1), measured, budget))} (epochs: {', '.join(parts)}; all else, each session: "
+            f"{say_duration(measured.overhead)})."
+        )
+    try:
+        return with_epochs(config, fitting)
+    except KitError as error:
+        held = f"{say_duration(quota)} hold no more than {fitting} of distillation's epochs"
+        raise KitError(f"{held}, too few for this recipe: {error}") from None
 
 
 def describe(config: Config, measured: Measured, budget: float, quota: float) -> Iterator[Table | str]:

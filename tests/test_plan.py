@@ -76,5 +76,9 @@ def test_a_plan_that_is_stopped_gives_no_figures(drawn, tmp_path):
 def test_what_can_not_be_planned_is_refused_in_words():
     with pytest.raises(KitError, match="leaves no time to train"):
         sessions(BOSS, Measured({"distil": 10}, overhead=120), 100)
-    with pytest.raises(KitError, match="Not one epoch fits"):
-        fit_epochs(BOSS, Measured({"distil": HOUR}, overhead=10), 9 * HOUR, HOUR)
+    with pytest.raises(KitError, match=r"Not one epoch of distillation fits into .*: with one the run takes .* \(epochs: teacher .*distil"):
+        fit_epochs(BOSS, Measured({"teacher": 60, "distil": 10}, overhead=10), 9 * HOUR, 600)
+    ramped = override(BOSS, ['distill=[{"loss": "kd", "ramp": "p^4"}]'])
+    assert fit_epochs(ramped, Measured({"distil": 40}, 300), 9 * HOUR, 390).train.epochs == 2
+    with pytest.raises(KitError, match=r"hold no more than 1 of distillation's epochs, too few for this recipe: .*ramps"):
+        fit_epochs(ramped, Measured({"distil": 40}, 300), 9 * HOUR, 350)

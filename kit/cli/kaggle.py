@@ -73,20 +73,24 @@ def push(
     from kit.remote.metadata import kernel_folder, read_metadata
     from kit.train.budget import parse_duration
 
-    part = share("push", name, study, arms or [], shard, seeds)
-    kernel, kaggle = kernel_folder(name), connect()
+    kernel = kernel_folder(name)
+    part, kaggle = share("push", kernel.name, study, arms or [], shard, seeds), connect()
     limit, patient = session_limit(timeout), parse_duration(patience)
     changes, environment = as_kernel(*part, kernel, kaggle) if part else ({}, {})
     if dry_run:
         metadata = pushing.changed(read_metadata(kernel, kaggle.user), changes)
         text = compose(kernel, read_head(kernel), environment=environment, timeout=limit)
         write_script(kernel, text)
-        print(pushing.describe(metadata, text))
+        print(pushing.describe(metadata, text, limit))
         return
     pushed = pushing.push(kernel, kaggle, say, timeout=limit, patience=patient, changes=changes, environment=environment)
     say(f"{pushed.ref} version {pushed.version}: {pushed.url}")
     if wait:
         pushing.wait_for(pushed, kaggle, say).insist(f"{pushed.ref} version {pushed.version}")
+
+
+def chain_folder(kernel: Path) -> Path:
+    return Path("runs") / f"chain-{kernel.name}"
 
 
 def session_limit(timeout: str | None) -> int | None:
@@ -144,8 +148,10 @@ def as_kernel(title: str, order: str, kernel: Path, kaggle: Any) -> tuple[dict[s
 @app.command(rich_help_panel="Kaggle", epilog="Example: `kit chain record`\n\nLeft alone over night; started again it goes on.")
 def chain(
     name: KernelArgument,
-    max_sessions: Annotated[int | None, typer.Option(help="Stop after as many, earlier starts' included.", show_default=False)] = None,
-    until: Annotated[int | None, typer.Option(help="Stop when the run is at this step.", show_default=False)] = None,
+    max_sessions: Annotated[
+        int | None, typer.Option(min=1, help="Stop after as many, earlier starts' included.", show_default=False)
+    ] = None,
+    until: Annotated[int | None, typer.Option(min=1, help="Stop when the run is at this step.", show_default=False)] = None,
     timeout: TimeoutOption = None,
     via: Annotated[
         str | None,
@@ -159,6 +165,9 @@ def chain(
         Path | None,
         typer.Option(help="Where the chain keeps what it knows, and the furthest output; default: runs/chain-NAME.", show_default=False),
     ] = None,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Begin a new chain at the first step, also where the kernel's own session could be gone on with.")
+    ] = False,
 ) -> None:
     """Session after session on Kaggle until the run is done: push, wait, attach the output, push again."""
     from kit.remote.chain import VIAS
@@ -166,7 +175,8 @@ def chain(
     from kit.remote.client import connect
     from kit.remote.metadata import kernel_folder
 
-    if name == "study":
+    kernel = kernel_folder(name)
+    if kernel.name == "study":
         raise KitError(
             "kit chain goes by the steps of one run, and a share of a study has many. When its session has ended, push it again with the "
             "same words: kit push study --study NAME --shard k/n. It goes on from its own output."
@@ -174,14 +184,15 @@ def chain(
     if via not in (None, *VIAS):
         raise KitError(f"--via {via}: choose one of {', '.join(VIAS)}.")
     story = run_chain(
-        kernel_folder(name),
+        kernel,
         connect(),
         say,
-        folder=out or Path("runs") / f"chain-{name}",
+        folder=out or chain_folder(kernel),
         max_sessions=max_sessions,
         until=until,
         timeout=session_limit(timeout),
         via=via,
+        anew=anew,
     )
     say(f"{story.ref}: {story.state} after {len(story.steps)} sessions, step {story.step:,}")
 
@@ -199,6 +210,10 @@ def pull(
             show_default=False,
         ),
     ] = None,
+    chained: Annotated[
+        Path | None,
+        typer.Option("--chain", help="The folder of a kit chain that has another one than runs/chain-NAME.", show_default=False),
+    ] = None,
     study: StudyOption = None,
     arms: ArmOption = None,
     shard: ShardOption = "1/1",
@@ -210,14 +225,17 @@ def pull(
     from kit.remote.pull import WANTED
     from kit.remote.pull import pull as fetch
 
-    part = share("pull", name, study, arms or [], shard, seeds)
-    kernel, kaggle = kernel_folder(name), connect()
+    kernel = kernel_folder(name)
+    part, kaggle = share("pull", kernel.name, study, arms or [], shard, seeds), connect()
     if part:
         ref = ref_of(part[0], kernel, kaggle.user)
         pattern, out = pattern or rf"{study}\.jsonl", out or Path("runs") / ref.partition("/")[2]
     else:
-        ref = furthest(Path("runs") / f"chain-{name}" / "chain.json", read_metadata(kernel, kaggle.user)["id"], kaggle)
-    for file in fetch(kaggle, ref, name, Path("submissions"), pattern or WANTED, out):
+        file = (chained or chain_folder(kernel)) / "chain.json"
+        if chained and not file.is_file():
+            raise KitError(f"There is no {file}. Give --chain the folder that kit chain was given as --out.")
+        ref = furthest(file, read_metadata(kernel, kaggle.user)["id"], kaggle)
+    for file in fetch(kaggle, ref, kernel.name, Path("submissions"), pattern or WANTED, out):
         say(f"{file}: {file.stat().st_size:,} bytes")
 
 

@@ -22,7 +22,20 @@ from kit.remote.bundle import compose, read_head
 from kit.remote.client import Kaggle, Refused
 from kit.remote.datasets import upload
 from kit.remote.output import mirror, session_record
-from kit.remote.push import PATIENCE, TAIL, Dropped, Ended, Pushed, digest_of, newest_version, push, read_metadata, wait_for
+from kit.remote.push import (
+    OVER,
+    PATIENCE,
+    TAIL,
+    Dropped,
+    Ended,
+    Pushed,
+    digest_of,
+    newest_version,
+    push,
+    read_metadata,
+    session_status,
+    wait_for,
+)
 from kit.train.checkpoint import described, steps_in
 
 LIMIT = 9 * 3600.0  # seconds after which Kaggle ends a session
@@ -90,11 +103,13 @@ def chain(
     until: int | None = None,
     timeout: int | None = None,
     via: Via | None = None,
+    anew: bool = False,
 ) -> Story:
     """Sessions of a kernel until its run is done.
 
     Args:
         folder: where the chain's file and the furthest output are kept.
+        anew: begin at the run's first step, whatever lies on Kaggle that the chain did not push.
         max_sessions: stop after as many, those of earlier starts included; None for no limit.
         until: stop when the run is at this step.
         timeout: after which Kaggle ends a session, seconds.
@@ -108,11 +123,16 @@ def chain(
     ref, kaggle = read_metadata(kernel, kaggle.user)["id"], replace(kaggle, patience=PATIENCE, say=say)
     try:
         with locked(make_folder(folder)):
-            story = read_story(folder / "chain.json", ref)
+            file = folder / "chain.json"
+            if not (begun := file.is_file()):
+                refuse_foreign(folder / "output")
+            elif anew:
+                raise KitError(f"{file} tells of a chain that has begun. Leave out --anew to go on with it, or remove that file.")
+            story = read_story(file, ref) if begun or anew else adopted(ref, kaggle, say)
             story.via = via or story.via
-            if reason := over(story, folder / "chain.json", max_sessions, until):
+            if reason := over(story, file, max_sessions, until):
                 say(reason)
-            while not over(story, folder / "chain.json", max_sessions, until):
+            while not over(story, file, max_sessions, until):
                 pushed = story.running or begin(story, kernel, kaggle, say, folder, timeout)
                 try:
                     ended = wait_for(pushed, kaggle, say)
@@ -132,6 +152,23 @@ def chain(
                     )
     except Busy:
         raise KitError(f"Another kit chain is at work with {folder}. Wait for it or stop it.") from None
+    return story
+
+
+def adopted(ref: str, kaggle: Kaggle, say: Say) -> Story:
+    """A new chain, whose first session is the kernel's newest where that runs, or has brought a run some way and not to its end: `kit push`
+    began it, or a chain on another machine."""
+    story, newest = Story(ref), newest_version(kaggle, ref).number
+    if not newest:
+        return story
+    try:
+        record, names = session_record(kaggle, ref)
+    except Refused:  # a session that runs, or failed, may have no output to show
+        record, names = {}, []
+    unfinished = reached(record, names) and record.get("state") != "done"
+    if unfinished or session_status(kaggle, ref).status.name not in OVER:
+        say(f"{ref} version {newest}, which this chain did not push, is taken for its first session; --anew would begin at the first step")
+        story.running = Pushed(ref, newest, "")
     return story
 
 
@@ -239,8 +276,7 @@ def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ende
         if ended.state == "COMPLETE" or refusal.code not in (403, 404):
             raise
         record, names = {}, []  # a session that failed may have no output to show
-    saved = steps_in(found for name in names if (found := described(Path(name))))
-    step, done = max(saved, steps_told(record)), record.get("state") == "done"
+    step, done = reached(record, names), record.get("state") == "done"
     if step > story.step or done:  # the last session may only hand in, or end with fewer steps than one that diverged
         mirror(kaggle, pushed.ref, folder / "output")
         story.furthest = Reached(pushed.ref, pushed.version, step, ended.state)
@@ -261,6 +297,11 @@ def gone(story: Story, pushed: Pushed, kaggle: Kaggle) -> str:
         f"{pushed.ref} version {pushed.version} is not on Kaggle any more. Was it deleted there? Started again, the chain goes on from "
         f"step {story.step:,}."
     )
+
+
+def reached(record: dict[str, Any], names: list[str]) -> int:
+    """The steps that a session's run.json tells of, or the names of its files."""
+    return max(steps_in(found for name in names if (found := described(Path(name)))), steps_told(record))
 
 
 def steps_told(record: dict[str, Any]) -> int:
@@ -311,10 +352,9 @@ def read_story(file: Path, ref: str) -> Story:
     """The chain that the file tells of, or a new one.
 
     Raises:
-        KitError: it is damaged, of another kernel, or it would begin among someone else's files.
+        KitError: it is damaged, or of another kernel.
     """
     if not file.is_file():
-        refuse_foreign(file.parent / "output")
         return Story(ref)
     try:
         story = TypeAdapter(Story).validate_python(json.loads(file.read_text(encoding="utf-8")))
@@ -333,8 +373,9 @@ def refuse_foreign(output: Path) -> None:
     Raises:
         KitError: there is something, and no run's.
     """
-    if output.is_dir() and any(output.iterdir()) and not (output / "run.json").exists():
-        raise KitError(f"{output} holds files that no chain fetched, and would not keep them. Choose another --out.")
+    files = [file for file in output.rglob("*") if file.is_file()]
+    if files and not (output / "run.json").exists() and not any(map(described, files)):
+        raise KitError(f"{output} holds files that no chain fetched, and would not keep them. Move them away, or choose another --out.")
 
 
 def save(story: Story, folder: Path) -> None:

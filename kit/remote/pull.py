@@ -29,11 +29,13 @@ def pull(kaggle: Kaggle, ref: str, name: str, folder: Path, pattern: str = WANTE
     """
     if out and (out / "run.json").exists() and "kernel" not in told(out):
         raise KitError(f"{out} holds a run that was not pulled, whose files would be replaced. Choose another --out.")
+    if not (version := newest_version(kaggle, ref).number):
+        raise KitError(f"There is no kernel {ref} on Kaggle that this account may see. Push it first: kit push {name}.")
     files = dict(contents(kaggle, ref, pattern))
     made = read_object(files.get(PROVENANCE, b"{}"))
     made |= {
         "kernel": ref,
-        "kernel_version": newest_version(kaggle, ref).number,
+        "kernel_version": version,
         "pulled": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
     }
     files[PROVENANCE] = (json.dumps(made, indent=2, ensure_ascii=False) + "\n").encode()

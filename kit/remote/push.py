@@ -206,9 +206,10 @@ def request(metadata: dict[str, Any], text: str, timeout: int | None) -> Any:
     return wanted
 
 
-def describe(metadata: dict[str, Any], text: str) -> str:
+def describe(metadata: dict[str, Any], text: str, timeout: int | None) -> str:
     """What a push would send, with the text's size and digest in its place."""
-    return json.dumps(metadata | {"text": f"{len(text.encode()):,} bytes, sha256 {digest_of(text)}"}, indent=2)
+    limit = {"session_timeout_seconds": timeout} if timeout else {}
+    return json.dumps(metadata | limit | {"text": f"{len(text.encode()):,} bytes, sha256 {digest_of(text)}"}, indent=2)
 
 
 @dataclass(frozen=True)
@@ -242,17 +243,22 @@ def log_of(kaggle: Kaggle, ref: str) -> tuple[list[str], float]:
         return [], 0.0
 
 
-def wait_for(pushed: Pushed, kaggle: Kaggle, say: Say) -> Ended:
-    """Follow a session to its end, saying each state and each new line of its log. An outage of PATIENCE is outlasted."""
+def session_status(kaggle: Kaggle, ref: str) -> Any:
+    """Kaggle's answer of a kernel's newest session: `status`, and where it failed `failure_message`."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
 
     wanted = ApiGetKernelSessionStatusRequest()
-    wanted.user_name, wanted.kernel_slug = pushed.ref.split("/")
+    wanted.user_name, wanted.kernel_slug = ref.split("/")
+    return kaggle.ask(lambda client: client.kernels.kernels_api_client.get_kernel_session_status(wanted))
+
+
+def wait_for(pushed: Pushed, kaggle: Kaggle, say: Say) -> Ended:
+    """Follow a session to its end, saying each state and each new line of its log. An outage of PATIENCE is outlasted."""
     kaggle = replace(kaggle, patience=PATIENCE, say=say)
     state, said, pauses = "", 0, itertools.chain(SOON, itertools.repeat(POLL))
     seen: list[float] = []  # first and last, when it was at work
     while True:
-        answer = kaggle.ask(lambda client: client.kernels.kernels_api_client.get_kernel_session_status(wanted))
+        answer = session_status(kaggle, pushed.ref)
         if answer.status.name != state:
             state = answer.status.name
             say(f"{pushed.ref} version {pushed.version}: {state}")

@@ -65,10 +65,10 @@ def read_entry(place: Path, name: str | None, say: Say, data: Path | None = None
     if not csv.is_file():
         raise KitError(f"There is no {csv}. Give a run's folder, one of submissions/, or a CSV.")
     sha256, made = sha256_of(csv), provenance_of(csv)
+    name = name or made.get("competition") or "hw13-2023"
     if made and made.get("csv_sha256") != sha256:
         say(f"note: {csv} is not the file that provenance.json beside it tells of; it is handed in without a history")
         made = {}
-    name = name or made.get("competition") or "hw13-2023"
     rules = competition(name)
     if not rules.slug:
         raise KitError(
@@ -129,8 +129,9 @@ def submit(entry: Entry, kaggle: Kaggle, say: Say, folder: Path, *, wait: bool =
 
 def line(entry: Entry) -> dict[str, Any]:
     """What the ledger says of a CSV."""
-    known = {"competition": entry.competition, "csv_sha256": entry.sha256}
-    return {"submission": entry.csv.resolve().parent.name} | entry.provenance | known
+    place, known = entry.csv.resolve().parent, {"competition": entry.competition, "csv_sha256": entry.sha256}
+    name = place.parent.name if place.name == "output" else place.name  # every chain has an output
+    return {"submission": name} | entry.provenance | known
 
 
 def refuse_twice(entry: Entry, kaggle: Kaggle, folder: Path) -> set[int]:

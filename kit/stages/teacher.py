@@ -39,7 +39,9 @@ def get_teachers(session: Session, material: Material, folders: Sequence[Path], 
     where there is none and nothing in the recipe looks at one."""
     config, classes = session.config, material.dataset.classes
     with session.stage("teacher"):
-        files = [file_of(source) for source in given] or [file for file in (find_teacher(session, material, folders),) if file]
+        files = [file_of(source) for source in given]
+        if not files and (found := find_teacher(session.rules.teacher_file, material.dataset.root, folders)):
+            files = [found]
         if not (files or wants_teacher(config)):
             if (before := session.begun_with.get("teacher", "none")) != "none":
                 raise KitError(
@@ -117,14 +119,13 @@ def accuracy_of(answer: Tensor, labels: np.ndarray) -> float:
     return float((answer.argmax(1).numpy() == labels).mean())
 
 
-def find_teacher(session: Session, material: Material, folders: Sequence[Path]) -> Path | None:
-    """The competition's file beside the photos, or anywhere below the folders: on Kaggle it may be attached by itself.
+def find_teacher(name: str, root: Path, folders: Sequence[Path]) -> Path | None:
+    """The competition's file of that name beside the photos in `root`, or anywhere below the folders: on Kaggle it may be attached alone.
 
     Raises:
         KitError: there are several that differ, none of them beside the photos.
     """
-    name = session.rules.teacher_file
-    for place in (material.dataset.root, material.dataset.root.parent, *folders):
+    for place in (root, root.parent, *folders):
         if (place / name).is_file():
             return place / name
     found = {sha256_of(file): file for folder in reversed(folders) for file in sorted(folder.rglob(name), reverse=True)}

@@ -19,6 +19,7 @@ from kit.files import Busy, locked, make_folder, sha256_of
 from kit.pipeline import run as run_pipeline
 from kit.session import Watch, read_by_stage
 from kit.stages.assistant import file_of
+from kit.stages.teacher import find_teacher
 from kit.studies.halving import Halving, import_optuna
 from kit.studies.journal import Entry, append, furthest_of, made, read
 from kit.studies.study import Arm, Study, replaced
@@ -149,15 +150,9 @@ def sources_of(study: Study, data: Path, teachers: Sequence[Path]) -> tuple[str,
     photos = (path for split in dataset.splits for path in split.paths)
     lines = sorted(f"{path.relative_to(dataset.root)} {path.stat().st_size if path.is_file() else 'a record'}" for path in photos)
     lines += [sha256_of(file_of(teacher)) for teacher in teachers]
-    found = None if teachers else teacher_beside(dataset.root, data, rules.teacher_file)
+    found = None if teachers else find_teacher(rules.teacher_file, dataset.root, [data])
     digest = lambda lines: hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]  # noqa: E731
     return digest([*lines, sha256_of(found)] if found else lines), digest(lines)
-
-
-def teacher_beside(root: Path, data: Path, name: str) -> Path | None:
-    """The file that a run takes where no teacher is given, by the order in which `stages.teacher.find_teacher` looks."""
-    places = (root / name, root.parent / name, data / name, *sorted(data.rglob(name)))
-    return next((file for file in places if file.is_file()), None)
 
 
 def refuse_other_source(done: list[Entry], setting: Setting, sources: Sequence[str], journal: Path) -> None:

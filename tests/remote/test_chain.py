@@ -18,7 +18,7 @@ from kit.remote.chain import LIMIT_WORDS, Reached, Story, chain, read_story, sav
 from kit.remote.client import connect
 from kit.remote.output import fetch, list_output
 from kit.remote.pull import pull
-from kit.remote.push import Pushed, push
+from kit.remote.push import Pushed, push, wait_for
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 REF = f"{USER}/kit-small"
@@ -304,6 +304,28 @@ def test_a_version_that_someone_else_pushed_is_not_taken_for_the_chains_own(tmp_
     assert server.kernels[REF].requests[3]["kernelDataSources"] == [f"{REF}/1"]
 
 
+@pytest.mark.parametrize(("anew", "sources"), [(False, [REF]), (True, None)])
+def test_an_unfinished_run_that_was_pushed_before_the_chain_is_its_first_session(tmp_path, server, kaggle, anew, sources):
+    push(small := kernel(tmp_path, COUNTS), kaggle, print)
+    story = chain(small, kaggle, print, folder=tmp_path / "chain", anew=anew)
+    assert (story.state, story.steps) == ("done", [3, 6, 9])
+    assert server.kernels[REF].requests[1].get("kernelDataSources") == sources
+    with pytest.raises(KitError, match=r"chain\.json tells of a chain that has begun\. Leave out --anew"):
+        chain(small, kaggle, print, folder=tmp_path / "chain", anew=True)
+
+
+@pytest.mark.parametrize("before", [QUICK, "raise SystemExit('error: no photos')\n"])
+def test_a_run_that_was_done_or_failed_before_the_chain_is_none_of_its_sessions(tmp_path, server, kaggle, before):
+    wait_for(push(kernel(tmp_path, before), kaggle, print), kaggle, print)
+    assert chain(kernel(tmp_path, COUNTS), kaggle, print, folder=tmp_path / "chain").steps == [3, 6, 9]
+    assert len(server.kernels[REF].requests) == 4
+
+
+def test_a_kernel_that_was_never_pushed_has_nothing_to_pull(tmp_path, server, kaggle):
+    with pytest.raises(KitError, match=rf"There is no kernel {REF} on Kaggle .*kit push small"):
+        pull(kaggle, REF, "small", tmp_path / "submissions")
+
+
 def test_a_session_whose_kernel_was_deleted_is_not_asked_for_for_ever(tmp_path, server, kaggle):
     """Kaggle drops the source that is gone with it; the copy at home travels."""
     small, folder = kernel(tmp_path, COUNTS), tmp_path / "chain"
@@ -481,10 +503,13 @@ def test_a_chain_does_not_begin_among_other_peoples_files(tmp_path, server, kagg
     """Each session that goes further takes away what the one before it left."""
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "thesis.tex").touch()
-    with pytest.raises(KitError, match=r"output holds files that no chain fetched.* Choose another --out"):
+    with pytest.raises(KitError, match=r"output holds files that no chain fetched.* or choose another --out"):
         chain(kernel(tmp_path), kaggle, print, folder=tmp_path)
-    (tmp_path / "output" / "run.json").touch()  # its own, of a story that was removed to begin anew
-    assert read_story(tmp_path / "chain.json", REF) == Story(REF)
+    assert furthest(tmp_path / "chain.json", REF, kaggle) == REF  # who only looks takes nothing away
+    saved = tmp_path / "output" / "checkpoints" / "distil-000000300-e3b0c44298fc1c14.pt"
+    saved.parent.mkdir()
+    saved.touch()  # its own, of a session that was killed and a story that was removed to begin anew
+    assert chain(kernel(tmp_path), kaggle, print, folder=tmp_path).state == "done"
 
 
 def test_a_story_that_is_written_is_read_again(tmp_path):

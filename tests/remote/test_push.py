@@ -313,14 +313,15 @@ def test_the_command_prints_the_version_and_no_secret(clone, server):
 
 
 def test_a_dry_run_shows_the_request_and_sends_nothing(clone, server):
-    done = command(clone, "smoke", "--dry-run")
+    done = command(clone, "smoke", "--dry-run", "--timeout", "2h")
     assert json.loads(done.stdout)["id"] == REF
+    assert json.loads(done.stdout)["session_timeout_seconds"] == 7200
     assert "sha256" in json.loads(done.stdout)["text"]
     assert server.calls == []
 
 
 def test_a_share_of_a_study_is_a_kernel_of_its_own_that_knows_what_to_run(clone, server):
-    done = command(clone, "study", "--study", "hw13", "--shard", "2/3", "--dry-run")
+    done = command(clone, "study/", "--study", "hw13", "--shard", "2/3", "--dry-run")  # as a shell completes it
     assert json.loads(done.stdout)["id"] == f"{USER}/kit-study-hw13-2-of-3", done.stderr
     built = (clone / "kernels" / "study" / "build" / "main.py").read_text()
     assert 'os.environ.setdefault(\'KIT_STUDY\', \'{"study":"hw13"' in built

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -19,9 +20,9 @@ from kit.config.competitions import COMPETITIONS, Competition
 from kit.data.layout import photos_in
 from kit.errors import KitError
 from kit.files import sha256_of
-from kit.ledger import COLUMNS, read
+from kit.ledger import COLUMNS, enter, file_away, read
 from kit.remote.client import connect
-from kit.remote.submit import WHEN, fetch_scores, read_entry, submit, wait_for_score
+from kit.remote.submit import WHEN, fetch_scores, line, read_entry, submit, wait_for_score
 from kit.submission import write_csv
 
 MADE = {"recipe": "record", "state": "done", "competition": "hw13-2023", "commit": "0123456789ab+", "parameters": 59451, "bytes": 61665}
@@ -218,6 +219,25 @@ def test_a_csv_that_was_edited_goes_without_a_history(run, kaggle, server, submi
     said = hand_in(run, kaggle, tmp_path)
     assert "is not the file that provenance.json beside it tells of" in said[0]
     assert server.submissions[0]["description"].startswith("csv ")
+
+
+def test_a_csv_that_was_edited_is_still_its_runs_competitions(run):
+    made = json.loads((run / "provenance.json").read_text()) | {"competition": "hw7-2020"}
+    (run / "provenance.json").write_text(json.dumps(made))
+    write(run / "submission.csv", 1)
+    with pytest.raises(KitError, match=r"2,218 rows, wanted are 3,347"):
+        read_entry(run, None, print)
+
+
+def test_what_was_handed_in_out_of_a_chains_folder_has_that_ones_name_until_it_is_pulled(run, kaggle, submissions, tmp_path):
+    output = (tmp_path / "runs" / "chain-record").joinpath("output")
+    shutil.copytree(run, output)
+    hand_in(output, kaggle, tmp_path)
+    assert read(submissions)[0]["submission"] == "chain-record"
+    file_away(submissions, "2026-11-29-record", output / "submission.csv", MADE)
+    assert [one["submission"] for one in read(submissions)] == ["2026-11-29-record"]
+    enter(submissions, line(read_entry(run, None, print)))  # its run's folder at home says so once more
+    assert [one["submission"] for one in read(submissions)] == ["2026-11-29-record"]
 
 
 def test_a_used_up_day_is_said_before_the_upload(run, kaggle, server, submissions, tmp_path):

@@ -1,9 +1,6 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from kit.config.competitions import competition
 from kit.errors import KitError
 from kit.stages.teacher import find_teacher, refuse_order, refuse_weak
 
@@ -66,16 +63,15 @@ def test_a_teacher_a_point_below_what_was_expected_is_refused_with_the_way_past(
 
 def test_a_teacher_that_is_attached_by_itself_is_found_and_two_that_differ_are_refused(tmp_path):
     """Kaggle mounts each data set in a folder of its own."""
-    photos, session = tmp_path / "photos" / "Food-11", SimpleNamespace(rules=competition("hw13-2023"))
-    material = SimpleNamespace(dataset=SimpleNamespace(root=photos))
+    name, photos = "resnet18_teacher.ckpt", tmp_path / "photos" / "Food-11"
     photos.mkdir(parents=True)
-    assert find_teacher(session, material, [tmp_path]) is None
+    assert find_teacher(name, photos, [tmp_path]) is None
     for place, content in (("a", "one"), ("b", "one"), ("c", "two")):
         (tmp_path / "datasets" / place).mkdir(parents=True)
-        (tmp_path / "datasets" / place / "resnet18_teacher.ckpt").write_text(content)
+        (tmp_path / "datasets" / place / name).write_text(content)
         if place != "c":
-            assert find_teacher(session, material, [photos, tmp_path / "datasets"]) == tmp_path / "datasets" / "a" / "resnet18_teacher.ckpt"
+            assert find_teacher(name, photos, [photos, tmp_path / "datasets"]) == tmp_path / "datasets" / "a" / name
     with pytest.raises(KitError, match=r"several teachers .*c.*Name one with --teacher"):
-        find_teacher(session, material, [tmp_path])
-    (photos / "resnet18_teacher.ckpt").write_text("beside the photos")
-    assert find_teacher(session, material, [tmp_path]) == photos / "resnet18_teacher.ckpt"
+        find_teacher(name, photos, [tmp_path])
+    (photos / name).write_text("beside the photos")
+    assert find_teacher(name, photos, [tmp_path]) == photos / name
