@@ -330,7 +330,7 @@ def test_the_loader_without_a_cache_runs_too(run, place):
 def test_a_final_fit_on_all_photos_with_every_option_claims_no_validation_figure(run, place):
     shutil.copytree(place / "photos" / "evaluation", place / "photos" / "unlabelled")
     settings = ["student.name=branched", "student.parameters=20000", 'distill=[{"loss": "kd"}, {"loss": "ce"}]', "data.unlabelled=true"]
-    settings += ["data.augment.mixup=0.2", "data.augment.cutmix=1", "predict.crops=5", "predict.logit_adjustment=0.5"]
+    settings += ["data.augment.mixup=0.2", "data.augment.cutmix=1", "predict.crops=5"]
     settings += [
         f"train.{s}" for s in ("final_fit=true", "balanced=true", "optimizer=muon", "sam_rho=0.05", "ema_decay=null", "swa_from=0")
     ]
