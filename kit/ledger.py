@@ -63,10 +63,9 @@ def write_line(folder: Path, values: dict[str, Any]) -> None:
     lines = read(folder)
     at = next((i for i, line in enumerate(lines) if line["csv_sha256"] == new["csv_sha256"]), len(lines))
     old = lines[at] if at < len(lines) else dict.fromkeys(COLUMNS, "")
-    here = {name for name in (old["submission"], new.get("submission", "")) if name and holds(folder / name, new["csv_sha256"])}
-    if old["submission"] and (old["submission"] in here or not here):  # one that was handed in from elsewhere may lie in the folder since
-        new["submission"] = old["submission"]
-    line = old | new
+    before, now = (folder / each.get("submission", "") for each in (old, new))
+    moved = holds(now, new["csv_sha256"]) and not holds(before, new["csv_sha256"])  # it was handed in from elsewhere before
+    line = old | new | ({} if moved or not old["submission"] else {"submission": old["submission"]})
     lines[at : at + 1] = [line]
     table = pd.DataFrame([one for one in lines if one is line or one["submission"] != line["submission"] or not gives_way(one)])
     write_durably(folder / "ledger.csv", table.to_csv(index=False, lineterminator="\n").encode())

@@ -24,7 +24,7 @@ from kit.stages.history import sum_up
 from kit.stages.photos import make_order, read_photos
 from kit.stages.prune import prune
 from kit.stages.refusals import check_recipe, refuse_too_large
-from kit.stages.student import check_beginning, distil, finetune, train_factorised, train_quantized
+from kit.stages.student import check_learnt, distil, finetune, train_factorised, train_quantized
 from kit.stages.teacher import get_teachers
 from kit.takeover import take_over
 from kit.train.budget import Budget
@@ -78,7 +78,7 @@ def run(
                     refuse_too_large(config, len(material.dataset.classes), log)
                 make_order(session, material, config.train, config.data.augment)  # refuses batches that can't be shared
                 if begin:
-                    check_beginning(begin, config, material.dataset)
+                    check_learnt(begin, config, material.dataset)
                 teachers = get_teachers(session, material, (data, *attached), teacher_files)
                 student = distil(session, material, teachers, begin)
                 for step in steps_of(config.prune):

@@ -24,7 +24,7 @@ from kit.models.students import widths_of
 from kit.models.teacher import build_teacher
 from kit.pipeline import run
 from kit.stages.assistant import file_of, read_teacher
-from kit.stages.student import check_beginning
+from kit.stages.student import check_beginning, check_learnt
 from kit.train.budget import Budget
 from kit.train.checkpoint import saved_in
 
@@ -308,7 +308,7 @@ def test_whatever_a_run_has_left_teaches_its_own_classes_alone(place):
         with pytest.raises(KitError, match=r"knows other classes than the data has \('5' for 'z'\)"):
             read_teacher(file_of(source), config(), tuple("01234z"))
     with pytest.raises(KitError, match=r"knows other classes than the data has \('5' for 'z'\)"):
-        check_beginning(place.assistant, config(), replace(find_dataset(place.photos, None, 0.2, 0), classes=tuple("01234z")))
+        check_learnt(place.assistant, config(), replace(find_dataset(place.photos, None, 0.2, 0), classes=tuple("01234z")))
 
 
 def test_keeping_all_prunes_nothing(place):

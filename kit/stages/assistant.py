@@ -133,7 +133,7 @@ def from_checkpoint(saved: Saved, classes: tuple[str, ...] | None) -> tuple[nn.M
     refuse_other_layers(saved)
     content = read_checkpoint(saved)
     config, weights = Config.model_validate(content["config"]), weights_in(content["state"])
-    outputs = outputs_of(weights) or 0
+    outputs = outputs_of(weights)
     if classes is not None and outputs != len(classes):
         raise KitError(f"The teacher {saved.path} has {outputs} outputs, the data has {len(classes)} classes. Give one of these classes.")
     if saved.stage == "teacher":

@@ -27,6 +27,7 @@ LEANER = 1.25  # times the limit of bytes that a new student may take: HW7's tra
 
 def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = (), begin: Path | None = None) -> None:
     """What can't be handed in, built, packed, or trained by these teachers is refused before anything is spent on it."""
+    refuse_balanced(config)
     rules = competition(config.competition)
     classes = len(rules.classes) if rules.classes else 2  # of an "any" folder: at least
     student = new_student(config, classes)
@@ -91,7 +92,6 @@ def refuse_unfit(config: Config, student: nn.Module) -> None:
         raise KitError(
             f"pack.method 'course' stores a student as it is trained, and {name!r} is deployed without its branches: use 'affine'."
         )
-    refuse_balanced(config)
     refuse_unusable(name, student, config.data.image_size)
     if is_library(name) and config.prune:
         refuse_unprunable(name, as_if_trained(student), config.data.image_size)

@@ -99,15 +99,12 @@ def distil(session: Session, material: Material, teachers: Sequence[nn.Module], 
     return student
 
 
-def check_beginning(source: Path, config: Config, dataset: Dataset | None = None) -> None:
+def check_beginning(source: Path, config: Config) -> None:
     """Whether another run's student can be begun with.
 
-    Args:
-        dataset: None where its photos have not been read yet.
     Raises:
         KitError: there is none, it is another network or of other widths, was trained at another input size or normalisation, or its
-            logits are adjusted, which this run would do a second time, or not know of. Or it knows other classes than the data has, or has
-            learnt from photos that are to validate.
+            logits are adjusted, which this run would do a second time, or not know of.
     """
     found = find_weights(source)
     if found.adjusted:
@@ -117,16 +114,25 @@ def check_beginning(source: Path, config: Config, dataset: Dataset | None = None
         theirs, ours = found.config.student.name, config.student.name
         if theirs != ours and as_network(found.weights, ours) is None:
             raise KitError(f"{source} holds the student {theirs!r}, the recipe has {ours!r}. Take theirs: --set student.name={theirs}.")
+    as_recipes(source, found.weights, config.student)
+
+
+def check_learnt(source: Path, config: Config, dataset: Dataset) -> None:
+    """Whether it can be begun with on these photos: asked before a teacher is trained on them.
+
+    Raises:
+        KitError: it knows other classes than the data has, or has learnt from photos that are to validate.
+    """
+    found = find_weights(source)
+    if found.classes:
+        refuse_other_classes(source, found.classes, dataset.classes)
     outputs = classifier(as_recipes(source, found.weights, config.student)).out_features
-    if dataset:
-        if found.classes:
-            refuse_other_classes(source, found.classes, dataset.classes)
-        if outputs != len(dataset.classes):
-            raise KitError(
-                f"The student in {source} has {outputs} outputs, the data has {len(dataset.classes)} classes. Give one of these classes."
-            )
-        if found.config:
-            refuse_leak(source, found.config, config, dataset.held_out)
+    if outputs != len(dataset.classes):
+        raise KitError(
+            f"The student in {source} has {outputs} outputs, the data has {len(dataset.classes)} classes. Give one of these classes."
+        )
+    if found.config:
+        refuse_leak(source, found.config, config, dataset.held_out)
 
 
 def as_recipes(source: Path, weights: Mapping[str, Tensor], student: Student) -> nn.Module:

@@ -1,6 +1,5 @@
 """A student that is there already: in a run's folder, in one of its checkpoints, packed, or in another program's file."""
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,13 @@ from kit.config.stages import OTHER_LAYERS
 from kit.config.terms import CE
 from kit.console import Log
 from kit.errors import KitError
+from kit.files import read_object
 from kit.models.library import refuse_unusable
 from kit.models.recognise import as_network, recognise
 from kit.models.students import build_student, widths_of
 from kit.train.checkpoint import FOLDER, Damaged, Saved, Unread, described, read, saved_in, weights_in, whole
+
+NO_ACCOUNT = (OSError, ValueError, TypeError, KeyError)  # of a run: there is none, it is damaged, or it does not say
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,9 @@ def per_class_in(out: Path) -> np.ndarray | None:
     return None
 
 
-NO_ACCOUNT = (OSError, ValueError, TypeError, KeyError)  # there is none, it is damaged, or it does not say
-
-
 def account_of(out: Path) -> dict[str, Any]:
-    return json.loads((out / "run.json").read_text(encoding="utf-8"))
+    """A run's run.json, as another run or command reads it; where that fails, or it does not say what is asked, it is one of NO_ACCOUNT."""
+    return read_object((out / "run.json").read_bytes())
 
 
 def weights_of_file(file: Path) -> Found:
