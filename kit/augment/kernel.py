@@ -11,26 +11,16 @@ import triton.language as tl
 from torch import Tensor
 
 TILE = 16  # pixels a program makes along each side
+ANGLES = 11  # where they begin among a view's numbers; views.COLUMNS says what comes before
 
 
-def show(
-    pixels: Tensor,
-    stored: Tensor,
-    crop: Tensor,
-    flips: Tensor,
-    turns: tuple[Tensor, ...],
-    factors: tuple[Tensor | None, ...],
-    side: int,
-    line: tuple[Tensor, Tensor],
-) -> Tensor:
-    """Arguments and result as of `show_views`, whose contrast and saturation are None here."""
-    brightness, _, _ = factors
+def show(pixels: Tensor, numbers: Tensor, side: int, line: tuple[Tensor, Tensor], changes: tuple[bool, bool, bool]) -> Tensor:
+    """Arguments and result as of `show_views`; contrast and saturation are not changed here."""
     n, square = pixels.shape[:2]
     out = torch.empty(n, side, side, 3, device=pixels.device)
-    kept = () if brightness is None else (brightness.flatten()[:, None],)
-    numbers = torch.cat((stored, crop, flips, *kept, *(turn[:, None] for turn in turns)), dim=1)
+    columns = numbers.shape[1]
     tiles = triton.cdiv(side, TILE)
-    view[tiles, tiles, n](pixels, numbers, *line, out, side, square, numbers.shape[1], brightness is not None, len(turns), TILE)
+    view[tiles, tiles, n](pixels, numbers, *line, out, side, square, columns, changes[0], columns - ANGLES, TILE)
     return out.permute(0, 3, 1, 2)
 
 
@@ -47,7 +37,7 @@ def view(pixels, numbers, shift, scale, out, side, square, columns, BRIGHT: tl.c
     inside = (i < side) & (j < side)
     seen = inside
     for turn in tl.static_range(TURNS):  # from the output back to the photo: the last turn first, each cutting its own corners
-        angle = tl.load(at + 8 + BRIGHT + TURNS - 1 - turn)
+        angle = tl.load(at + columns - 1 - turn)
         c, s = tl.cos(angle), tl.sin(angle)
         x, y = c * x + s * y, c * y - s * x
         seen = seen & (tl.abs(x) <= 1) & (tl.abs(y) <= 1)

@@ -2,8 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,69 +14,59 @@ from kit.device import sent
 ROUNDING = 1e-3  # of a pixel from 0 to 1
 
 
-class Drawn(NamedTuple):
-    """A share's random numbers, float32 on the CPU: windows [M, 4], flips [M, 2] of ±1, angles [M] each, and factors [M, 1, 1, 1] of
-    brightness, contrast and saturation, None where one is not changed."""
-
-    crop: Tensor
-    flips: Tensor
-    turns: list[Tensor]
-    brightness: Tensor | None
-    contrast: Tensor | None
-    saturation: Tensor | None
+COLUMNS = (2, 4, 2, 3)  # of a view's numbers: size in the square, window, flips, factors of colour; its angles come after
+Changes = tuple[bool, bool, bool]  # whether brightness, contrast and saturation are changed at all
 
 
-def draw_views(sizes: Tensor, generator: torch.Generator, data: Data, augment: Augment, share: slice = slice(None)) -> Drawn:
-    """What `training_views` does with each photo; all that is left to the host when a GPU warps. Arguments as there."""
+def draw_views(sizes: Tensor, square: int, generator: torch.Generator, data: Data, augment: Augment, share: slice = slice(None)) -> Tensor:
+    """What `training_views` does with each photo; all that is left to the host when a GPU warps.
+
+    Args:
+        square: side of the cached squares, px. The others are as there.
+    Returns:
+        The views' numbers, float32 [M, 11 + T]: `COLUMNS`, then T angles, radians. Flips are ±1, and what is not changed has factor 1.
+    """
     n = len(sizes)
     if augment.crop_scale is None:
         crop = centre_crop(sizes, data.resize_side, data.image_size)
     else:
         crop = random_resized_crop(sizes, augment.crop_scale, augment.crop_ratio, generator)
     flips = 1 - 2 * (torch.rand(n, 2, generator=generator) < torch.tensor([augment.horizontal_flip, augment.vertical_flip])).float()
-    limits = [math.radians(degrees) for degrees in (augment.rotate, augment.affine_rotate)]
-    turns = [(limit * (2 * torch.rand(n, generator=generator) - 1))[share] for limit in limits if limit]
 
-    def factor(limit: float) -> Tensor:
-        return (1 + limit * (2 * torch.rand(n, 1, 1, 1, generator=generator) - 1))[share]
+    def within(limit: float) -> Tensor:
+        return limit * (2 * torch.rand(n, 1, generator=generator) - 1)
 
-    brightness = factor(augment.brightness)  # drawn in any case, as it was when it came first: a seed's views stay as they are
-    others = [factor(limit) if limit else None for limit in (augment.contrast, augment.saturation)]
-    return Drawn(crop[share], flips[share], turns, brightness if augment.brightness else None, *others)
+    turns = [within(math.radians(degrees)) for degrees in (augment.rotate, augment.affine_rotate) if degrees]
+    factors = [1 + within(augment.brightness)]  # drawn in any case, as it was when it came first: a seed's views stay as they are
+    factors += [1 + within(limit) if limit else torch.ones(n, 1) for limit in (augment.contrast, augment.saturation)]
+    return torch.cat((stored_sizes(sizes, square), crop, flips, *factors, *turns), dim=1)[share]
 
 
-def show_views(
-    pixels: Tensor,
-    stored: Tensor,
-    crop: Tensor,
-    flips: Tensor,
-    turns: tuple[Tensor, ...],
-    factors: tuple[Tensor | None, ...],
-    side: int,
-    line: tuple[Tensor, Tensor],
-) -> Tensor:
+def show_views(pixels: Tensor, numbers: Tensor, side: int, line: tuple[Tensor, Tensor], changes: Changes) -> Tensor:
     """What was drawn, done, all of it on the pixels' device.
 
-    factors: of brightness, contrast and saturation. line: as `line_to_input` gives it. The others are `warp`'s.
+    Args:
+        numbers: as `draw_views` gives them. side: of the views, px. line: as `line_to_input` gives it.
+    Returns:
+        As `training_views`.
     """
-    brightness, contrast, saturation = factors
+    stored, crop, flips, factors, turns = numbers.split((*COLUMNS, numbers.shape[1] - sum(COLUMNS)), dim=1)
+    brightness, contrast, saturation = factors[..., None, None].split(1, dim=1)
 
     def finish(views: Tensor, part: slice) -> Tensor:
-        if brightness is not None:
+        if changes[0]:
             views = (views * brightness[part]).clamp_(max=255)
-        for kept, grey_of in ((contrast, mean_grey), (saturation, grey)):
-            if kept is not None:
+        for changed, kept, grey_of in zip(changes[1:], (contrast, saturation), (mean_grey, grey), strict=True):
+            if changed:
                 views = torch.lerp(grey_of(views), views, kept[part]).clamp_(0, 255)
         return torch.addcmul(line[0], views, line[1])
 
-    return warp(pixels, stored, crop, flips, turns, side, finish)
+    return warp(pixels, stored, crop, flips, turns.unbind(1), side, finish)
 
 
-def way_to_show(device: torch.device, factors: tuple[Tensor | None, ...]) -> Callable[..., Tensor]:
+def way_to_show(device: torch.device, changes: Changes) -> Callable[..., Tensor]:
     """`show_views`, or on a GPU the kernel in its place, where nothing needs a view's mean or its grey."""
-    _, contrast, saturation = factors
-    plain = contrast is None and saturation is None
-    return (kernel(device) if plain and device.type == "cuda" else None) or show_views
+    return (kernel(device) if device.type == "cuda" and not any(changes[1:]) else None) or show_views
 
 
 @functools.cache
@@ -85,10 +74,11 @@ def kernel(device: torch.device) -> Callable[..., Tensor] | None:
     """What makes views by one kernel, where it runs and makes those of torch's passes: tried once on noise, for there may be no Triton, no
     C compiler, which it needs, or a card that neither was ever tried on."""
     draw = torch.Generator().manual_seed(0)
-    noise = [torch.rand(2, *shape, generator=draw).to(device) for shape in ((8, 8, 3), (4,), (), (1, 1, 1))]
-    whole, turns, factors = torch.full((2, 2), 8.0, device=device), (noise[2],), (noise[3], None, None)
+    pixels, numbers = torch.rand(2, 8, 8, 3, generator=draw), torch.rand(2, 12, generator=draw)
+    numbers[:, :8] *= torch.tensor([0, 0, 0.5, 0.5, 0.5, 0.5, 0, 0])
+    numbers[:, :8] += torch.tensor([8, 8, 0, 0, 0, 0, 1, 1])  # whole squares, windows inside them, not flipped
     line = line_to_input((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), device)
-    given = ((noise[0] * 255).byte(), whole, noise[1] / 2, torch.ones(2, 2, device=device), turns, factors, 24, line)
+    given = ((pixels * 255).byte().to(device), numbers.to(device), 24, line, (True, False, False))
     try:
         from kit.augment.kernel import show
 
@@ -116,22 +106,9 @@ def training_views(
     Returns:
         Normalised float32 [M, 3, H, H] on the pixels' device, channels last.
     """
-    drawn, device = draw_views(sizes, generator, data, augment, share), pixels.device
-    factors = [kept for kept in drawn[3:] if kept is not None]
-    stored, crop, flips, *rest = sent_together([stored_sizes(sizes[share], pixels.shape[1]), *drawn[:2], *factors, *drawn.turns], device)
-    changes = tuple(None if kept is None else rest.pop(0) for kept in drawn[3:])
-    line = line_to_input(data.mean, data.std, device)
-    show = way_to_show(device, changes)
-    return show(pixels, stored, crop, flips, tuple(rest), changes, data.image_size, line)
-
-
-def sent_together(numbers: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """A few numbers for each photo on the device: to a GPU by one copy."""
-    if device.type != "cuda":
-        return list(numbers)
-    columns = [part.flatten(1) if part.ndim > 1 else part[:, None] for part in numbers]
-    pieces = sent(torch.cat(columns, dim=1), device).split([column.shape[1] for column in columns], dim=1)
-    return [piece.reshape(part.shape) for piece, part in zip(pieces, numbers, strict=True)]
+    device, changes = pixels.device, (augment.brightness > 0, augment.contrast > 0, augment.saturation > 0)
+    numbers = sent(draw_views(sizes, pixels.shape[1], generator, data, augment, share), device)
+    return way_to_show(device, changes)(pixels, numbers, data.image_size, line_to_input(data.mean, data.std, device), changes)
 
 
 def grey(views: Tensor) -> Tensor:
@@ -153,16 +130,13 @@ def evaluation_views(pixels: Tensor, sizes: Tensor, data: Data, place: tuple[int
 
     place: of the crop instead, across and down: -1, 0 or 1; (1, -1) is the upper right corner.
     """
-    n, device = len(pixels), pixels.device
-    stored = stored_sizes(sizes, pixels.shape[1]).to(device)
+    device, unchanged = pixels.device, (False, False, False)
     crop = centre_crop(sizes, data.resize_side, data.image_size)
     if place != (0, 0):
         half = crop[:, 2:]
         crop = torch.cat(((1 - half) * torch.tensor(place), half), dim=1)
-    line = line_to_input(data.mean, data.std, device)
-    unchanged = (None, None, None)
-    show = way_to_show(device, unchanged)
-    return show(pixels, stored, crop.to(device), torch.ones(n, 2, device=device), (), unchanged, data.image_size, line)
+    numbers = sent(torch.cat((stored_sizes(sizes, pixels.shape[1]), crop, torch.ones(len(pixels), 5)), dim=1), device)
+    return way_to_show(device, unchanged)(pixels, numbers, data.image_size, line_to_input(data.mean, data.std, device), unchanged)
 
 
 def stored_sizes(sizes: Tensor, square: int) -> Tensor:

@@ -51,7 +51,7 @@ def kit_ways(config: Config, split: Split, photos: Photos, device: torch.device)
 
     def host(step: int) -> None:
         rows = order.rows(step)
-        draw_views(sizes[rows], generator(order.seed, "augment", step), data, augment)
+        draw_views(sizes[rows], pixels.shape[1], generator(order.seed, "augment", step), data, augment)
         gathered(pixels, rows)
 
     yield Way("kit, the host's part", "order, draws and gathered squares: all that is left when a GPU warps", counted(host), batch)

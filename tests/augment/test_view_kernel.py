@@ -14,7 +14,7 @@ COMPARED = """
 import sys
 import torch
 from kit.augment.kernel import show
-from kit.augment.views import draw_views, show_views, stored_sizes
+from kit.augment.views import draw_views, show_views
 from kit.augment.warp import line_to_input
 from kit.config.schema import Augment, Data
 
@@ -24,11 +24,11 @@ sizes = torch.tensor([[60, 48], [40, 48], [30, 20], [100, 100], [48, 48], [500, 
 pixels = torch.randint(256, (len(sizes), square, square, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 ways = {"crop_scale": None}, {"brightness": 0.9}, {"rotate": 30}, {"rotate": 180, "affine_rotate": 30, "vertical_flip": 0.5}
 for changes in ways:
-    drawn = draw_views(sizes, torch.Generator().manual_seed(1), data, Augment(**{"crop_scale": (0.5, 1), **changes}))
-    plain = [stored_sizes(sizes, square), drawn.crop, drawn.flips, tuple(drawn.turns), (drawn.brightness, None, None)]
-    there = [tuple(t if t is None else t.to(device) for t in x) if isinstance(x, tuple) else x.to(device) for x in plain]
-    views = show(pixels.to(device), *there, 30, line).cpu()
-    same = show_views(pixels, *plain, 30, tuple(t.cpu() for t in line))
+    augment = Augment(**{"crop_scale": (0.5, 1), **changes})
+    numbers = draw_views(sizes, square, torch.Generator().manual_seed(1), data, augment)
+    rest = 30, line, (augment.brightness > 0, False, False)
+    views = show(pixels.to(device), numbers.to(device), *rest).cpu()
+    same = show_views(pixels, numbers, 30, tuple(t.cpu() for t in line), rest[-1])
     assert views.shape == same.shape and views.is_contiguous(memory_format=torch.channels_last)
     differs = (views - same).abs()
     assert differs.quantile(0.999) < 1e-3, (changes, differs.max())  # a corner's edge may fall to either side
@@ -73,5 +73,5 @@ def test_the_kernel_makes_torchs_views_on_a_gpu():
 
 
 def test_a_machine_where_the_kernel_does_not_run_makes_the_views_by_torchs_passes():
-    assert way_to_show(torch.device("cpu"), (None, None, None)) is show_views
+    assert way_to_show(torch.device("cpu"), (False, False, False)) is show_views
     assert kernel(torch.device("cpu")) is None  # Triton compiles for no CPU: to the kit as a card whose driver refuses it
