@@ -14,7 +14,7 @@ from kit.device import Device
 from kit.models.students import build_student
 from kit.models.widths import widths_for
 from kit.train.checkpoint import Checkpoints
-from kit.train.loop import Training, begin
+from kit.train.state import Training, begin
 
 CLASSES = 11
 PLAIN, KIT = "torch.save", "kit"

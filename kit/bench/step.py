@@ -32,7 +32,8 @@ from kit.stages.photos import cached_batches
 from kit.stages.student import prepare, stem_shared
 from kit.stages.teacher import looking, ready, wants_teacher
 from kit.train.gradients import WARM, Backward, Learn, Loss, Recorded
-from kit.train.loop import begin, take_step
+from kit.train.loop import take_step
+from kit.train.state import begin
 from kit.world import World
 
 FROZEN, LIVE = "step, one frozen batch", "step, live feed"

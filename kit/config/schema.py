@@ -14,6 +14,7 @@ from kit.config import ramps
 from kit.config.fields import Count, Positive, Section, Share, Spread, Weight
 from kit.config.terms import Term
 
+SPARSITY = 1e-4  # weight of Σ|γ| where channels are ranked by it (Liu et al. 2017)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -99,6 +100,8 @@ class Train(Section):
     def fields_fit_together(self) -> Self:
         if (self.schedule == "step") != bool(self.drops):
             raise ValueError("schedule 'step' and train.drops belong together: set both or neither")
+        if self.schedule != "wsd" and self.cooldown != type(self).model_fields["cooldown"].default:
+            raise ValueError("train.cooldown is of schedule 'wsd' alone: set train.schedule=wsd, or leave it out")
         if self.schedule == "one_cycle" and self.warmup_epochs:
             raise ValueError("schedule 'one_cycle' warms up for three tenths of the plan itself: leave train.warmup_epochs at 0")
         if self.final_fit and self.patience:
@@ -140,7 +143,7 @@ class Prune(Section):
     restart: bool = False  # every step begins from the student as it was distilled, with a growing share
     absorb: bool = False  # what a channel whose γ is zero still gives goes into the next bias, where that is exact
     scratch: bool = False  # the control: the pruned architecture gets new weights
-    gamma_penalty: Weight = 1e-4  # weight of Σ|γ| in the loss while distilling
+    gamma_penalty: Weight | None = None  # of Σ|γ| in the loss while distilling; None: 1e-4 for slimming, which ranks by γ, else 0
     finetune_epochs: int = Field(10, ge=0)  # after each step; 0: none
     finetune_lr: Positive | None = None  # None: half of train.lr
 
@@ -247,6 +250,14 @@ class Config(Section):
     def finetune_lr(self) -> float:
         """Learning rate of what is trained after pruning, and of thinner layers by `lowrank_lr`."""
         return (self.prune and self.prune.finetune_lr) or self.train.lr / 2
+
+    @property
+    def gamma_penalty(self) -> float:
+        """Weight of Σ|γ| in the loss while distilling."""
+        if not self.prune:
+            return 0.0
+        own = SPARSITY if self.prune.criterion == "slimming" else 0.0
+        return own if self.prune.gamma_penalty is None else self.prune.gamma_penalty
 
     @property
     def lowrank_lr(self) -> float:
@@ -363,7 +374,7 @@ class Config(Section):
         if self.data.feed == "stream":
             value["data"]["feed"] = "cache"  # where the same pixels come from
         if self.prune:
-            value["prune"]["finetune_lr"] = self.finetune_lr
+            value["prune"] |= {"finetune_lr": self.finetune_lr, "gamma_penalty": self.gamma_penalty}
         if self.lowrank:
             value["lowrank"]["train_lr"] = self.lowrank_lr
         return type(self).model_validate(value)

@@ -17,7 +17,8 @@ from kit.stages.photos import Material, make_order, make_views, mixing
 from kit.stages.prune import bytes_allowed, cut, target_of, waits_for_pruning
 from kit.train.budget import PAGE
 from kit.train.gradients import Backward
-from kit.train.loop import begin, take_step
+from kit.train.loop import take_step
+from kit.train.state import begin
 
 PHOTOS = 256  # that it predicts
 

@@ -94,8 +94,7 @@ def distil(session: Session, material: Material, teachers: Sequence[nn.Module], 
             return student
         if teachers:
             prepare(student, teachers[0], config)
-        penalty = config.prune.gamma_penalty if config.prune else 0.0
-        learn(session, material, "distil", student, teachers, config.train, penalty)
+        learn(session, material, "distil", student, teachers, config.train, config.gamma_penalty)
     return student
 
 

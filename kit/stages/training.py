@@ -13,7 +13,8 @@ from kit.fuse import Fuse, fused, settled
 from kit.session import Session
 from kit.stages.photos import Material, make_order, make_views, mixing
 from kit.train.gradients import Loss
-from kit.train.loop import Training, fit
+from kit.train.loop import fit
+from kit.train.state import Training
 
 
 def settle(session: Session, material: Material, stage: str, plan: Train) -> tuple[Train, Fuse | None]:

@@ -157,5 +157,5 @@ def reduce(config: Config) -> Config:
     changes |= {"train.schedule": "one_cycle", "train.drops": (), "train.lr": 0.1} if is_teacher else {"train.warmup_epochs": WARMUP}
     if config.prune:
         changes["prune.finetune_epochs"] = min(config.prune.finetune_epochs, EPOCHS if config.prune.scratch else FINETUNE)
-        changes["prune.gamma_penalty"] = config.prune.gamma_penalty * STRONGER
+        changes["prune.gamma_penalty"] = config.gamma_penalty * STRONGER
     return kept_answers(replaced(config, changes))

@@ -25,7 +25,7 @@ from kit.config.differences import differences
 from kit.config.stages import AFTER_DISTILLING, REPEATED, STAGES, kind_of
 from kit.console import Log
 from kit.device import shortages_named
-from kit.errors import KitError
+from kit.errors import KitError, in_brief
 from kit.files import write_durably
 from kit.world import World
 
@@ -61,7 +61,7 @@ class Damaged(Exception):
     """Why a file is not what was written."""
 
 
-class Unread(Damaged):
+class Unread(Exception):
     """Why a file can't be read now: a disk, a mount or a permission, and no word on what it holds."""
 
 
@@ -200,7 +200,8 @@ def read(saved: Saved) -> dict[str, Any]:
     """A checkpoint's content. Weights and plain values only: whatever else a pickle would do is not done.
 
     Raises:
-        Damaged: its bytes are not those that it was named for; or `Unread`.
+        Damaged: its bytes are not those that it was named for.
+        Unread: they can't be had now.
         KitError: it is whole and was not written by this version of the kit.
     """
     try:
@@ -218,9 +219,8 @@ def read(saved: Saved) -> dict[str, Any]:
     except KitError:
         raise
     except Exception as error:  # bytes that are no checkpoint fail in the restricted unpickler in any way they like
-        reason = (str(error).splitlines() or ["?"])[0][:120]
         raise KitError(
-            f"{saved.path} is no checkpoint of the kit and is not loaded ({reason}). Remove it, or choose another --out."
+            f"{saved.path} is no checkpoint of the kit and is not loaded ({in_brief(error)}). Remove it, or choose another --out."
         ) from None
     if not fits:
         raise KitError(f"{saved.path} was written by another version of the kit. Go on with that version, or choose another --out.")

@@ -8,14 +8,14 @@ from torch import nn
 
 
 @contextmanager
-def uphill(network: nn.Module, trained: Sequence[nn.Parameter], rho: float) -> Iterator[None]:
+def uphill(learners: nn.Module, trained: Sequence[nn.Parameter], rho: float) -> Iterator[None]:
     """Inside, the weights are moved by rho along their gradient, over all of them together; after it they are what they were to the bit,
     and so are batch norm's statistics. The gradients of inside stay.
 
     A gradient scaler's factor cancels in the direction. Where its gradients are infinite so is the step, and the scaler passes it over.
     """
     moved = [p for p in trained if p.grad is not None]
-    kept = [(tensor, tensor.detach().clone()) for tensor in (*moved, *network.buffers())]
+    kept = [(tensor, tensor.detach().clone()) for tensor in (*moved, *learners.buffers())]
     with torch.no_grad():
         norm = torch.stack([p.grad.norm() for p in moved]).norm() + 1e-12
         for p in moved:

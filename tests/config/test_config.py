@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from kit.config.competitions import check_limits, competition
@@ -82,6 +84,7 @@ def test_a_wrong_assignment_is_refused_with_its_name_and_the_remedy(assignment, 
         (["data.std=[58.4, 57.1, 57.4]"], "less than or equal to 1"),
         (["data.mean=[123.7, 116.3, 103.5]"], "less than or equal to 1"),
         (["train.schedule=one_cycle", "train.warmup_epochs=1"], "warms up"),
+        (["train.cooldown=0.3"], "of schedule 'wsd' alone"),
         (["train.final_fit=true", "train.patience=5"], "train.patience=null"),
         (["teacher.train.final_fit=true"], "set train.final_fit=true, which the teacher follows"),
         (["train.ema_decay=0.9", "train.swa_from=0.5"], "two averages"),
@@ -150,6 +153,16 @@ def test_rates_of_later_trainings_follow_the_plans_unless_they_are_set():
     assert (config.finetune_lr, config.lowrank_lr) == (10e-3, 3e-3)
     assert config.settled().prune.finetune_lr == 10e-3  # a checkpoint has the number
     assert config.digest() == override(config, ["prune.finetune_lr=0.01"]).digest()
+
+
+def test_only_slimming_makes_scales_sparse_unless_it_is_asked_for():
+    def penalty(**prune):
+        return override(recipe("record"), [f"prune={json.dumps(prune)}"]).gamma_penalty
+
+    assert (recipe("record").gamma_penalty, penalty(), penalty(criterion="magnitude")) == (0, 1e-4, 0)
+    assert (penalty(gamma_penalty=0), penalty(criterion="random", gamma_penalty=1e-3)) == (0, 1e-3)
+    before = override(recipe("record"), ['prune={"gamma_penalty": 1e-4}'])  # what was said by default until 1.11
+    assert before.digest() == override(recipe("record"), ["prune={}"]).digest()
 
 
 def test_a_limit_is_a_competition_of_no_other_rule():

@@ -22,7 +22,8 @@ from kit.fuse import fused
 from kit.models.students import build_student
 from kit.models.teacher import build_teacher
 from kit.train.gradients import TIMED, WARM, Backward, Recorded
-from kit.train.loop import begin, take_step
+from kit.train.loop import take_step
+from kit.train.state import begin
 from kit.world import World
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: CUDA graphs were not tried")

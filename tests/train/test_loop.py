@@ -19,9 +19,12 @@ from kit.errors import KitError, Suspended
 from kit.files import StorageError
 from kit.train.budget import Budget
 from kit.train.checkpoint import Checkpoints, saved_in, to_bytes
-from kit.train.loop import SMALLER, begin, find_trouble, fit
+from kit.train.divergence import SMALLER, find_trouble
+from kit.train.gradients import Backward
+from kit.train.loop import fit, take_step
 from kit.train.optim import make_optimizer, rate_at
 from kit.train.sam import uphill
+from kit.train.state import begin
 from kit.world import World
 
 PER_EPOCH = 5
@@ -359,6 +362,17 @@ def test_sharpness_aware_steps_follow_the_gradient_from_uphill_and_leave_no_othe
     assert torch.allclose(line.weight.grad, torch.tensor([[3.6, 4.8]]))
     assert norm.running_var.item() == 1
     assert norm.num_batches_tracked == 0
+
+
+def test_a_sharpness_aware_step_counts_once_in_batch_norms_of_adapters():
+    student, norm = network(line=True), nn.BatchNorm1d(3)
+    state = begin(student, nn.Sequential(norm), Train(epochs=1, sam_rho=0.05), PER_EPOCH, cpu())
+
+    def loss(images, labels, p):
+        return norm(student(images)).cos().mean(), {}
+
+    take_step(state, Backward(loss, state.optimizer, state.scaler, cpu()), batches, World())
+    assert norm.num_batches_tracked == 1
 
 
 def test_a_final_fit_looks_at_no_validation_and_deploys_the_last_weights(tmp_path):

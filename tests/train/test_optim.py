@@ -14,7 +14,8 @@ from kit.models.students import build_student
 from kit.models.teacher import build_teacher
 from kit.train import optim
 from kit.train.gradients import Backward
-from kit.train.loop import begin, take_step
+from kit.train.loop import take_step
+from kit.train.state import begin
 from kit.world import World
 
 CPU = Device(torch.device("cpu"), torch.float32, None, False, "cpu", "cpu")
