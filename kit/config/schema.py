@@ -337,7 +337,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def unlabelled_photos_teach_something(self) -> Self:
-        if self.data.unlabelled and not self.taught:
+        if self.data.unlabelled and not any(term.weight for term in self.distill if term.loss != "ce"):
             raise ValueError("data.unlabelled brings photos without labels, and distill has no term that needs none: add one, such as kd")
         return self
 

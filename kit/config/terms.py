@@ -1,6 +1,6 @@
 """The terms that an objective is made of, as a recipe names and weighs them. docs/methods.md has each with its paper and an example."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -46,23 +46,37 @@ class L2(Weighted):
     loss: Literal["l2"] = "l2"
 
 
-class DKD(Weighted):
+class InParts(Weighted):
+    """A term that is a sum of parts of their own weights."""
+
+    parts: ClassVar[tuple[str, ...]]
+
+    @model_validator(mode="after")
+    def some_part_counts(self) -> Self:
+        if not any(getattr(self, part) for part in self.parts):
+            raise ValueError(f"{' and '.join(self.parts)} are both 0, and nothing of the term is left: give one of them a weight")
+        return self
+
+
+class DKD(InParts):
     """KD in two parts of their own weights: the target class against the rest, and the rest among themselves (Zhao et al. 2022)."""
 
     loss: Literal["dkd"] = "dkd"
     temperature: Positive = 4.0
     alpha: Weight = 1.0
     beta: Weight = 8.0
+    parts: ClassVar = ("alpha", "beta")
     standardise: bool = False
 
 
-class DIST(Weighted):
+class DIST(InParts):
     """Correlation instead of divergence, by rows and by columns (Huang et al. 2022)."""
 
     loss: Literal["dist"] = "dist"
     temperature: Positive = 4.0
     beta: Weight = 1.0  # of the relation between classes, in each photo
     gamma: Weight = 1.0  # of the relation between photos, in each class
+    parts: ClassVar = ("beta", "gamma")
 
 
 class MLKD(Weighted):
@@ -99,12 +113,13 @@ class SP(OfMaps):
     loss: Literal["sp"] = "sp"
 
 
-class RKD(OfMaps):
+class RKD(OfMaps, InParts):
     """Distances and angles between the photos of a batch (relational, Park et al. 2019)."""
 
     loss: Literal["rkd"] = "rkd"
     distance: Weight = 25.0
     angle: Weight = 50.0
+    parts: ClassVar = ("distance", "angle")
 
 
 class CRD(OfMaps):

@@ -33,7 +33,7 @@ def at(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean of (Qˢ/‖Qˢ‖ - Qᵀ/‖Qᵀ‖)² over photos and places, of maps of one size: Zagoruyko and Komodakis, "Paying More Attention to
     Attention", ICLR 2017, section 3.1, in the form of the authors' code.
 
-    β/2 is left to the term's weight. The published β of 1000 is for this form; by equation 2, which has norms, it weighs a hundredfold.
+    The term's weight is that code's β, 1000 as published; by equation 2, which has norms and β/2, it would weigh a hundredfold.
     """
     return (attention(student) - attention(teacher)).square().mean()
 
