@@ -32,11 +32,11 @@ TEMPLATE = '''r"""{name}: {photos}
     kit plan ./{name}.py --data {data} --budget 9h
     kit run ./{name}.py --data {data} --budget 9h
 
-The first takes seconds, the second measures how many hours the third needs. A run belongs to the values below: to change one after it has
+The first takes a minute or a few, the second measures how many hours the third needs. A run belongs to the values below: to change one after it has
 begun, choose another --out. `kit run ./{name}.py --dry-run` prints all fields that there are, with those that are not named here.
 """
 
-from kit.config.schema import Augment, Config, Data, Predict, Student, Train
+from kit.config.schema import Augment, Config, Data, Predict, Student, Teacher, Train
 from kit.config.terms import CE, KD
 
 
@@ -49,6 +49,7 @@ def recipe() -> Config:
             image_size={side},  # px, of the networks' input; time grows with its square{holdout}
             augment=Augment(crop_scale=(0.35, 1.0), horizontal_flip=0.5, brightness=0.2),  # which changes leave a photo in its class?
         ),
+        teacher=Teacher(train=Train(epochs=30, batch_size={batch}, lr=1e-3, warmup_epochs=1)),  # of one that the run trains itself
         student=Student(name="{student}", parameters={parameters:_}),  # as wide as fits; `kit students` lists the others
         distill=(  # docs/methods.md lists the losses; their weighted sum is what is learnt
             KD(weight=1, temperature=4),  # what the teacher says
@@ -101,7 +102,7 @@ def draft(name: str, data: Path, folder: Path) -> Iterator[str]:
     )
     write_durably(file, text.encode())
     yield dataset.counts()
-    yield f"{file}: competition {competition}, {side} px. Try it in seconds: kit run ./{file.name} --data {shlex.quote(str(data))} --tiny"
+    yield f"{file}: competition {competition}, {side} px. Try it, a minute or a few: kit run ./{file.name} --data {shlex.quote(str(data))} --tiny"
 
 
 def check_name(name: str) -> str:
