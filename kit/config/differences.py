@@ -6,7 +6,6 @@ from pydantic import ValidationError
 
 from kit.config.schema import HARMLESS, Config
 
-
 ABSENT = "(absent)"  # a field that only the other one has, as a loss more
 
 
