@@ -19,6 +19,7 @@ from kit.compress.lowrank import Ranks, factorise, ranks_in, ranks_within
 from kit.compress.pack import unpack
 from kit.compress.prune import Target
 from kit.compress.recalibrate import BATCHES, begin_to_measure, recalibrate
+from kit.config.choices import LostBy
 from kit.config.competitions import read_limit
 from kit.config.override import override
 from kit.config.schema import Config
@@ -60,7 +61,7 @@ def parse_limits(words: list[str]) -> Limits:
     for word in words:
         limit = read_limit(word)
         if limit is None:
-            raise KitError(f"--to {word}: write how many, more than none, with the unit: 60000params, 20MMACs, 250kB or 4bit.")
+            raise KitError(f"--to {word} is no limit: write a positive number and its unit, such as 60000params, 20MMACs, 250kB or 4bit.")
         what, most = limit
         if what == "bits" and limits.bits not in (None, most):
             raise KitError(f"--to {word}: {limits.bits} bits are asked for as well. Give one number of bits.")
@@ -76,9 +77,9 @@ def compress(
     out: Path,
     data: Path | None,
     cache: Path,
-    name: str | None = None,
-    assignments: list[str] | None = None,
-    by: str = "channels",
+    name: str | None,
+    assignments: list[str],
+    by: LostBy = "channels",
 ) -> Iterator[str]:
     """Write a student.kit within the limits and yield what to say.
 
@@ -89,11 +90,9 @@ def compress(
     Raises:
         KitError: no such student, one that can't be brought under the limits, or `out` may not be written over.
     """
-    if by not in ("channels", "rank"):
-        raise KitError(f"--by {by}: choose channels or rank.")
     limits, found = parse_limits(to), find_weights(source)
     make_room(out, source)
-    student, config = understand(found, name, assignments or [])
+    student, config = understand(found, name, assignments)
     outputs = classifier(student).out_features
     photos = labelled_for(source, found.classes or outputs, data, config, cache) if data else None
     classes = found.classes or (photos.classes if photos else tuple(map(str, range(outputs))))

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from kit.augment.views import evaluation_views
 from kit.compress.fold import fold
-from kit.compress.foreign import WRITERS, write_foreign
+from kit.compress.foreign import write_foreign
 from kit.compress.onnx import runner, to_int8, write_onnx
+from kit.config.choices import Format
 from kit.config.schema import Config
 from kit.data.cache import Photos
 from kit.data.order import Order
@@ -22,35 +23,33 @@ from kit.session import make_room
 from kit.stages.known import labelled_for
 from kit.stages.weights import Found, find_weights, understand
 
-GRAPHS = ("onnx", "onnx-int8")
+GRAPHS = ("onnx", "onnx-int8")  # formats of the network itself; the others are of its weights
 CALIBRATION = 4  # batches of training photos, seen as they are predicted
 BATCH = 128
 
 
 def export(
     source: Path,
-    form: str,
+    form: Format,
     out: Path,
-    data: Path | None = None,
-    cache: Path = Path(),
-    name: str | None = None,
-    assignments: list[str] | None = None,
+    data: Path | None,
+    cache: Path,
+    name: str | None,
+    assignments: list[str],
 ) -> Iterator[str]:
     """Write the weights of a run's folder or a file, or the graph of its student; yields what to say.
 
     Raises:
-        KitError: there are none, or no such format, or `out` may not be written over.
+        KitError: there are none, or `out` may not be written over.
     """
     found = find_weights(source)
     make_room(out, source)
     if form in GRAPHS:
-        yield from export_graph(source, found, form, out, data, cache, name, assignments or [])
+        yield from export_graph(source, found, form, out, data, cache, name, assignments)
     else:
-        if form not in WRITERS:
-            raise KitError(f"There is no format {form!r}. Choose one of {', '.join((*WRITERS, *GRAPHS))}.")
         weights = found.weights
         if name or assignments or (found.config and found.config.predict.logit_adjustment):
-            student, config = understand(found, name, assignments or [])
+            student, config = understand(found, name, assignments)
             weights = student.state_dict() if config.predict.logit_adjustment else weights
         size = write_foreign(out, form, weights)
         yield f"{out}: {form}, {len(found.weights)} tensors of {found.origin}, {size:,} bytes"

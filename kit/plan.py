@@ -16,11 +16,12 @@ from rich.table import Table
 from kit.config.override import override
 from kit.config.schema import Config
 from kit.console import console
+from kit.duration import say_duration
 from kit.errors import KitError
 from kit.files import make_folder
 from kit.pipeline import run
 from kit.stages.student import later_plans
-from kit.train.budget import EXIT, Budget, say_duration
+from kit.train.budget import EXIT, Budget
 from kit.train.pace import KINDS
 
 

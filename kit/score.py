@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from sklearn.metrics import accuracy_score, classification_report
+from sklearn.metrics import classification_report
 
 from kit import predict, submission
 from kit.compress.pack import Packed, unpack
+from kit.config.choices import SplitName
 from kit.config.competitions import competition
 from kit.console import Log
 from kit.data.cache import load_photos
@@ -18,22 +19,20 @@ from kit.session import make_room
 from kit.stages.known import dataset_for
 
 
-def predict_split(file: Path, data: Path, out: Path, split: str, cache: Path) -> Iterator[str]:
+def predict_split(file: Path, data: Path, out: Path, split: SplitName, cache: Path) -> Iterator[str]:
     """Write the CSV and yield what to say: the scores, the guesses, the file."""
     packed = unpack(file)
     make_room(out, file)
     config, rules = packed.config, competition(packed.config.competition)
     alone = find_photos(data, packed.classes) if split == "evaluation" else None
     if alone:
-        most_frequent, why = 0, "the first class, without training photos to tell the most frequent"
+        most_frequent, why = 0, "there are no training photos to count classes in"
         numbered = ", ".join(f"{i} {name}" for i, name in enumerate(packed.classes))
         yield f"{len(alone):,} photos below {data} and none to learn from; the classes are those of {file}: {numbered}"
     else:
         dataset = dataset_to_predict(file, packed, data, split)
-        most_frequent, why = int(dataset.training.per_class(len(packed.classes)).argmax()), "the most frequent in training"
-    chosen = alone or {part.name: part for part in dataset.splits}.get(split)
-    if chosen is None:
-        raise KitError(f"There is no split {split!r}. Choose evaluation, validation or training.")
+        most_frequent, why = int(dataset.training.per_class(len(packed.classes)).argmax()), "that is the most frequent in training"
+    chosen = alone or next(part for part in dataset.splits if part.name == split)
     photos = load_photos([chosen], config.data.cache_side, cache, Log(), skip_bad=config.data.skip_bad)[split]
     student = packed.student.to(choose_device().device)
     answer = predict.logits(student, photos, config.data, views=config.predict)
@@ -43,15 +42,15 @@ def predict_split(file: Path, data: Path, out: Path, split: str, cache: Path) ->
     if photos.labelled:
         numbers = list(range(len(packed.classes)))
         yield classification_report(photos.labels, predicted, labels=numbers, target_names=list(packed.classes), digits=4, zero_division=0)
-        f1 = predict.macro_f1(predicted, photos.labels)
+        scores = predict.scores_of(predicted, photos.labels)
         seen = f", which it was trained on ({predict.SEEN})" if config.train.final_fit and split == "validation" else ""
-        yield f"accuracy {accuracy_score(photos.labels, predicted):.4f}, macro-F1 {f1:.4f} on {len(predicted):,} {split} photos{seen}"
+        yield f"accuracy {scores['accuracy']:.4f}, macro-F1 {scores['macro_f1']:.4f} on {len(predicted):,} {split} photos{seen}"
     for row in photos.bad:
-        yield f"row {ids[row]} is a guess (class {most_frequent}, {why}): its photo does not decode"
+        yield f"row {ids[row]} is a guess, class {most_frequent}: its photo does not decode, and {why}"
     yield f"{out}: {len(predicted):,} rows"
 
 
-def dataset_to_predict(file: Path, packed: Packed, data: Path, split: str) -> Dataset:
+def dataset_to_predict(file: Path, packed: Packed, data: Path, split: SplitName) -> Dataset:
     """Divided as in the student's run, which knows training and its most frequent class so; where training has too few photos for that,
     only validation can't be predicted."""
     try:

@@ -5,7 +5,8 @@ from torch import nn
 
 from kit.compress.foreign import write_foreign
 from kit.compress.pack import unpack
-from kit.compression import Limits, compress, parse_limits
+from kit.compression import Limits, parse_limits
+from kit.compression import compress as bring_under
 from kit.config.schema import Student
 from kit.errors import KitError
 from kit.inspection import inspect
@@ -14,6 +15,10 @@ from kit.models.students import build_student, count_parameters, widths_of
 from kit.stages.weights import Found, understand
 
 SMALL = ["data.image_size=32", "data.cache_size=32", "train.batch_size=16"]
+
+
+def compress(source, to, out, data, cache, name=None, assignments=(), by="channels"):
+    return bring_under(source, to, out, data, cache, name, list(assignments), by)
 
 
 def student_file(path, name="hw13", classes=6):

@@ -253,8 +253,8 @@ def test_logits_are_adjusted_once_whatever_is_made_of_the_run(place):
     how = {"cache": place.assistant / "cache", "budget": Budget(None)}
     run(settings, photos, out, **how)
     adjusted = unpack(out / "student.kit").student.fc.bias
-    list(compress(out, ["8bit"], place.root / "s.kit", None, place.root))
-    list(export(next(s.path for s in saved_in(out) if s.done), "ckpt", place.root / "w.ckpt"))
+    list(compress(out, ["8bit"], place.root / "s.kit", None, place.root, None, []))
+    list(export(next(s.path for s in saved_in(out) if s.done), "ckpt", place.root / "w.ckpt", None, place.root, None, []))
     run(settings, photos, place.root / "again", begin=out, **how)
     for bias in (unpack(place.root / "s.kit").student.fc.bias, read_foreign(place.root / "w.ckpt").weights["fc.bias"]):
         assert torch.allclose(bias, adjusted, atol=2e-3)  # the file has it in half precision
@@ -268,7 +268,7 @@ def test_logits_are_adjusted_once_whatever_is_made_of_the_run(place):
             )
     (out / "run.json").unlink()
     with pytest.raises(KitError, match=r"no run.json tells.*Give its student.kit, which is adjusted"):
-        list(compress(out, ["8bit"], place.root / "s.kit", None, place.root))
+        list(compress(out, ["8bit"], place.root / "s.kit", None, place.root, None, []))
 
 
 def test_a_run_that_adjusted_nothing_can_be_adjusted_later(place):
@@ -320,7 +320,7 @@ def test_a_packed_student_is_pruned_as_well_as_its_run_is(place):
     """Its norms are folded away, and come back without the statistics that pruning measures anew."""
 
     def accuracy(source):
-        *_, said = compress(source, ["4000params"], place.root / "s.kit", place.photos, place.assistant / "cache")
+        *_, said = compress(source, ["4000params"], place.root / "s.kit", place.photos, place.assistant / "cache", None, [])
         return float(re.search(r"accuracy (\d\.\d+)", said)[1])
 
     assert accuracy(place.assistant / "student.kit") > accuracy(place.assistant) - 0.2

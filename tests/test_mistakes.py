@@ -40,8 +40,15 @@ def test_a_disk_that_is_full_while_photos_are_drawn(tmp_path):
     assert "a quota or ulimit" in done.stderr
 
 
+def test_a_file_that_can_not_be_read_is_not_answered_with_where_to_write(refused, tmp_path):
+    (tmp_path / "photos.csv").touch()
+    printed = refused(tmp_path, "check", "photos.csv/x.csv")  # root may read all: a file in a file stands for permissions, too
+    assert printed.startswith("error: photos.csv/x.csv: Not a directory. ")
+    assert printed.endswith("has vanished. Bring it back, or name another place.\n")
+
+
 def test_a_users_folder_whose_name_is_no_utf_8(refused, drawn, tmp_path):
-    assert "'runs/caf\\udce9' is no UTF-8" in refused(
+    assert "'runs/caf\\udce9' is not valid UTF-8" in refused(
         tmp_path, "run", "sample", "--tiny", "--data", str(drawn), "--out", os.fsdecode(b"runs/caf\xe9")
     )
 

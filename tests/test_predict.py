@@ -142,7 +142,7 @@ def test_photos_alone_are_predicted_with_the_students_classes(place, drawn, tmp_
     first, guess, last = predict_split(file, tmp_path / "photos", tmp_path / "s.csv", "evaluation", tmp_path)
     assert first.startswith("24 photos")
     assert first.endswith("s.kit: 0 c, 1 a, 2 b")
-    assert guess.startswith("row 0005 is a guess (class 0, the first class, without training photos")
+    assert guess.startswith("row 0005 is a guess, class 0: its photo does not decode, and there are no training photos")
     lines = (tmp_path / "s.csv").read_text().splitlines()
     assert (last.endswith("s.csv: 24 rows"), lines[1][:5], lines[6]) == (True, "0000,", "0005,0")
 
@@ -173,7 +173,7 @@ def test_photos_that_were_trained_on_are_said_to_be(drawn, tmp_path):
     pack(tmp_path / "s.kit", student, config, widths_of(student), tuple("012345"), {})
     said = list(predict_split(tmp_path / "s.kit", drawn, tmp_path / "s.csv", "validation", tmp_path))
     assert "on 60 validation photos, which it was trained on (train.final_fit)" in said[1]
-    *_, said = compress(tmp_path / "s.kit", ["4bit"], tmp_path / "t.kit", drawn, tmp_path / "cache")
+    *_, said = compress(tmp_path / "s.kit", ["4bit"], tmp_path / "t.kit", drawn, tmp_path / "cache", None, [])
     assert "at 32 px on photos that it was trained on (train.final_fit)" in said
 
 

@@ -36,10 +36,15 @@ def bench(config: Config, data: Path | None, cache: Path, device: Device, rounds
         rows = milliseconds(measure(ways, rounds, device.device, seconds))
         size = checkpoints.files()[-1].path.stat().st_size
     median = statistics.median(rows[0].values) / 1000
-    every = config.train.save_seconds
-    share = f"{median / every:.3%} of the time" if every else f"after each step, {number(1000 * median)} ms of it"
-    facts = {"bytes": f"{size:,}", f"one every {every:g} s (train.save_seconds)": share}
+    facts = {"bytes": f"{size:,}"} | cost_of(median, config.train.save_seconds)
     return Outcome("save", f"A checkpoint of {config.recipe} in training", "ms", PLAIN, rows, facts)
+
+
+def cost_of(seconds: float, every: float) -> dict[str, str]:
+    """What a checkpoint adds to a run that saves every so many seconds, 0 for after each step."""
+    if not every:
+        return {"one after each step": f"{number(1000 * seconds)} ms more"}
+    return {f"one every {every:g} s (train.save_seconds)": f"{seconds / every:.3%} of the time"}
 
 
 def save_next(state: Training, checkpoints: Checkpoints) -> None:

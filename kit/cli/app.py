@@ -8,7 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from kit.config.recipes import RECIPES
 from kit.console import console
+from kit.duration import parse_duration
 from kit.version import VERSION, commit
 
 app = typer.Typer(
@@ -18,6 +20,12 @@ app = typer.Typer(
     help="From a folder of photos to a checked Kaggle submission by a tiny distilled student.",
 )
 
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        parser=parse_duration, metavar="DURATION", help="This session's time, such as 9h or 30m; default: none.", show_default=False
+    ),
+]
 DataOption = Annotated[Path | None, typer.Option(help="Folder that holds the data set, at any depth.", show_default=False)]
 ComparedOption = Annotated[
     Path | None, typer.Option("--data", help="Compare ids and classes with this data set's evaluation photos.", show_default=False)
@@ -27,7 +35,7 @@ CacheOption = Annotated[
     typer.Option(help="Where decoded photos are kept; default: the user's cache, temporary disk on Kaggle.", show_default=False),
 ]
 TeacherOption = Annotated[
-    list[Path] | None,
+    list[Path],
     typer.Option(
         "--teacher",
         metavar="FILE|RUN",
@@ -36,13 +44,19 @@ TeacherOption = Annotated[
     ),
 ]
 SetOption = Annotated[
-    list[str] | None,
+    list[str],
     typer.Option(
         "--set",
         metavar="SECTION.FIELD=VALUE",
         help="Change a field of the recipe, such as train.epochs=30; may be repeated. `kit run RECIPE --dry-run` prints all.",
     ),
 ]
+RECIPE_HELP = f"One of {', '.join(RECIPES)}; or a file of your own, ./NAME.py (`kit new`)."
+
+
+def recipes_here(incomplete: str) -> list[str]:
+    """What a shell completes."""
+    return [*RECIPES, *(f"./{file}" for file in sorted(Path().glob("*.py")))]
 
 
 def say_version(asked: bool) -> None:

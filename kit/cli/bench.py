@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from kit.cli.app import CacheOption, SetOption, app, say, show
+from kit.cli.app import RECIPE_HELP, CacheOption, SetOption, app, recipes_here, say, show
 from kit.config.override import override
-from kit.config.recipes import RECIPES, recipe
+from kit.config.own import find_recipe
 from kit.files import cache_folder, find_place
 
 
@@ -23,7 +23,8 @@ def bench(
         typer.Option(help="Folder that holds the data set, at any depth, or photos alone; save needs none.", show_default=False),
     ] = None,
     name_of_recipe: Annotated[
-        str, typer.Option("--recipe", help=f"Whose photos, views and networks: one of {', '.join(RECIPES)}.")
+        str,
+        typer.Option("--recipe", help=f"Whose photos, views and networks. {RECIPE_HELP}", autocompletion=recipes_here),
     ] = "boss",
     rounds: Annotated[int, typer.Option(min=1, help="Each round times every way, in another order.")] = 7,
     page: Annotated[
@@ -32,7 +33,7 @@ def bench(
             help="A Markdown document whose table of this benchmark is written anew, such as docs/performance.md.", show_default=False
         ),
     ] = None,
-    assignments: SetOption = None,
+    assignments: SetOption = [],
     cache: CacheOption = None,
 ) -> None:
     """Time the kit's ways beside those that people use, in one run and in shuffled rounds: medians, spread, and ratios to a baseline."""
@@ -45,7 +46,7 @@ def bench(
     make_room(json, *([data] if data else []), option="--json")
     if page:
         find_place(page, outcomes.place_of(name, choose_device().says))  # now, and not after half an hour
-    outcome = run(name, override(recipe(name_of_recipe), assignments or []), data, cache_folder(cache), rounds)
+    outcome = run(name, override(find_recipe(name_of_recipe), assignments), data, cache_folder(cache), rounds)
     outcomes.write(outcome, json)
     show(outcomes.screen(outcome), 160)
     say(f"{json}: {len(outcome.rows)} ways, {rounds} rounds")

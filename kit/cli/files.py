@@ -6,11 +6,10 @@ from typing import Annotated
 import typer
 
 from kit.cli.app import CacheOption, ComparedOption, DataOption, SetOption, app, say, show
+from kit.config.choices import Format, LostBy, SplitName
 from kit.config.competitions import COMPETITIONS
 from kit.errors import KitError
 from kit.files import cache_folder
-
-FORMATS = ("ckpt", "hw7-8bit", "hw7-16bit", "safetensors", "onnx", "onnx-int8")  # kit/export.py's, whose import takes seconds
 
 
 @app.command(rich_help_panel="Files and checks", epilog="Example: `kit predict runs/record/student.kit --data Food-11 --out answers.csv`")
@@ -18,7 +17,7 @@ def predict(
     file: Annotated[Path, typer.Argument(metavar="FILE.kit", help="A packed student.")],
     data: Annotated[Path, typer.Option(help="Folder that holds the data set, at any depth, or photos alone, in itself or in its test/.")],
     out: Annotated[Path, typer.Option(help="The CSV to write.")],
-    split: Annotated[str, typer.Option(help="evaluation, validation or training.")] = "evaluation",
+    split: Annotated[SplitName, typer.Option(help="Which photos.")] = "evaluation",
     cache: CacheOption = None,
 ) -> None:
     """Predict a split with a packed student; with accuracy and per-class scores where there are labels."""
@@ -83,8 +82,8 @@ def compress(
     out: Annotated[Path, typer.Option(help="The student.kit to write.")],
     data: DataOption = None,
     student: Annotated[str | None, typer.Option(help="Its name, where the file does not tell.", show_default=False)] = None,
-    by: Annotated[str, typer.Option(help="What parameters are lost by: channels, or rank of the layers.")] = "channels",
-    assignments: SetOption = None,
+    by: Annotated[LostBy, typer.Option(help="What parameters are lost by; rank: of the layers.")] = "channels",
+    assignments: SetOption = [],
     cache: CacheOption = None,
 ) -> None:
     """Prune and quantize a student that is there, without training; fewer bits come before fewer channels. Pruning needs --data."""
@@ -97,19 +96,11 @@ def compress(
 @app.command(rich_help_panel="Files and checks", epilog="Example: `kit export runs/record --format hw7-8bit --out 8_bit_model.pkl`")
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run's folder (its trained weights), a student.kit, or weights.")],
-    form: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            metavar="FORMAT",
-            help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}.",
-            autocompletion=lambda incomplete: list(FORMATS),
-        ),
-    ],
+    form: Annotated[Format, typer.Option("--format", help="What to write.")],
     out: Annotated[Path, typer.Option(help="The file to write.")],
     data: DataOption = None,
     student: Annotated[str | None, typer.Option(help="Its name, where the file does not tell; for onnx.", show_default=False)] = None,
-    assignments: SetOption = None,
+    assignments: SetOption = [],
     cache: CacheOption = None,
 ) -> None:
     """The weights as another program reads them, batch norm in its place; or an ONNX graph, folded. onnx-int8 is calibrated on --data."""
@@ -142,7 +133,7 @@ def check(
     elif made:
         say(f"note: {file} is not the file that provenance.json beside it tells of: its student's limit is not checked")
     if found:
-        raise KitError(f"{file} is not to hand in: {'; '.join(dict.fromkeys(found))}.")
+        raise KitError(f"{file} can't be submitted: {'; '.join(dict.fromkeys(found))}.")
     say(f"{file}: fit for {rules}")
 
 
@@ -163,7 +154,7 @@ def doctor(
     epilog="Example: `kit students --image-size 96`\n\nWidths for a limit: `kit students record deep --parameters 60000`",
 )
 def students(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Which; default: all. timm/NAME works too.")] = None,
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Which; default: all. timm/NAME works too.")] = [],
     image_size: Annotated[int, typer.Option(min=16, help="Side of the photos, px.")] = 224,
     classes: Annotated[int, typer.Option(min=2, help="How many classes there are.")] = 11,
     parameters: Annotated[
@@ -174,4 +165,4 @@ def students(
     """The students side by side: parameters, multiplications, activations, and the time of a step on this machine."""
     from kit.gallery import compare
 
-    show(compare(names or (), image_size, classes, parameters, multiple), 160)
+    show(compare(names, image_size, classes, parameters, multiple), 160)

@@ -11,6 +11,7 @@ from rich.table import Table
 from kit.cli.app import ComparedOption, app, say, submissions_folder
 from kit.config.competitions import COMPETITIONS
 from kit.console import console
+from kit.duration import parse_duration, say_duration
 from kit.errors import KitError
 
 
@@ -71,7 +72,6 @@ def push(
     from kit.remote.bundle import compose, read_head, write_script
     from kit.remote.client import connect
     from kit.remote.metadata import kernel_folder, read_metadata
-    from kit.train.budget import parse_duration
 
     kernel = kernel_folder(name)
     part, kaggle = share("push", kernel.name, study, arms or [], shard, seeds), connect()
@@ -100,7 +100,6 @@ def session_limit(timeout: str | None) -> int | None:
         KitError: too little for a session that ends in order, or more than Kaggle gives one.
     """
     from kit.remote.kernel import LONGEST, SHORTEST
-    from kit.train.budget import parse_duration, say_duration
 
     if timeout is None:
         return None

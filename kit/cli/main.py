@@ -25,7 +25,11 @@ SPINS = "3000"
 # again took a second of each start; a training loop leaves no garbage that would have to be searched for.
 BETWEEN_SEARCHES = 20_000
 STOPPED = 130  # the exit code into which typer makes a Ctrl-C, without a word
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # never a bug, whoever was writing
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # or read-only: writing alone ends so, and never by a bug
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENOTCONN, errno.ESTALE, errno.EIO)
+READING = dict.fromkeys(GONE, "The folder or its mount has vanished. Bring it back") | dict.fromkeys(
+    (errno.EACCES, errno.EPERM), "Mend its permissions"
+)
 
 
 def main() -> None:
@@ -43,10 +47,12 @@ def main() -> None:
     except KitError as error:
         fail(str(error))
     except OSError as error:
-        if error.errno not in REMEDIES or (error.filename is None and error.errno not in FULL):
+        if error.errno in FULL:
+            place = error.filename or "A file can't be written"  # a library that writes to an open file does not name it
+            fail(f"{place}: {error.strerror}. {REMEDIES[error.errno]}; what was saved before is untouched.")
+        if error.filename is None or error.errno not in READING:
             raise
-        place = error.filename or "A file can't be written"  # a library that writes to an open file does not name it
-        fail(f"{place}: {error.strerror}. {REMEDIES[error.errno]}; what was saved before is untouched.")
+        fail(f"{error.filename}: {error.strerror}. {READING[error.errno]}, or name another place.")  # most of what writes says StorageError
     except SystemExit as end:
         if end.code != STOPPED:
             raise
@@ -54,9 +60,13 @@ def main() -> None:
 
 
 def refuse_unspeakable(words: list[str]) -> None:
-    """Refuse a name whose bytes are no UTF-8: run.json, the log and a recipe, which hold it, are."""
+    """Refuse a name whose bytes aren't UTF-8, since run.json, the log and a recipe hold it.
+
+    Raises:
+        KitError: one of the words is such a name.
+    """
     if odd := next((word for word in words if word != word.encode(errors="replace").decode()), None):
-        raise KitError(f"{odd!a} is no UTF-8, which all that would name it is written in. Rename that file or folder.")
+        raise KitError(f"{odd!a} is not valid UTF-8, which run.json and the log need. Rename that file or folder.")
 
 
 def fail(message: str, code: int = 1) -> None:

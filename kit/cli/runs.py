@@ -9,31 +9,29 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from kit.cli.app import CacheOption, DataOption, SetOption, TeacherOption, app, say, submissions_folder
+from kit.cli.app import (
+    RECIPE_HELP,
+    BudgetOption,
+    CacheOption,
+    DataOption,
+    SetOption,
+    TeacherOption,
+    app,
+    recipes_here,
+    say,
+    submissions_folder,
+)
 from kit.config.competitions import competition
 from kit.config.override import override, places_of
 from kit.config.own import find_recipe
-from kit.config.recipes import RECIPES
 from kit.config.schema import Config
 from kit.console import console
+from kit.duration import parse_duration
 from kit.errors import KitError
 from kit.files import cache_folder
 from kit.studies.catalogue import STUDIES, choose, find_study
 
-
-def recipes_here(incomplete: str) -> list[str]:
-    """What a shell completes."""
-    return [*RECIPES, *(f"./{file}" for file in sorted(Path().glob("*.py")))]
-
-
-RecipeArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE",
-        help=f"One of {', '.join(RECIPES)}; or a file of your own, ./NAME.py (`kit new`).",
-        autocompletion=recipes_here,
-    ),
-]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP, autocompletion=recipes_here)]
 
 
 class NamesFields(TyperCommand):
@@ -57,12 +55,6 @@ def assignment(place: str, value: str) -> str:
     return f"--set {place}={value}" + (lacking if Config.model_fields[section].default is None else "")
 
 
-def check_share(share: float) -> float:
-    if not 0.001 <= share <= 1:
-        raise typer.BadParameter(f"a share of every split from 0.001 to 1 is wanted (got {share:g}).")
-    return share
-
-
 @app.command(
     cls=NamesFields,
     rich_help_panel="Runs",
@@ -75,21 +67,23 @@ def run(
         Path | None,
         typer.Option(help="Folder for all that the run leaves; default: runs/RECIPE, with --tiny runs/RECIPE-tiny.", show_default=False),
     ] = None,
-    budget: Annotated[str | None, typer.Option(help="This session's time, such as 9h or 30m; default: none.", show_default=False)] = None,
+    budget: BudgetOption = None,
     subset: Annotated[
-        float, typer.Option(callback=check_share, help="Stratified share of every split, 0.001 to 1, for a smoke test on real photos.")
+        float, typer.Option(min=0.001, max=1, help="Stratified share of every split, for a smoke test on real photos.")
     ] = 1.0,
-    teachers: TeacherOption = None,
+    teachers: TeacherOption = [],
     begin: Annotated[
         Path | None,
-        typer.Option(metavar="RUN|FILE", help="Its student stands for the distilled one: to prune or pack it anew.", show_default=False),
+        typer.Option(
+            metavar="RUN|FILE", help="Start from this student instead of distilling one, to prune or pack it again.", show_default=False
+        ),
     ] = None,
-    assignments: SetOption = None,
+    assignments: SetOption = [],
     attached: Annotated[
-        list[Path] | None,
+        list[Path],
         typer.Option("--resume-from", metavar="DIR", help="Look here too for an earlier output of this run; the furthest wins."),
-    ] = None,
-    least_step: Annotated[int, typer.Option(help="Refuse to begin from less than this step, counted over all stages.")] = 0,
+    ] = [],
+    least_step: Annotated[int, typer.Option(min=0, help="Refuse to begin from less than this step, counted over all stages.")] = 0,
     cache: CacheOption = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="The same path in seconds: two epochs at 32 px.")] = False,
     dry_run: Annotated[
@@ -98,23 +92,22 @@ def run(
 ) -> None:
     """Photos in, a checked submission out; or today's part of it."""
     config = find_recipe(name)
-    config = override(config.tiny() if tiny else config, (assignments or []) + ([f"data.subset={subset}"] if subset != 1 else []))
+    config = override(config.tiny() if tiny else config, [*assignments, *([f"data.subset={subset}"] if subset != 1 else [])])
     if dry_run:
         print_plan(config, data)
         return
     from kit.data.draw import draw_dataset
     from kit.pipeline import run as run_pipeline
-    from kit.train.budget import Budget, parse_duration
+    from kit.train.budget import Budget
 
-    out = out or Path("runs") / config.recipe
-    limit = Budget(None if budget is None else parse_duration(budget))
+    out, limit = out or Path("runs") / config.recipe, Budget(budget)
     if data is None:
         if name != "sample":
             raise KitError(
                 f"kit run {name} needs --data DIR, the folder that holds training/ and evaluation/. `kit run sample` needs none."
             )
         data = draw_dataset(out / "photos")
-    for place in attached or ():
+    for place in attached:
         if not place.is_dir():
             raise KitError(f"There is no folder {place} to go on from. Give the folder of an earlier output, or leave out --resume-from.")
     record = run_pipeline(
@@ -123,10 +116,10 @@ def run(
         out,
         cache=cache_folder(cache),
         budget=limit,
-        teacher_files=teachers or (),
+        teacher_files=teachers,
         begin=begin,
         submissions=submissions_folder(),
-        attached=attached or (),
+        attached=attached,
         least_step=least_step,
     )
     if limit.world.first and "validation_accuracy" in record:  # the others' record may be of the session before
@@ -147,30 +140,31 @@ def plan(
     budget: Annotated[str, typer.Option(help="A session's time, such as 9h.")] = "9h",
     quota: Annotated[str, typer.Option(help="The time of all sessions, such as 30h a week.")] = "30h",
     epochs: Annotated[str | None, typer.Option(help="A number of epochs, or auto: as many as the quota holds.", show_default=False)] = None,
-    teachers: TeacherOption = None,
-    assignments: SetOption = None,
+    teachers: TeacherOption = [],
+    assignments: SetOption = [],
     cache: CacheOption = None,
 ) -> None:
     """How many hours and sessions a run needs on this machine: one epoch of everything is done and measured."""
     from kit import plan as planning
-    from kit.train.budget import parse_duration
 
-    number = [f"train.epochs={epochs}"] if epochs and epochs != "auto" else []
-    config, length, all_hours = override(find_recipe(name), (assignments or []) + number), parse_duration(budget), parse_duration(quota)
+    if epochs not in (None, "auto") and not (epochs.isdecimal() and int(epochs)):
+        raise KitError(f"--epochs {epochs}: give a number from 1 on, or auto.")
+    number = [f"train.epochs={epochs}"] if epochs not in (None, "auto") else []
+    config, length, all_hours = override(find_recipe(name), [*assignments, *number]), parse_duration(budget), parse_duration(quota)
     if not (length and all_hours):
-        raise KitError("--budget and --quota are times in which something can be done: write 9h, 30m or 1h30m.")
+        raise KitError(f"--budget {budget} and --quota {quota} must both be longer than nothing: write 9h, 30m or 1h30m.")
     say("one epoch of everything is measured; nothing of it is kept")
-    measured = planning.measure(config, data, cache_folder(cache), teachers or ())
+    measured = planning.measure(config, data, cache_folder(cache), teachers)
     if epochs == "auto":
         config = planning.fit_epochs(config, measured, length, all_hours)
     for part in planning.describe(config, measured, length, all_hours):
         console.print(part)
     words = ["kit", "run", name, "--data", str(data), "--budget", budget]
-    for file in teachers or ():
+    for file in teachers:
         words += ["--teacher", str(file)]
     if cache:
         words += ["--cache", str(cache)]  # what was decoded to measure is decoded
-    for assignment in [*(a for a in assignments or [] if not a.startswith("train.epochs=")), f"train.epochs={config.train.epochs}"]:
+    for assignment in [*(a for a in assignments if not a.startswith("train.epochs=")), f"train.epochs={config.train.epochs}"]:
         words += ["--set", assignment]
     console.print(shlex.join(words), markup=False)
 
@@ -236,26 +230,26 @@ def study(
         typer.Option(help="Folder for the arms' runs; default: runs/study-NAME, with --tiny runs/study-NAME-tiny.", show_default=False),
     ] = None,
     docs: Annotated[Path | None, typer.Option(help="Folder of journal, tables and figures; default: --out.", show_default=False)] = None,
-    budget: Annotated[str | None, typer.Option(help="This session's time, such as 40m; default: none.", show_default=False)] = None,
+    budget: BudgetOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds each arm is run with.")] = 3,
-    only: Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; may be repeated.")] = None,
+    only: Annotated[list[str], typer.Option("--arm", help="Only this arm; may be repeated.")] = [],
     tiny: Annotated[bool, typer.Option("--tiny", help="The same path in seconds; its figures mean nothing.")] = False,
     halving: Annotated[bool, typer.Option("--halving", help="Stop arms that lag behind the others early; needs optuna.")] = False,
     full: Annotated[bool, typer.Option("--full", help="The arms as they are, for a GPU; default: reduced to this machine's size.")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Arms go to Ray: several machines or GPUs at once; pip install ray.")] = False,
-    teachers: TeacherOption = None,
+    teachers: TeacherOption = [],
     cache: CacheOption = None,
 ) -> None:
-    """Arms × seeds of a question, run or gone on with; its table and figure from the journal."""
+    """Run or resume a study's arms × seeds, and write its table and figures."""
     from kit.data.draw import draw_dataset
     from kit.studies.document import pages_above, write
     from kit.studies.journal import read
     from kit.studies.runner import Place, Setting, in_turn, refuse_other_configs, run_study
     from kit.studies.spread import over_ray
-    from kit.train.budget import Budget, parse_duration
+    from kit.train.budget import Budget
 
     whole = find_study(name)
-    asked = choose(whole, only or [])
+    asked = choose(whole, only)
     out = out or Path("runs") / f"study-{name}{'-tiny' * tiny}"
     if data is None and not tiny:
         raise KitError(f"kit study {name} needs --data DIR, the folder that holds training/ and evaluation/. With --tiny it draws its own.")
@@ -266,7 +260,7 @@ def study(
     # the arms that are not asked for are in the table, too
     refuse_other_configs(whole, read(place.journal, name, lambda _: None), setting, place.journal)
     pages_above(whole, setting, folder)  # now, and not after hours
-    limit = Budget(None if budget is None else parse_duration(budget))
+    limit = Budget(budget)
     first = asked.arms[0].config.train.seed
     numbers = range(first, first + seeds)
     run_study(
@@ -278,7 +272,7 @@ def study(
         seeds=numbers,
         setting=setting,
         say=say,
-        teachers=teachers or (),
+        teachers=teachers,
         how=over_ray if ray else in_turn,
         halving=halving,
     )

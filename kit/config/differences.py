@@ -6,18 +6,21 @@ from pydantic import ValidationError
 
 from kit.config.schema import HARMLESS, Config
 
+ABSENT = "(absent)"  # a field that only the other one has, as a loss more
+
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """`section.field: old → new` for every field that decides the result and differs between two dumped configs. One that an earlier
+    """`section.field: old → new` for every field of `differing`."""
+    return [f"{name}: {before} → {after}" for name, (before, after) in differing(old, new).items()]
+
+
+def differing(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """{"section.field": (old, new)} for every field that decides the result and differs between two dumped configs. One that an earlier
     version of the kit did not have is at its default there."""
     flat_old, flat_new = flatten(of_today(old)), flatten(of_today(new))
     names = [name for name in dict.fromkeys((*flat_old, *flat_new)) if name not in HARMLESS]
-    missing = "(absent)"
-    return [
-        f"{name}: {flat_old.get(name, missing)} → {flat_new.get(name, missing)}"
-        for name in names
-        if flat_old.get(name, missing) != flat_new.get(name, missing)
-    ]
+    pairs = {name: (flat_old.get(name, ABSENT), flat_new.get(name, ABSENT)) for name in names}
+    return {name: (before, after) for name, (before, after) in pairs.items() if before != after}
 
 
 def of_today(dumped: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.config.schema import Config
+from kit.duration import parse_duration
 from kit.errors import KitError
 from kit.files import cache_folder
 
@@ -68,8 +69,6 @@ def on_this_machine(config: Config, budget: str, least_step: int, data: Path | N
 def session_seconds(budget: str) -> float:
     """A budget's seconds, or as many as end half an hour before the limit that the push gave this session; a quarter of it before a
     short one."""
-    from kit.train.budget import parse_duration
-
     limit = float(os.environ.get(ENDS_AFTER, "inf"))
     return min(parse_duration(budget), limit - min(MARGIN, SHARE * limit))
 

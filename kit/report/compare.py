@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from kit.config.differences import differences
+from kit.config.differences import differing
 from kit.errors import KitError
 from kit.files import make_folder, write_durably
 from kit.report.figures import Line, Plot, plot
@@ -72,14 +72,9 @@ def curves(marked: list[dict[str, Any]]) -> Any:
 def changes(runs: list[Run]) -> list[tuple[str, list[str]]]:
     """(field, its value in each run) where the configs are not all the same."""
     dumps = [run.record["config"] for run in runs]
-    told = [differences(dumps[0], other) for other in dumps[1:]]
-    fields = list(dict.fromkeys(line.partition(": ")[0] for lines in told for line in lines))
-    found = []
-    for field in fields:
-        ways = [next((line.partition(": ")[2] for line in lines if line.partition(": ")[0] == field), None) for lines in told]
-        first = next(way.partition(" → ")[0] for way in ways if way)
-        found.append((field, [first, *(way.partition(" → ")[2] if way else first for way in ways)]))
-    return found
+    found = [differing(dumps[0], other) for other in dumps[1:]]
+    firsts = {field: first for fields in found for field, (first, _) in fields.items()}
+    return [(field, [str(first), *(str(fields.get(field, (first, first))[1]) for fields in found)]) for field, first in firsts.items()]
 
 
 def classes(runs: list[Run]) -> list[tuple[str, list[float | None], float]]:

@@ -6,7 +6,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from kit.train.budget import say_duration
+from kit.duration import say_duration
 
 
 def render(name: str, values: dict[str, Any]) -> str:

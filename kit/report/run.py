@@ -113,15 +113,18 @@ class Run:
             if "macs" in teacher:
                 parameters, macs = teacher["parameters"], teacher["macs"]
             else:  # its run was broken off before the teacher was examined, or is an older one
-                parameters, macs = measure(build_teacher, self.config.teacher.arch, len(self.classes), size=self.config.teacher_side)
+                arch = self.config.teacher.arch
+                with torch.device(shapes_on(arch)):
+                    parameters, macs = cost_of(build_teacher(arch, len(self.classes)), self.config.teacher_side)
             found.append(Stage("teacher", "teacher", teacher["accuracy"], parameters, macs, 4 * parameters, teacher.get("seconds")))
         for key, name in self.student_stages.items():
             entry = entries.get(key, {})
             if (accuracy := entry.get("accuracy", self.best_so_far(key))) is None or not self.classes:
                 continue
-            shape = (self.config.student.name, self.widths[key], len(self.classes))
-            ranks = self.ranks if key in ("lowrank", "qat", "quantize") else {}
-            parameters, macs = measure(build_student, *shape, size=self.config.data.image_size, ranks=ranks)
+            ranks, student = self.ranks if key in ("lowrank", "qat", "quantize") else {}, self.config.student.name
+            with torch.device(shapes_on(student)):
+                network = factor_shape(build_student(student, self.widths[key], len(self.classes)), ranks)
+                parameters, macs = cost_of(network, self.config.data.image_size)
             half_done = entry.get("state") == "half done"
             size = entry.get("bytes", 4 * parameters)
             found.append(Stage(key, f"{name}, so far" if half_done else name, accuracy, parameters, macs, size, entry.get("seconds")))
@@ -165,11 +168,9 @@ class Run:
         return [(name, values, after[name]) for name, values in fold(student).state_dict().items() if values.ndim >= 2]
 
 
-def measure(build: Any, *shape: Any, size: int, ranks: Ranks | None = None) -> tuple[int, int]:
-    """(parameters, multiplications of one photo) of a network that is never given weights."""
-    with torch.device(shapes_on(shape[0])):
-        network: nn.Module = factor_shape(build(*shape), ranks or {}).eval()
-        return count_parameters(network), sum(count_macs(network, size).values())
+def cost_of(network: nn.Module, side: int) -> tuple[int, int]:
+    """(parameters, multiplications of one photo)."""
+    return count_parameters(network), sum(count_macs(network, side).values())
 
 
 def read_run(out: Path) -> Run:

@@ -5,10 +5,10 @@ from typing import Any
 
 from kit.config.schema import Train
 from kit.data.order import Order
+from kit.duration import say_duration
 from kit.session import Session
 from kit.stages.photos import Material
 from kit.stages.student import later_plans
-from kit.train.budget import say_duration
 from kit.train.checkpoint import saved_in, steps_done
 from kit.train.pace import KINDS
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from kit.config.competitions import competition
 from kit.config.schema import Config
 from kit.data.layout import find_dataset
+from kit.duration import say_duration
 from kit.errors import KitError
 from kit.files import Busy, locked, make_folder, sha256_of
 from kit.pipeline import run as run_pipeline
@@ -23,7 +24,7 @@ from kit.stages.teacher import find_teacher
 from kit.studies.halving import Halving, import_optuna
 from kit.studies.journal import Entry, append, furthest_of, made, read
 from kit.studies.study import Arm, Study, replaced
-from kit.train.budget import Budget, say_duration
+from kit.train.budget import Budget
 from kit.version import commit
 
 Setting = Literal["tiny", "reduced", "full"]

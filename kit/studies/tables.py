@@ -4,6 +4,7 @@ what was published says the same."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean as mean
+from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Row:
     @property
     def spread(self) -> float | None:
         """Standard deviation over seeds; None for fewer than two."""
-        return float(pd.Series(self.accuracies).std()) if len(self.accuracies) > 1 else None
+        return stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
 
 def why(entry: Entry) -> str:
@@ -70,22 +71,20 @@ def rows(study: Study, entries: list[Entry], setting: str) -> list[Row]:
         failed = {entry["seed"]: why(entry) for entry in own if entry["state"] != "done"}
         if not done and not failed:
             continue
-        of = lambda name: mean([entry[name] for entry in done]) if done else None  # noqa: B023, E731
+        sizes = {name: mean([entry[name] for entry in done]) if done else None for name in ("parameters", "bytes", "seconds")}
         stages = tuple(entry.get("stages", {}) for entry in done)
         paces = [pace for pace in map(pace_of, done) if pace]
         # a teacher beside the photos is looked at even where none is asked
         teachers = [each["teacher"]["accuracy"] for each in stages if arm.config.taught and "accuracy" in each.get("teacher", {})]
         made.append(
             Row(
-                arm,
-                {entry["seed"]: entry["validation_accuracy"] for entry in done},
-                of("parameters"),
-                of("bytes"),
-                of("seconds"),
-                min(paces, default=None),
-                mean(teachers) if teachers else None,
-                stages,
-                failed,
+                arm=arm,
+                by_seed={entry["seed"]: entry["validation_accuracy"] for entry in done},
+                **sizes,
+                pace=min(paces, default=None),
+                teacher=mean(teachers) if teachers else None,
+                stages=stages,
+                failed=failed,
             )
         )
     return sorted(made, key=lambda row: -(row.mean or 0))

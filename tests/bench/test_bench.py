@@ -19,7 +19,7 @@ from kit.bench.feed import kept_feed
 from kit.bench.material import decoded, training_photos
 from kit.bench.outcome import Outcome, Row
 from kit.bench.roofline import Layer, Rates, floor, layers_of, measure_rates
-from kit.bench.save import in_training, save_next
+from kit.bench.save import cost_of, in_training, save_next
 from kit.bench.step import LIVE, shares
 from kit.cli import main  # noqa: F401  brings the verbs
 from kit.cli.app import app
@@ -54,9 +54,10 @@ def test_a_benchmark_has_a_value_for_each_way_and_round_and_says_what_it_was_mea
 
 
 def test_the_verb_writes_json_a_table_and_its_part_of_a_page(tmp_path):
-    page, words = tmp_path / "page.md", [f"--set={value}" for value in SMALL]
+    own, page, words = tmp_path / "mine.py", tmp_path / "page.md", [f"--set={value}" for value in SMALL]
+    own.write_text("from kit.config.recipes import boss as recipe\n")
     page.write_text("before\n<!-- bench save -->\nof last time\n<!-- end -->\nafter\n<!-- bench feed -->\n<!-- end -->\n")
-    where = ["--cache", str(tmp_path / "c"), "--json", str(tmp_path / "save.json"), "--page", str(page)]
+    where = ["--cache", str(tmp_path / "c"), "--json", str(tmp_path / "save.json"), "--page", str(page), "--recipe", str(own)]
     done = CliRunner().invoke(app, ["bench", "save", *where, "--rounds", "1", *words])
     assert done.exit_code == 0, done.output
     value = json.loads((tmp_path / "save.json").read_text())
@@ -204,3 +205,8 @@ def test_rates_are_of_the_unit_in_a_second_and_times_in_milliseconds():
     timed = [Timed(Way("a", "", always(list), amount=128), [0.5, 2.0])]
     assert [row.values for row in outcomes.rates(timed)] == [[256.0, 64.0]]
     assert [row.values for row in outcomes.milliseconds(timed)] == [[500.0, 2_000.0]]
+
+
+def test_what_a_checkpoint_costs_is_told_of_the_time_between_two_or_of_each_step():
+    assert cost_of(0.3, 60) == {"one every 60 s (train.save_seconds)": "0.500% of the time"}
+    assert cost_of(0.3, 0) == {"one after each step": "300 ms more"}

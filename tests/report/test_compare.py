@@ -25,6 +25,8 @@ def test_what_differs_between_configs_is_listed_a_value_a_run(runs):
     assert changes([one, other]) == [("train.lr", ["0.004", "0.5"])]
     assert changes([one, other, one]) == [("train.lr", ["0.004", "0.5", "0.004"])]
     assert changes([one, one]) == []
+    one.record["config"]["recipe"] = "a → b: c"
+    assert ("recipe", ["a → b: c", "sample-tiny"]) in changes([one, other])
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(runs):
