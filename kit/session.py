@@ -211,7 +211,15 @@ def make_room(out: Path, *sources: Path, option: str = "--out") -> None:
             raise KitError(f"{out} is what this command reads, and would be replaced. Give {option} another name.")
 
 
-def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step: int = 0, world: World | None = None) -> Session:
+def open_session(
+    config: Config,
+    out: Path,
+    budget: Budget,
+    log: Log,
+    least_step: int = 0,
+    world: World | None = None,
+    watch: Watch | None = None,
+) -> Session:
     """Begin a run in `out` or go on with the one that is there.
 
     Args:
@@ -240,7 +248,8 @@ def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step
     for kind, seconds in record.get("measured", {}).items():
         budget.longest[kind] = seconds
     histories = read_by_stage(out / "metrics.jsonl", "epoch", "step", "loss") if begun_with is not None else {}
-    session = Session(config, out, log, budget, device, record, begun_with or {}, histories=histories, world=world or World())
+    world = world or World()
+    session = Session(config, out, log, budget, device, record, begun_with or {}, histories=histories, watch=watch, world=world)
     session.write()
     others = f", {session.world.size} processes" if session.world.size > 1 else ""
     log(f"{config.recipe} {config.digest()} on {device.says}, {device.choices()['threads']} threads{others}")

@@ -18,7 +18,7 @@ from kit.compress.prune import Target
 from kit.config.competitions import check_limits, competition
 from kit.config.schema import Config
 from kit.config.stages import OTHER_LAYERS, up_to_pruning
-from kit.errors import KitError, Suspended
+from kit.errors import KitError
 from kit.files import sha256_of, write_json
 from kit.ledger import file_away
 from kit.models.recognise import as_network
@@ -184,10 +184,11 @@ class SoFar:
         return student
 
 
-def hand_in_best_so_far(session: Session, material: Material | None, pause: Suspended, submissions: Path | None) -> None:
+def hand_in_best_so_far(session: Session, material: Material | None, submissions: Path | None) -> None:
     """Every session ends with a submission: a provisional one, from the best weights so far that keep the limit."""
-    reason, asked = str(pause)[0].upper() + str(pause)[1:], session.budget.stop
-    goes_on = f"suspended: {pause}; the same command goes on from here"
+    why, asked = str(session.suspended), session.budget.stop
+    reason = why[0].upper() + why[1:]
+    goes_on = f"suspended: {why}; the same command goes on from here"
     if material is None and not asked:
         raise KitError(f"{reason}. What an earlier session left is untouched: run the same command with a larger --budget.")
     if material is None or (not asked and not session.budget.enough_for("hand in")):
