@@ -18,9 +18,10 @@ from kit.device import shortages_named
 from kit.errors import Suspended
 from kit.report.write import report
 from kit.session import Watch, alone, open_session
-from kit.stages.finish import hand_in_best_so_far, quantize, submit
+from kit.stages.finish import quantize, submit
 from kit.stages.history import sum_up
 from kit.stages.photos import Material, read_photos
+from kit.stages.provisional import hand_in_best_so_far
 from kit.stages.prune import prune
 from kit.stages.refusals import check_photos, check_recipe
 from kit.stages.student import distil, finetune, train_factorised, train_quantized

@@ -17,8 +17,8 @@ from kit.data.cache import Photos
 from kit.files import make_folder, write_durably
 from kit.report.run import Run, read_run
 from kit.session import Session
-from kit.stages.finish import so_far
 from kit.stages.photos import Material
+from kit.stages.provisional import so_far
 from kit.train.budget import EXIT, PAGE, Budget
 
 FILE_NAME = "report.html"
