@@ -18,8 +18,8 @@ from kit.models.recognise import as_network
 from kit.models.students import build_student, count_parameters, widths_of
 from kit.models.widths import widths_for
 from kit.session import Session
-from kit.stages.assistant import refuse_adjusted, refuse_leak, refuse_other_classes, refuse_other_input
 from kit.stages.photos import Material
+from kit.stages.teacher_file import refuse_adjusted, refuse_leak, refuse_other_classes, refuse_other_input
 from kit.stages.weights import find_weights
 from kit.train.checkpoint import distilled_in, to_bytes
 

@@ -16,13 +16,13 @@ from kit.models.students import build_student, count_parameters
 from kit.models.teacher import build_teacher
 from kit.models.widths import widths_for
 from kit.session import Session
-from kit.stages.assistant import file_of, read_teacher
 from kit.stages.begin import check_beginning, check_learnt
 from kit.stages.packing import packed_size
 from kit.stages.photos import Material, make_order
 from kit.stages.prune import bytes_allowed, narrowed, target_of
 from kit.stages.rehearsal import as_if_trained
 from kit.stages.student import check_terms, factorised
+from kit.stages.teacher_file import file_of, read_teacher
 from kit.stages.weights import refuse_balanced
 
 LEANER = 1.25  # times the limit of bytes that a new student may take: HW7's trained one has a seventh less entropy than its bits

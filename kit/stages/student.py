@@ -29,9 +29,9 @@ from kit.session import Session
 from kit.stages.begin import take_weights
 from kit.stages.packing import rounded
 from kit.stages.photos import Material
-from kit.stages.recall import recalled
 from kit.stages.rehearsal import rehearse
-from kit.stages.teacher import looking
+from kit.stages.stored import stored_answers
+from kit.stages.teacher import panel_of
 from kit.stages.training import settle, train
 
 
@@ -164,12 +164,12 @@ def later_plans(config: Config) -> dict[str, Train]:
 
 
 @contextmanager
-def stem_shared(student: nn.Module, teachers: Sequence[nn.Module], looking: Panel, device: Device) -> Iterator[None]:
+def stem_shared(student: nn.Module, teachers: Sequence[nn.Module], panel: Panel, device: Device) -> Iterator[None]:
     """A frozen stem that is the teacher's still is the teacher's own meanwhile, in the half precision in which both look at a view:
     compiled, a step then computes it once."""
     stems = [m for m in student.modules() if isinstance(m, FrozenStem) and teachers and m.is_of(teachers[0])]
     for stem in stems:
-        stem.same = (own,) if isinstance(own := getattr(looking.first, "conv1", None), Stem) and device.autocast == device.teacher else ()
+        stem.same = (own,) if isinstance(own := getattr(panel.first, "conv1", None), Stem) and device.autocast == device.teacher else ()
     try:
         yield
     finally:
@@ -186,16 +186,16 @@ def learn(
         session.write_metrics(stage, done["history"])
     else:
         student.to(session.device.device)
-        config, panel = session.config, looking(teachers, session.config, session.device)
+        config, panel = session.config, panel_of(teachers, session.config, session.device)
         session.world.lead(lambda: rehearse(session, material, stage, student, panel))
         plan, fuse = settle(session, material, stage, plan)
         torch.manual_seed(derive(plan.seed, f"{stage} adapters"))
-        with recalled(session, material, stage, plan, panel) as recall, stem_shared(student, teachers, panel, session.device):
+        with stored_answers(session, material, stage, plan, panel) as stored, stem_shared(student, teachers, panel, session.device):
             terms, views, side = config.distill, config.data.augment, config.data.image_size
-            objective = Objective(student, panel, terms, side, gamma_penalty, recall, fuse)
+            objective = Objective(student, panel, terms, side, gamma_penalty, stored, fuse)
             adapters, prepare = objective.adapters, objective.prepare
             with hooked(objective.handles):
-                state = train(session, material, stage, student, objective, plan, views, adapters=adapters, prepare=prepare, recall=recall)
+                state = train(session, material, stage, student, objective, plan, views, adapters=adapters, prepare=prepare, stored=stored)
         done = {"widths": widths} | state.state()
         checkpoints.finish(state.step, done)
     best = done["best"]

@@ -28,8 +28,8 @@ from kit.models.students import FrozenStem, build_student, count_parameters
 from kit.models.teacher import build_teacher, start_from_pretrained
 from kit.rng import derive
 from kit.session import Session
-from kit.stages.assistant import file_of, read_teacher
 from kit.stages.photos import Material
+from kit.stages.teacher_file import file_of, read_teacher
 from kit.stages.training import settle, train
 from kit.train.checkpoint import Checkpoints, to_bytes
 
@@ -109,10 +109,10 @@ def digest_of(files: Sequence[Path]) -> str:
 
 def answer_of(session: Session, material: Material, teacher: nn.Module) -> Tensor:
     """Logits of the validation photos."""
-    look = looking([teacher], session.config, session.device)
+    panel = panel_of([teacher], session.config, session.device)
     tick = partial(session.budget.insist, "the teacher was evaluated", *session.owed())
     with session.budget.timed("teacher"):
-        return session.world.lead(lambda: predict.logits(look, material.validation, session.config.data, tick=tick))
+        return session.world.lead(lambda: predict.logits(panel, material.validation, session.config.data, tick=tick))
 
 
 def accuracy_of(answer: Tensor, labels: np.ndarray) -> float:
@@ -229,9 +229,11 @@ def result_from_file(session: Session, file: Path, checkpoints: Checkpoints) -> 
     return done
 
 
-def looking(teachers: Sequence[nn.Module], config: Config, device: Device) -> Panel:
-    """Copies to look through, folded but where a term wants what a convolution gives without its norm, in the device's half precision and
-    arranged for it; the originals stay whole, for a stem may be taken from one."""
+def panel_of(teachers: Sequence[nn.Module], config: Config, device: Device) -> Panel:
+    """Frozen copies of the teachers, folded and in the device's half precision. Not folded where a term taps a convolution before its norm.
+
+    The originals stay whole, for a stem may be taken from one.
+    """
     wanted = tapped(config.distill, "teacher")
     bare = bool(teachers) and any(isinstance(module, nn.Conv2d) for name, module in teachers[0].named_modules() if name in wanted)
     networks = [ready(teacher, device, folds=not bare) for teacher in teachers]
@@ -241,7 +243,10 @@ def looking(teachers: Sequence[nn.Module], config: Config, device: Device) -> Pa
 
 
 def ready(teacher: nn.Module, device: Device, folds: bool = True) -> nn.Module:
-    """A student that teaches keeps float32 on a CPU: its depthwise convolutions are slower in half precision there."""
+    """A copy of a teacher as a panel asks it: on the device, in its half precision, channels last, and folded where it may be.
+
+    A student that teaches keeps float32 on a CPU: its depthwise convolutions are slower in half precision there.
+    """
     light = device.device.type == "cpu" and any(m.groups > 1 for m in teacher.modules() if isinstance(m, nn.Conv2d))
     own = copy.deepcopy(teacher)
     folded = fold_in_place(own) if folds else own
