@@ -16,6 +16,7 @@ from kit.config.stages import steps_of
 from kit.console import Log
 from kit.device import shortages_named
 from kit.errors import Suspended
+from kit.names import LOG
 from kit.report.write import report
 from kit.session import Watch, alone, open_session
 from kit.stages.finish import quantize, submit
@@ -66,7 +67,7 @@ def run(
     with budget.catching_signals(), joined() as world, ExitStack() as held:
         budget.world = world
         world.lead(lambda: held.enter_context(alone(out)))
-        log = Log(out / "log.txt", silent=not world.first)
+        log = Log(out / LOG, silent=not world.first)
         check_recipe(config, log, teacher_files, begin)
         world.lead(lambda: take_over(config, attached, out, log))
         session = world.in_turn(lambda: open_session(config, out, budget, log, least_step, world, watch))

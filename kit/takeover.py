@@ -14,6 +14,7 @@ from kit.console import Log
 from kit.errors import KitError
 from kit.events import FOLDER as EVENTS
 from kit.files import make_folder, read_object, write_durably
+from kit.names import RECORD
 from kit.train.checkpoint import FOLDER, begun_in, described, saved_in, steps_done, whole
 
 
@@ -70,7 +71,7 @@ def of_this_recipe(folder: Path, config: Config, log: Log) -> Output | None:
     except KitError as error:
         why = str(error).rstrip(".")
     log(f"{folder} is passed over: {why}")
-    told = folder / "run.json"
+    told = folder / RECORD
     return Output(folder, why) if told.is_file() and read_object(told.read_bytes()).get("recipe") == config.recipe else None
 
 

@@ -8,19 +8,18 @@ from typing import Any
 from torch import nn
 
 from kit import predict, submission
-from kit.answers import FILE, keep_answer
+from kit.answers import keep_answer
 from kit.compress.adjust import adjust_logits
 from kit.compress.pack import Packed, unpack
 from kit.config.competitions import check_limits
 from kit.errors import KitError
 from kit.files import sha256_of, write_json
 from kit.ledger import file_away
+from kit.names import ANSWERS, PROVENANCE, STUDENT, SUBMISSION
 from kit.session import Session, command
 from kit.stages.packing import pack_student, rounded
 from kit.stages.photos import Material
 from kit.train.checkpoint import saved_in
-
-PROVENANCE = "provenance.json"
 
 
 def quantize(session: Session, material: Material, students: dict[str, nn.Module], checkpoint: str | None = None) -> Packed:
@@ -31,7 +30,7 @@ def quantize(session: Session, material: Material, students: dict[str, nn.Module
         checkpoint: the file that the student before its layers were changed is of. None: the newest of its stage.
     """
     with session.stage("quantize"):
-        file, classes = session.out / "student.kit", material.dataset.classes
+        file, classes = session.out / STUDENT, material.dataset.classes
         session.attempt(PROVENANCE, lambda stale: stale.unlink(missing_ok=True))  # it would tell of files that are about to change
         photos = material.dataset.training.per_class(len(classes))
         session.note("quantize", per_class=photos.tolist())  # checkpoints are not adjusted, and what is made of them later may be
@@ -82,7 +81,7 @@ def best_packed(session: Session, material: Material, students: dict[str, nn.Mod
     ready, worth = {stage: rounded(session, material, student) for stage, student in students.items()}, {}
     with tempfile.TemporaryDirectory(prefix="kit-choice-") as folder:
         for stage, student in ready.items():
-            file = Path(folder) / "student.kit"
+            file = Path(folder) / STUDENT
             size = pack_student(file, session.config, student, material.dataset.classes)
             packed = unpack(file)
             packed.student.to(session.device.device)
@@ -96,13 +95,13 @@ def best_packed(session: Session, material: Material, students: dict[str, nn.Mod
 
 
 def score(session: Session, material: Material, packed: Packed, digest: str) -> dict[str, float]:
-    """Of the packed student on validation, whose answers are kept; none after a final fit, which has trained on those photos."""
+    """Validation scores of the packed student, whose answers are kept; none after a final fit, which has trained on those photos."""
     if session.config.train.final_fit:
         session.record["no_validation"] = "train.final_fit: the validation photos were trained on, so no figure of them says anything"
         return {}
     photos = material.validation
     answer = predict.logits(packed.student, photos, session.config.data, views=session.config.predict).numpy()
-    session.attempt(FILE, lambda file: keep_answer(file, photos, packed.classes, "quantize", digest, answer))
+    session.attempt(ANSWERS, lambda file: keep_answer(file, photos, packed.classes, "quantize", digest, answer))
     return predict.scores_of(answer.argmax(1), photos.labels)
 
 
@@ -113,7 +112,7 @@ def submit(session: Session, material: Material, packed: Packed, state: str, sub
         classes = len(material.dataset.classes)
         training = material.dataset.training.per_class(classes)
         most_frequent = int(training.argmax())
-        ids, csv = submission.ids_for(material.evaluation.names, session.rules), session.out / "submission.csv"
+        ids, csv = submission.ids_for(material.evaluation.names, session.rules), session.out / SUBMISSION
         submission.write_csv(csv, ids, predict.classes_of(answer, material.evaluation, most_frequent), session.rules)
         guesses = [ids[row] for row in material.evaluation.bad]
         if guesses:
@@ -133,11 +132,11 @@ def submit(session: Session, material: Material, packed: Packed, state: str, sub
 
 def report_submission(session: Session, csv: Path, state: str, found: list[str]) -> None:
     for problem in found:
-        session.log(f"not to hand in: {problem}")
+        session.log(f"can't be submitted: {problem}")
     if session.record["partial"]:
-        kind = "partial (--subset), not to hand in"
+        kind = "partial (--subset), can't be submitted"
     else:
-        kind = "not to hand in" if found else "provisional" if state == "suspended" else "checked"
+        kind = "can't be submitted" if found else "provisional" if state == "suspended" else "checked"
     session.log(f"{csv}: {session.record['submission']['rows']:,} rows, {kind}")
 
 
@@ -150,7 +149,7 @@ def provenance(session: Session, state: str) -> dict[str, Any]:
         "competition": session.config.competition,
         "command": command(),
         "checkpoint": session.record["stages"]["quantize"]["checkpoint"],
-        "student_sha256": sha256_of(session.out / "student.kit"),
+        "student_sha256": sha256_of(session.out / STUDENT),
         "csv_sha256": session.record["submission"]["sha256"],
         "problems": session.record["submission"]["problems"] + (["it was made with --subset"] if session.record["partial"] else []),
         "partial": session.record["partial"],

@@ -14,6 +14,7 @@ from kit.config.stages import OTHER_LAYERS, up_to_pruning
 from kit.errors import KitError
 from kit.models.recognise import as_network
 from kit.models.students import count_parameters
+from kit.names import SUBMISSION
 from kit.session import Session
 from kit.stages.finish import quantize, submit
 from kit.stages.photos import Material
@@ -61,7 +62,7 @@ def hand_in_best_so_far(session: Session, material: Material | None, submissions
         with session.budget.timed("hand in"):
             students, file = best_of(session, material, found)
             submit(session, material, quantize(session, material, students, file), "suspended", submissions)
-    elif (session.out / "submission.csv").is_file():
+    elif (session.out / SUBMISSION).is_file():
         session.log("the submission of the session before stays")
     else:
         missing = "no student is trained that could be handed in" if in_time else "there was no time for one"

@@ -84,7 +84,7 @@ def refuse_over_limit(config: Config, student: nn.Module, classes: int) -> None:
 
 
 def as_if_pruned(config: Config, student: nn.Module, classes: int) -> nn.Module:
-    """As the last step of pruning may leave it, for its shapes.
+    """The student as the last step of pruning may leave it, for its shapes.
 
     Raises:
         KitError: a copy of this student can't be had that keeps the target.
