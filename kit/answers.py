@@ -14,8 +14,6 @@ import numpy as np
 from kit.data.cache import Photos
 from kit.files import write_durably
 
-FILE = "validation.npz"
-
 
 @dataclass
 class Answers:
@@ -43,7 +41,7 @@ NONE = Answers("", (), (), np.zeros(0, np.int64))
 
 
 def read_answers(file: Path) -> Answers | None:
-    """None where there are none, or what is there is not what was written: they can be had again."""
+    """The answers in a file; None where there are none, or what is there is not what was written: they can be had again."""
     try:
         with open(file, "rb") as raw, np.load(raw, allow_pickle=False) as arrays:
             meta, labels = json.loads(str(arrays["meta"])), arrays["labels"]

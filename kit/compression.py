@@ -31,12 +31,12 @@ from kit.errors import KitError
 from kit.models.cost import count_macs
 from kit.models.library import refuse_unusable
 from kit.models.students import count_parameters, widths_of
-from kit.session import make_room
 from kit.stages.known import Labelled, labelled_for
 from kit.stages.packing import pack_student, packed_size, rounded_by
 from kit.stages.photos import cached_batches
 from kit.stages.prune import narrowed
 from kit.stages.weights import find_weights, understand
+from kit.target import refuse_overwriting
 
 FEWEST_BITS = 4  # that are tried before channels are removed; fewer cost more than pruning does
 
@@ -91,7 +91,7 @@ def compress(
         KitError: no such student, one that can't be brought under the limits, or `out` may not be written over.
     """
     limits, found = parse_limits(to), find_weights(source)
-    make_room(out, source)
+    refuse_overwriting(out, source)
     student, config = understand(found, name, assignments)
     outputs = classifier(student).out_features
     photos = labelled_for(source, found.classes or outputs, data, config, cache) if data else None

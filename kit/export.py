@@ -19,9 +19,9 @@ from kit.data.squares import as_tensor
 from kit.distill.align import classifier
 from kit.errors import KitError
 from kit.files import write_durably
-from kit.session import make_room
 from kit.stages.known import labelled_for
 from kit.stages.weights import Found, find_weights, understand
+from kit.target import refuse_overwriting
 
 GRAPHS = ("onnx", "onnx-int8")  # formats of the network itself; the others are of its weights
 CALIBRATION = 4  # batches of training photos, seen as they are predicted
@@ -43,7 +43,7 @@ def export(
         KitError: there are none, or `out` may not be written over.
     """
     found = find_weights(source)
-    make_room(out, source)
+    refuse_overwriting(out, source)
     if form in GRAPHS:
         yield from export_graph(source, found, form, out, data, cache, name, assignments)
     else:

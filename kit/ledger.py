@@ -13,6 +13,7 @@ import pandas as pd
 
 from kit.errors import KitError
 from kit.files import locked, make_folder, sha256_of, write_durably, write_json
+from kit.names import PROVENANCE, SUBMISSION
 
 COLUMNS = (
     "submission", "date", "recipe", "competition", "state", "validation_accuracy", "parameters", "bytes", "commit", "csv_sha256",
@@ -25,8 +26,8 @@ def file_away(folder: Path, name: str, csv: Path, provenance: dict[str, Any]) ->
     """Keep a submission under `folder`: its CSV, where it came from, and a line in the ledger. Returns its folder."""
     with locked(make_folder(folder), wait=lambda: None):  # two runs may end at once
         place = make_folder(free_place(folder, name.replace("/", "-"), sha256_of(csv)))  # a recipe may be called cats/dogs
-        write_durably(place / "submission.csv", csv.read_bytes())
-        write_json(place / "provenance.json", provenance)
+        write_durably(place / SUBMISSION, csv.read_bytes())
+        write_json(place / PROVENANCE, provenance)
         write_line(folder, provenance | {"submission": place.name, "csv_sha256": sha256_of(csv)})
     return place
 
@@ -35,7 +36,7 @@ def free_place(folder: Path, name: str, sha256: str) -> Path:
     """`folder`/`name` for the CSV with that sha256, with a number where another one lies that stays."""
     provisional = {line["csv_sha256"] for line in read(folder) if gives_way(line)}
     fits = lambda csv: not csv.exists() or sha256_of(csv) in {sha256, *provisional}  # noqa: E731
-    return next(place for place in numbered(folder, name) if fits(place / "submission.csv"))
+    return next(place for place in numbered(folder, name) if fits(place / SUBMISSION))
 
 
 def gives_way(line: Line) -> bool:
@@ -72,7 +73,7 @@ def write_line(folder: Path, values: dict[str, Any]) -> None:
 
 
 def holds(place: Path, sha256: str) -> bool:
-    return (csv := place / "submission.csv").is_file() and sha256_of(csv) == sha256
+    return (csv := place / SUBMISSION).is_file() and sha256_of(csv) == sha256
 
 
 def read(folder: Path) -> list[Line]:

@@ -8,7 +8,6 @@ back from the packed file, the thing that would be handed in.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,16 @@ from kit.config.stages import steps_of
 from kit.console import Log
 from kit.device import shortages_named
 from kit.errors import Suspended
+from kit.names import LOG
 from kit.report.write import report
 from kit.session import Watch, alone, open_session
-from kit.stages.finish import hand_in_best_so_far, quantize, submit
+from kit.stages.finish import quantize, submit
 from kit.stages.history import sum_up
-from kit.stages.photos import make_order, read_photos
+from kit.stages.photos import Material, read_photos
+from kit.stages.provisional import hand_in_best_so_far
 from kit.stages.prune import prune
-from kit.stages.refusals import check_recipe, refuse_too_large
-from kit.stages.student import check_learnt, distil, finetune, train_factorised, train_quantized
+from kit.stages.refusals import check_photos, check_recipe
+from kit.stages.student import distil, finetune, train_factorised, train_quantized
 from kit.stages.teacher import get_teachers
 from kit.takeover import take_over
 from kit.train.budget import Budget
@@ -66,23 +67,20 @@ def run(
     with budget.catching_signals(), joined() as world, ExitStack() as held:
         budget.world = world
         world.lead(lambda: held.enter_context(alone(out)))
-        log = Log(out / "log.txt", silent=not world.first)
+        log = Log(out / LOG, silent=not world.first)
         check_recipe(config, log, teacher_files, begin)
         world.lead(lambda: take_over(config, attached, out, log))
-        session = world.in_turn(lambda: open_session(config, out, budget, log, least_step, world))
-        session.watch, material = watch, None
+        session = world.in_turn(lambda: open_session(config, out, budget, log, least_step, world, watch))
+        material: Material | None = None
         with session.account():
             try:
                 material = world.in_turn(lambda: read_photos(session, data, cache))  # the first decodes, the others read
-                if not session.rules.classes:  # they are counted only now
-                    refuse_too_large(config, len(material.dataset.classes), log)
-                make_order(session, material, config.train, config.data.augment)  # refuses batches that can't be shared
-                if begin:
-                    check_learnt(begin, config, material.dataset)
+                check_photos(session, material, begin)
                 teachers = get_teachers(session, material, (data, *attached), teacher_files)
                 student = distil(session, material, teachers, begin)
                 for step in steps_of(config.prune):
-                    student = finetune(session, material, prune(session, material, student, step), teachers, step.finetune)
+                    slim = prune(session, material, student, step)
+                    student = finetune(session, material, slim, teachers, step.finetune)
                 if config.lowrank:
                     student = train_factorised(session, material, student, teachers)
                 finished = {"training": student}
@@ -91,7 +89,7 @@ def run(
                 world.lead(lambda: submit(session, material, quantize(session, material, finished), "done", submissions))
             except Suspended as pause:
                 session.suspended = str(pause)
-                world.lead(partial(hand_in_best_so_far, session, material, pause, submissions))
-            world.lead(partial(sum_up, session, material))
-        world.lead(partial(report, session, material))
+                world.lead(lambda: hand_in_best_so_far(session, material, submissions))
+            world.lead(lambda: sum_up(session, material))
+        world.lead(lambda: report(session, material))
     return session.record

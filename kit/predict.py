@@ -61,7 +61,7 @@ def logits(
 
 
 def scores(model: nn.Module, photos: Photos, data: Data, *, views: Predict = PLAIN) -> dict[str, float]:
-    """Of labelled photos, 0…1: "accuracy", the share whose largest logit is their label's, and "macro_f1", every class alike."""
+    """Scores of labelled photos, 0…1: "accuracy", the share whose largest logit is their label's, and "macro_f1", every class alike."""
     return scores_of(logits(model, photos, data, views=views).argmax(1).numpy(), photos.labels)
 
 

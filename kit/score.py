@@ -15,14 +15,14 @@ from kit.data.layout import find_photos
 from kit.data.splits import Dataset
 from kit.device import choose_device
 from kit.errors import KitError
-from kit.session import make_room
 from kit.stages.known import dataset_for
+from kit.target import refuse_overwriting
 
 
 def predict_split(file: Path, data: Path, out: Path, split: SplitName, cache: Path) -> Iterator[str]:
     """Write the CSV and yield what to say: the scores, the guesses, the file."""
     packed = unpack(file)
-    make_room(out, file)
+    refuse_overwriting(out, file)
     config, rules = packed.config, competition(packed.config.competition)
     alone = find_photos(data, packed.classes) if split == "evaluation" else None
     if alone:

@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import shlex
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,14 +25,12 @@ from kit.device import Device, choose_device
 from kit.errors import KitError
 from kit.events import Events
 from kit.files import Busy, StorageError, locked, make_folder, write_durably, write_json
+from kit.names import METRICS, RECORD, TIMING
 from kit.train.budget import Budget
-from kit.train.checkpoint import NAME, Checkpoints, begun_in, steps_done
+from kit.train.checkpoint import Checkpoints, begun_in, steps_done
 from kit.version import commit
 from kit.world import World
 
-# A run's own files, beside its checkpoints; not its page, which `kit report` writes again.
-OWN = {"run.json", "student.kit", "submission.csv", "provenance.json", "validation.npz", "teacher.ckpt", "log.txt"}
-OWN |= {"metrics.jsonl", "timing.jsonl"}
 VERSIONS = ("torch", "torchvision", "timm", "torch-pruning", "albumentations", "numpy", "pillow")
 
 
@@ -79,7 +76,7 @@ class Session:
 
     def write(self) -> None:
         """run.json, with a digest of itself. An account is not worth a run: where it can't be written, the run goes on."""
-        self.attempt("run.json", lambda file: write_json(file, self.record | {"sha256": digest_of(self.record)}))
+        self.attempt(RECORD, lambda file: write_json(file, self.record | {"sha256": digest_of(self.record)}))
 
     def attempt(self, name: str, write: Callable[[Path], None]) -> None:
         if not self.world.first:
@@ -148,10 +145,10 @@ class Session:
         """
         self.histories[stage] = list(history)
         lines = [json.dumps({"stage": name} | line) for name, part in self.histories.items() for line in part]
-        self.attempt("metrics.jsonl", lambda file: write_durably(file, "".join(line + "\n" for line in lines).encode()))
+        self.attempt(METRICS, lambda file: write_durably(file, "".join(line + "\n" for line in lines).encode()))
         if seconds:
             line = {"session": len(self.record["sessions"]), "stage": stage, "epoch": history[-1]["epoch"], **seconds}
-            self.attempt("timing.jsonl", lambda file: append(file, json.dumps(line)))
+            self.attempt(TIMING, lambda file: append(file, json.dumps(line)))
             self.attempt("tensorboard", lambda _: self.events.add(stage, history[-1]))
 
 
@@ -189,33 +186,20 @@ def alone(out: Path) -> Iterator[None]:
         raise KitError(f"{out} is in use by {who}. Wait for it, stop it, or choose another --out.") from None
 
 
-def make_room(out: Path, *sources: Path, option: str = "--out") -> None:
-    """The folder for a file that a user names by an option, who may write over what an earlier command left there, but not over a run.
-
-    sources: what the command reads, each a file or a run's folder.
-    Raises:
-        KitError: `out` is read by the command, belongs to a run, or is no file that could be replaced.
-    """
-    own = out.name in OWN and any((out.parent / name).is_file() for name in ("run.json", "provenance.json"))
-    if own or NAME.fullmatch(out.name):
-        raise KitError(f"{out} is a run's own file, or would pass for one. Give {option} another name.")
-    make_folder(out.parent)
-    try:
-        there = out.stat()
-    except OSError:  # nothing is there; or no name that could be, which writing says
-        return
-    if not stat.S_ISREG(there.st_mode):
-        raise KitError(f"{out} is no file that could be replaced. Give {option} the name of a file.")
-    for file in (place for source in sources for place in (source, source / "student.kit") if place.exists()):
-        if os.path.samestat(there, file.stat()):
-            raise KitError(f"{out} is what this command reads, and would be replaced. Give {option} another name.")
-
-
-def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step: int = 0, world: World | None = None) -> Session:
+def open_session(
+    config: Config,
+    out: Path,
+    budget: Budget,
+    log: Log,
+    least_step: int = 0,
+    world: World | None = None,
+    watch: Watch | None = None,
+) -> Session:
     """Begin a run in `out` or go on with the one that is there.
 
     Args:
         least_step: how far the run must be.
+        watch: as `Session` has it.
     Raises:
         KitError: another run, or another config, is in the folder, with what differs; or it is not as far as it must be.
     """
@@ -239,8 +223,9 @@ def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step
     }
     for kind, seconds in record.get("measured", {}).items():
         budget.longest[kind] = seconds
-    histories = read_by_stage(out / "metrics.jsonl", "epoch", "step", "loss") if begun_with is not None else {}
-    session = Session(config, out, log, budget, device, record, begun_with or {}, histories=histories, world=world or World())
+    histories = read_by_stage(out / METRICS, "epoch", "step", "loss") if begun_with is not None else {}
+    world = world or World()
+    session = Session(config, out, log, budget, device, record, begun_with or {}, histories=histories, watch=watch, world=world)
     session.write()
     others = f", {session.world.size} processes" if session.world.size > 1 else ""
     log(f"{config.recipe} {config.digest()} on {device.says}, {device.choices()['threads']} threads{others}")
@@ -248,7 +233,7 @@ def open_session(config: Config, out: Path, budget: Budget, log: Log, least_step
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what is installed of these packages: no recipe needs all of them."""
+    """Versions of Python and of what is installed of these packages: no recipe needs all of them."""
     found = {"python": platform.python_version()}
     for name in VERSIONS:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -258,7 +243,7 @@ def versions() -> dict[str, str]:
 
 def read_record(out: Path, log: Log) -> dict[str, Any] | None:
     """run.json's content. A damaged one is named, put aside, and begun anew."""
-    file = out / "run.json"
+    file = out / RECORD
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         if record.pop("sha256") == digest_of(record):

@@ -24,7 +24,11 @@ def write_csv(path: Path, ids: list[str], classes: np.ndarray, rules: Competitio
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """As text: pandas would read the id 0000 as 0."""
+    """A submission as text: pandas would read the id 0000 as 0.
+
+    Raises:
+        KitError: there is none, or it is no CSV.
+    """
     try:
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
@@ -36,7 +40,7 @@ def read_csv(path: Path) -> pd.DataFrame:
 def problems(
     table: pd.DataFrame, rules: Competition, classes: int, ids: list[str] | None = None, training: np.ndarray | None = None
 ) -> list[str]:
-    """Everything that makes a submission worthless, in words; empty when it may be handed in.
+    """Everything that makes a submission worthless, in words; empty when it can be submitted.
 
     Args:
         classes: how many there are.

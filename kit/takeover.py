@@ -5,6 +5,7 @@ path; and by its checkpoints, never by a file's age, which is the mount's.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from kit.config.differences import differences
@@ -13,25 +14,34 @@ from kit.console import Log
 from kit.errors import KitError
 from kit.events import FOLDER as EVENTS
 from kit.files import make_folder, read_object, write_durably
+from kit.names import RECORD
 from kit.train.checkpoint import FOLDER, begun_in, described, saved_in, steps_done, whole
+
+
+@dataclass(frozen=True)
+class Output:
+    """An earlier output of the run's recipe. obstacle: why the run can't go on from it, None where it can."""
+
+    folder: Path
+    obstacle: str | None
 
 
 def take_over(config: Config, attached: Sequence[Path], out: Path, log: Log) -> Path | None:
     """Copy the furthest output of this run into `out`, unless that is as far. Returns where it was; None where nothing was taken.
 
     Raises:
-        KitError: `out` is empty, and all that is attached of this recipe is of another config or can't be gone on with: to begin anew
+        KitError: `out` is empty, and all that is attached of this recipe is of another config or can't be resumed: to begin anew
             unasked could cost a session. Or `out` holds another run.
     """
-    found = {folder: obstacle(folder, config, log) for place in attached for folder in outputs(place)}
-    ours, why_not = [folder for folder, why in found.items() if why == ""], {folder: why for folder, why in found.items() if why}
-    if why_not and not ours and not saved_in(out):
-        folder, why = next(iter(why_not.items()))
+    folders = dict.fromkeys(folder for place in attached for folder in outputs(place))  # places may lie in each other
+    ours = [output for folder in folders if (output := of_this_recipe(folder, config, log))]
+    usable = [output.folder for output in ours if not output.obstacle]
+    if ours and not usable and not saved_in(out):
         raise KitError(
-            f"{folder} is an output of {config.recipe!r} that can't be gone on with: {why}. Run it as it was begun, or take it out of what "
-            "is attached (a kernel's kernel_sources) to begin anew."
+            f"{ours[0].folder} is an output of {config.recipe!r} that can't be resumed: {ours[0].obstacle}. Run it as it was begun, or "
+            "take it out of what is attached (a kernel's kernel_sources) to begin anew."
         )
-    best = max(ours, key=lambda folder: steps_done(folder, log), default=None)
+    best = max(usable, key=lambda folder: steps_done(folder, log), default=None)
     if best is None or (saved_in(out) and steps_done(best, log) <= steps_done(out, log)):
         return None
     begun_in(out, config.settled().model_dump(mode="json"), log)  # another run's files would be overwritten
@@ -49,20 +59,20 @@ def outputs(place: Path) -> list[Path]:
     return sorted(folder.parent if folder.name == FOLDER else folder for folder in folders)
 
 
-def obstacle(folder: Path, config: Config, log: Log) -> str | None:
-    """Why this run can't go on from an output, empty where it can; None where that is another recipe's or a stranger's."""
+def of_this_recipe(folder: Path, config: Config, log: Log) -> Output | None:
+    """What a folder holds of the recipe, and whether this run can go on from it; None where it is another recipe's or a stranger's."""
     try:
         for _, content in whole(reversed(saved_in(folder)), log):
             if content["config"]["recipe"] != config.recipe:
                 return None
             changes = differences(content["config"], config.settled().model_dump(mode="json"))
-            return f"its config is another ({'; '.join(changes[:6])})" if changes else ""
+            return Output(folder, f"its config is another ({'; '.join(changes[:6])})" if changes else None)
         why = "no checkpoint in it is whole"
     except KitError as error:
         why = str(error).rstrip(".")
     log(f"{folder} is passed over: {why}")
-    told = folder / "run.json"
-    return why if told.is_file() and read_object(told.read_bytes()).get("recipe") == config.recipe else None
+    told = folder / RECORD
+    return Output(folder, why) if told.is_file() and read_object(told.read_bytes()).get("recipe") == config.recipe else None
 
 
 def copy_output(source: Path, target: Path) -> None:

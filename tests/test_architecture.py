@@ -12,11 +12,11 @@ import pytest
 import kit
 
 FLOORS = [
-    {"errors", "events", "rng", "duration", "files", "console", "config", "device", "fuse", "version", "world"},
+    {"errors", "events", "rng", "duration", "files", "console", "config", "device", "fuse", "names", "version", "world"},
     {"data", "augment", "models"},
     {"distill", "compress"},
     {"train"},
-    {"predict", "submission", "ledger", "session", "takeover", "answers"},
+    {"predict", "submission", "ledger", "session", "takeover", "answers", "target"},
     {"stages"},
     {"report"},
     {"pipeline", "score", "inspection", "export", "compression", "gallery", "draft", "bench"},

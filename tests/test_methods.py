@@ -23,8 +23,8 @@ from kit.models.cost import count_macs
 from kit.models.students import widths_of
 from kit.models.teacher import build_teacher
 from kit.pipeline import run
-from kit.stages.assistant import file_of, read_teacher
-from kit.stages.student import check_beginning, check_learnt
+from kit.stages.begin import check_beginning, check_learnt
+from kit.stages.teacher_file import file_of, read_teacher
 from kit.train.budget import Budget
 from kit.train.checkpoint import saved_in
 

@@ -126,7 +126,7 @@ def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place, paced
     assert session["epochs_left"] + session["epochs"]["distil"] in (2000, 2001)  # the epoch that has begun counts on both sides
     assert session["sessions_needed"] >= 1
     assert "more sessions of this length" in printed
-    assert "24 rows, provisional" in printed or "24 rows, not to hand in" in printed  # so early it may give one class to all
+    assert "24 rows, provisional" in printed or "24 rows, can't be submitted" in printed  # so early it may give one class to all
     assert len(read_csv(place / "out" / "submission.csv")) == 24
     before = len((place / "out" / "metrics.jsonl").read_text().splitlines())
     assert "distil: going on from step" in a_session(place, *words, "--budget", f"{paced(12)}s")
@@ -315,7 +315,7 @@ def test_a_finished_run_is_not_run_again(run, place):
 def test_a_subset_is_marked_partial(run, place):
     printed = run(place, "simple", *TINY, "--subset", "0.5")
     assert record_of(place)["partial"]
-    assert "partial (--subset), not to hand in" in printed
+    assert "partial (--subset), can't be submitted" in printed
     assert len(read_csv(place / "out" / "submission.csv")) == 12
 
 

@@ -1,7 +1,6 @@
 """The account of a run, and who may write it."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -10,7 +9,7 @@ import pytest
 from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.errors import KitError
-from kit.session import alone, make_room, open_session, read_record, versions
+from kit.session import alone, open_session, read_record, versions
 from kit.train.budget import Budget
 
 
@@ -105,20 +104,6 @@ def test_what_a_session_measured_is_what_the_next_one_reckons_with(session, tmp_
     session.record["choices"] |= {"device": "another"}
     session.write()
     assert again(tmp_path, log).budget.longest == {}
-
-
-def test_a_file_may_be_made_anew_and_nothing_else_may_be_written_over(tmp_path):
-    make_room(tmp_path / "new" / "student.kit", tmp_path)
-    for name in ("a.csv", "student.kit", "run.json"):  # of no run as yet but for the last
-        (tmp_path / "new" / name).touch()
-    make_room(tmp_path / "new" / "a.csv", tmp_path)
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "link").symlink_to(tmp_path / "pipe")
-    for name, says in {"new/student.kit": "a run's own", "pipe": "no file", "link": "no file", "new": "no file"}.items():
-        with pytest.raises(KitError, match=rf"{name} is {says}.* Give --out"):
-            make_room(tmp_path / name)
-    with pytest.raises(KitError, match="would pass for one"):
-        make_room(tmp_path / f"distil-000000009-{'0' * 16}.pt")
 
 
 def test_a_package_that_is_not_there_ends_no_session(monkeypatch):

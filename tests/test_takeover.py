@@ -105,7 +105,7 @@ def test_an_output_that_can_not_be_read_stops_the_session_before_it_begins_anew(
         digest = hashlib.sha256(content).hexdigest()[:16] if of_one == "another kit" else saved.digest
         saved.path.unlink()
         saved.path.with_name(saved.path.name.replace(saved.digest, digest)).write_bytes(content)
-    with pytest.raises(KitError, match=rf"kit-record is an output of 'record' that can't be gone on with: .*{why}"):
+    with pytest.raises(KitError, match=rf"kit-record is an output of 'record' that can't be resumed: .*{why}"):
         take(tmp_path, log)
     assert saved_in(tmp_path / "working") == []
     leave_output(tmp_path / "input" / "well", recipe("record"), 3, log)

@@ -30,7 +30,7 @@ from kit.models.teacher import build_teacher
 from kit.models.widths import widths_for
 from kit.stages.photos import cached_batches
 from kit.stages.student import prepare, stem_shared
-from kit.stages.teacher import looking, ready, wants_teacher
+from kit.stages.teacher import panel_of, ready, wants_teacher
 from kit.train.gradients import WARM, Backward, Learn, Loss, Recorded
 from kit.train.loop import take_step
 from kit.train.state import begin
@@ -56,7 +56,7 @@ def bench(config: Config, data: Path | None, cache: Path, device: Device, rounds
     teachers = [build_teacher(config.teacher.arch, classes_of(split)).eval().requires_grad_(False)] if wants_teacher(config) else []
     for teacher in teachers:
         prepare(student, teacher, config)
-    panel = looking(teachers, config, device)
+    panel = panel_of(teachers, config, device)
     order, student = Order(len(split), train.batch_size, train.seed), student.to(where)
     feed = cached_batches(decoded(split, config, cache), order, config.data, config.data.augment, where)
     fast = Objective(student, panel, config.distill, side, fuse=fused)

@@ -40,10 +40,10 @@ def bench(
     from kit.bench import outcome as outcomes
     from kit.bench.catalogue import find_bench, run
     from kit.device import choose_device
-    from kit.session import make_room
+    from kit.target import refuse_overwriting
 
     find_bench(name)
-    make_room(json, *([data] if data else []), option="--json")
+    refuse_overwriting(json, *([data] if data else []), option="--json")
     if page:
         find_place(page, outcomes.place_of(name, choose_device().says))  # now, and not after half an hour
     outcome = run(name, override(find_recipe(name_of_recipe), assignments), data, cache_folder(cache), rounds)

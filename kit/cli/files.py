@@ -60,10 +60,10 @@ def report(
     from kit.report.compare import compare
     from kit.report.run import read_run
     from kit.report.write import write_page
-    from kit.session import make_room
+    from kit.target import refuse_overwriting
 
     if out is not None:
-        make_room(out, *runs)
+        refuse_overwriting(out, *runs)
     read = [read_run(folder) for folder in runs]
     place = write_page(read[0], out) if len(read) == 1 else compare(read, out or Path("comparison.html"))
     say(f"{place}: {place.stat().st_size:,} bytes")

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from kit.answers import FILE, NONE, Answers, read_answers
+from kit.answers import NONE, Answers, read_answers
 from kit.compress.fold import fold, fold_shape
 from kit.compress.lowrank import Ranks, factor_shape
 from kit.compress.pack import Packed, unpack
@@ -22,6 +22,7 @@ from kit.models.library import shapes_on
 from kit.models.students import build_student, count_parameters, widths_of
 from kit.models.teacher import build_teacher
 from kit.models.widths import widths_for
+from kit.names import ANSWERS
 from kit.session import read_by_stage, read_record
 from kit.train.checkpoint import saved_in, whole
 
@@ -195,4 +196,4 @@ def read_run(out: Path) -> Run:
             "or fetch metrics.jsonl beside its run.json."
         )
     timing = read_by_stage(out / "timing.jsonl", "epoch", "session")
-    return Run(out, record, config, histories, timing, read_answers(out / FILE) or NONE)
+    return Run(out, record, config, histories, timing, read_answers(out / ANSWERS) or NONE)

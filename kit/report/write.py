@@ -11,14 +11,15 @@ import numpy as np
 from PIL import Image
 
 from kit import predict
-from kit.answers import FILE, Answers, answers_to
+from kit.answers import Answers, answers_to
 from kit.config.stages import kind_of, up_to_pruning
 from kit.data.cache import Photos
 from kit.files import make_folder, write_durably
+from kit.names import ANSWERS
 from kit.report.run import Run, read_run
 from kit.session import Session
-from kit.stages.finish import so_far
 from kit.stages.photos import Material
+from kit.stages.provisional import so_far
 from kit.train.budget import EXIT, PAGE, Budget
 
 FILE_NAME = "report.html"
@@ -63,7 +64,7 @@ def write_page(run: Run, place: Path | None = None) -> Path:
 def look_at_students(session: Session, material: Material) -> None:
     """Answers of the stages' best students, each asked once and while there is time, and the worst mistakes' thumbnails."""
     photos, classes = material.validation, material.dataset.classes
-    answers = answers_to(session.out / FILE, photos, classes)
+    answers = answers_to(session.out / ANSWERS, photos, classes)
     for stage in up_to_pruning(session.config.prune):  # qat's are the packed one's
         files = session.checkpoints(stage).files()
         evaluation = f"{stage} evaluate" if kind_of(stage) == "finetune" else "distil evaluate"
@@ -76,7 +77,7 @@ def look_at_students(session: Session, material: Material) -> None:
         answers.logits[stage] = predict.logits(student, photos, session.config.data).numpy()
         answers.of[stage] = files[-1].digest
     answers.thumbnails = thumbnails(answers, photos)
-    answers.save(session.out / FILE)
+    answers.save(session.out / ANSWERS)
 
 
 def thumbnails(answers: Answers, photos: Photos) -> dict[int, bytes]:

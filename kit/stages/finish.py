@@ -1,36 +1,25 @@
-"""The finish: pack, read back, predict, check; done provisionally when a session's time is over."""
+"""The finish: pack, read back, predict, check, file with what it was made by."""
 
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from kit import predict, submission
-from kit.answers import FILE, keep_answer
+from kit.answers import keep_answer
 from kit.compress.adjust import adjust_logits
-from kit.compress.lowrank import parameters_at, ranks_in
-from kit.compress.lsq import with_steps
 from kit.compress.pack import Packed, unpack
-from kit.compress.prune import Target
-from kit.config.competitions import check_limits, competition
-from kit.config.schema import Config
-from kit.config.stages import OTHER_LAYERS, up_to_pruning
-from kit.errors import KitError, Suspended
+from kit.config.competitions import check_limits
+from kit.errors import KitError
 from kit.files import sha256_of, write_json
 from kit.ledger import file_away
-from kit.models.recognise import as_network
-from kit.models.students import count_parameters
+from kit.names import ANSWERS, PROVENANCE, STUDENT, SUBMISSION
 from kit.session import Session, command
 from kit.stages.packing import pack_student, rounded
 from kit.stages.photos import Material
-from kit.stages.prune import bytes_allowed, cut, waits_for_pruning
-from kit.stages.student import factorised
-from kit.train.checkpoint import saved_in, weights_in
-
-PROVENANCE = "provenance.json"
+from kit.train.checkpoint import saved_in
 
 
 def quantize(session: Session, material: Material, students: dict[str, nn.Module], checkpoint: str | None = None) -> Packed:
@@ -41,14 +30,14 @@ def quantize(session: Session, material: Material, students: dict[str, nn.Module
         checkpoint: the file that the student before its layers were changed is of. None: the newest of its stage.
     """
     with session.stage("quantize"):
-        file, classes = session.out / "student.kit", material.dataset.classes
+        file, classes = session.out / STUDENT, material.dataset.classes
         session.attempt(PROVENANCE, lambda stale: stale.unlink(missing_ok=True))  # it would tell of files that are about to change
         photos = material.dataset.training.per_class(len(classes))
         session.note("quantize", per_class=photos.tolist())  # checkpoints are not adjusted, and what is made of them later may be
         if tau := session.config.predict.logit_adjustment:
             students = {stage: adjust_logits(student, photos, tau) for stage, student in students.items()}
         chosen, ready = best_packed(session, material, students)
-        session.note("quantize", checkpoint=file_of(session, chosen, checkpoint))
+        session.note("quantize", checkpoint=checkpoint_of(session, chosen, checkpoint))
         size = pack_student(file, session.config, ready, classes)
         packed = unpack(file)
         packed.student.to(session.device.device)
@@ -74,7 +63,7 @@ def changed_by_packing(session: Session, material: Material, before: nn.Module, 
     return {"before": first, "after": second, "equal": equal}
 
 
-def file_of(session: Session, chosen: str, checkpoint: str | None) -> str | None:
+def checkpoint_of(session: Session, chosen: str, checkpoint: str | None) -> str | None:
     """The checkpoint that holds the student that is packed: its own stage's where that changed its layers, else as `quantize` is told."""
     files = [saved for saved in saved_in(session.out) if saved.kind != "teacher"]
     own = [saved.path.name for saved in files if saved.kind == chosen]
@@ -92,7 +81,7 @@ def best_packed(session: Session, material: Material, students: dict[str, nn.Mod
     ready, worth = {stage: rounded(session, material, student) for stage, student in students.items()}, {}
     with tempfile.TemporaryDirectory(prefix="kit-choice-") as folder:
         for stage, student in ready.items():
-            file = Path(folder) / "student.kit"
+            file = Path(folder) / STUDENT
             size = pack_student(file, session.config, student, material.dataset.classes)
             packed = unpack(file)
             packed.student.to(session.device.device)
@@ -106,13 +95,13 @@ def best_packed(session: Session, material: Material, students: dict[str, nn.Mod
 
 
 def score(session: Session, material: Material, packed: Packed, digest: str) -> dict[str, float]:
-    """Of the packed student on validation, whose answers are kept; none after a final fit, which has trained on those photos."""
+    """Validation scores of the packed student, whose answers are kept; none after a final fit, which has trained on those photos."""
     if session.config.train.final_fit:
         session.record["no_validation"] = "train.final_fit: the validation photos were trained on, so no figure of them says anything"
         return {}
     photos = material.validation
     answer = predict.logits(packed.student, photos, session.config.data, views=session.config.predict).numpy()
-    session.attempt(FILE, lambda file: keep_answer(file, photos, packed.classes, "quantize", digest, answer))
+    session.attempt(ANSWERS, lambda file: keep_answer(file, photos, packed.classes, "quantize", digest, answer))
     return predict.scores_of(answer.argmax(1), photos.labels)
 
 
@@ -123,7 +112,7 @@ def submit(session: Session, material: Material, packed: Packed, state: str, sub
         classes = len(material.dataset.classes)
         training = material.dataset.training.per_class(classes)
         most_frequent = int(training.argmax())
-        ids, csv = submission.ids_for(material.evaluation.names, session.rules), session.out / "submission.csv"
+        ids, csv = submission.ids_for(material.evaluation.names, session.rules), session.out / SUBMISSION
         submission.write_csv(csv, ids, predict.classes_of(answer, material.evaluation, most_frequent), session.rules)
         guesses = [ids[row] for row in material.evaluation.bad]
         if guesses:
@@ -143,11 +132,11 @@ def submit(session: Session, material: Material, packed: Packed, state: str, sub
 
 def report_submission(session: Session, csv: Path, state: str, found: list[str]) -> None:
     for problem in found:
-        session.log(f"not to hand in: {problem}")
+        session.log(f"can't be submitted: {problem}")
     if session.record["partial"]:
-        kind = "partial (--subset), not to hand in"
+        kind = "partial (--subset), can't be submitted"
     else:
-        kind = "not to hand in" if found else "provisional" if state == "suspended" else "checked"
+        kind = "can't be submitted" if found else "provisional" if state == "suspended" else "checked"
     session.log(f"{csv}: {session.record['submission']['rows']:,} rows, {kind}")
 
 
@@ -160,104 +149,9 @@ def provenance(session: Session, state: str) -> dict[str, Any]:
         "competition": session.config.competition,
         "command": command(),
         "checkpoint": session.record["stages"]["quantize"]["checkpoint"],
-        "student_sha256": sha256_of(session.out / "student.kit"),
+        "student_sha256": sha256_of(session.out / STUDENT),
         "csv_sha256": session.record["submission"]["sha256"],
         "problems": session.record["submission"]["problems"] + (["it was made with --subset"] if session.record["partial"] else []),
         "partial": session.record["partial"],
         **{key: session.record[key] for key in kept},
     }
-
-
-@dataclass(frozen=True)
-class SoFar:
-    """What a stage has come to: its best epoch, else its newest weights. accuracy: on validation; after a final fit it is 0, and of stages
-    that keep the limit the latest counts. file: the checkpoint's name."""
-
-    file: str
-    accuracy: float
-    weights: dict[str, Tensor]
-
-    def student(self, config: Config) -> nn.Module:
-        """In evaluation mode, as wide as its weights are."""
-        student = as_network(self.weights, config.student.name)
-        assert student is not None, "a run's own checkpoint is of its student"
-        return student
-
-
-def hand_in_best_so_far(session: Session, material: Material | None, pause: Suspended, submissions: Path | None) -> None:
-    """Every session ends with a submission: a provisional one, from the best weights so far that keep the limit."""
-    reason, asked = str(pause)[0].upper() + str(pause)[1:], session.budget.stop
-    goes_on = f"suspended: {pause}; the same command goes on from here"
-    if material is None and not asked:
-        raise KitError(f"{reason}. What an earlier session left is untouched: run the same command with a larger --budget.")
-    if material is None or (not asked and not session.budget.enough_for("hand in")):
-        left = (session.out / "submission.csv").is_file()
-        session.log(goes_on)
-        session.log("the submission of the session before stays" if left else "no submission yet: there was no time for one")
-        return
-    stages = reversed(up_to_pruning(session.config.prune))
-    found = [each for stage in stages if (each := so_far(session, stage))]
-    if not found and not asked and not session.checkpoints("teacher").files():
-        raise KitError(
-            f"{reason}, and nothing is trained yet that could be handed in. The decoded photos and what was saved are "
-            "kept: run the same command again with a larger --budget."
-        )
-    session.log(goes_on)
-    if not found:
-        session.log("no submission yet: no student is trained that could be handed in")
-        return
-    with session.budget.timed("hand in"):
-        students, file = best_of(session, material, found)
-        submit(session, material, quantize(session, material, students, file), "suspended", submissions)
-
-
-def best_of(session: Session, material: Material, found: list[SoFar]) -> tuple[dict[str, nn.Module], str]:
-    """{stage: student} to choose from when they are packed, and the checkpoint of the one before its layers were changed.
-
-    found: the latest stage first; where none keeps the limit, a copy does.
-    """
-    config = session.config
-    students = [each.student(config) for each in found]
-    fits = [not waits_for_pruning(config, student, material.dataset.classes) for student in students]
-    best = max(range(len(found)), key=lambda i: (fits[i], found[i].accuracy))
-    student, file = students[best], found[best].file
-    later = of_later_stages(session, students[0]) if fits[best] or config.lowrank else {}
-    if fits[best]:
-        return {"training": student} | later, file
-    if later:  # thin layers keep the limit
-        return later, found[0].file
-    if config.lowrank and not config.prune:  # a plan that does both prunes within the limit, and may be thin enough only then
-        thin = factorised(student, config).eval()
-        left = parameters_at(student, ranks_in(thin))
-        session.log(f"a copy's layers were made thinner for this submission: {left:,} parameters")
-        return {"lowrank": thin}, file
-    # its plan says to prune, later; until then a copy is
-    target = Target(competition(config.whose_limit).max_parameters)
-    slimmer, widths = cut(session, material, student, target, bytes_allowed(config), trained_later=False)
-    session.log(f"a copy was pruned to {count_parameters(slimmer):,} parameters for this submission, widths {list(widths)}")
-    return {"training": slimmer.eval()}, file
-
-
-def of_later_stages(session: Session, student: nn.Module) -> dict[str, nn.Module]:
-    """{stage: what it has made so far of the last pruning's student}, of the stages that change its layers. Their accuracies are no
-    measure beside the others': of weights on grids, or of fewer weights. They are compared once they are packed."""
-    found, (thin, on_grid) = {}, (so_far(session, stage) for stage in OTHER_LAYERS)
-    if session.config.lowrank and (thin or on_grid):  # thinner layers that aren't trained leave no checkpoint of their own
-        student = factorised(student, session.config)
-        if thin:
-            student.load_state_dict(thin.weights)
-        found["lowrank"] = student.eval()
-    if on_grid:
-        student = with_steps(student, session.config.pack)
-        student.load_state_dict(on_grid.weights)
-        found["qat"] = student.eval()
-    return found
-
-
-def so_far(session: Session, stage: str) -> SoFar | None:
-    """None before its first step."""
-    checkpoints = session.checkpoints(stage)
-    state = checkpoints.result() or checkpoints.load()
-    if state is None or state.get("step") == 0:  # saved before the first step: it knows nothing
-        return None
-    return SoFar(checkpoints.files()[-1].path.name, state["best"]["accuracy"] or 0.0, weights_in(state))

@@ -9,7 +9,7 @@ from kit.data.cache import Photos, load_photos
 from kit.data.layout import find_dataset
 from kit.data.splits import Dataset
 from kit.errors import KitError
-from kit.stages.assistant import refuse_other_classes
+from kit.stages.teacher_file import refuse_other_classes
 
 
 @dataclass(frozen=True)

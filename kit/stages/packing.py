@@ -15,6 +15,7 @@ from kit.config.schema import Config
 from kit.data.loader import Batches
 from kit.data.order import Order
 from kit.models.students import widths_of
+from kit.names import STUDENT
 from kit.session import Session
 from kit.stages.photos import Material, make_views
 
@@ -58,4 +59,4 @@ def pack_student(file: Path, config: Config, student: nn.Module, classes: tuple[
 def packed_size(config: Config, student: nn.Module, classes: tuple[str, ...]) -> int:
     """Bytes of student.kit with this student in it."""
     with tempfile.TemporaryDirectory(prefix="kit-size-") as folder:
-        return pack_student(Path(folder) / "student.kit", config, student, classes)
+        return pack_student(Path(folder) / STUDENT, config, student, classes)

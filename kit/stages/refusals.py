@@ -15,11 +15,14 @@ from kit.models.library import is_library, refuse_unusable
 from kit.models.students import build_student, count_parameters
 from kit.models.teacher import build_teacher
 from kit.models.widths import widths_for
-from kit.stages.assistant import file_of, read_teacher
+from kit.session import Session
+from kit.stages.begin import check_beginning, check_learnt
 from kit.stages.packing import packed_size
+from kit.stages.photos import Material, make_order
 from kit.stages.prune import bytes_allowed, narrowed, target_of
 from kit.stages.rehearsal import as_if_trained
-from kit.stages.student import check_beginning, check_terms, factorised
+from kit.stages.student import check_terms, factorised
+from kit.stages.teacher_file import file_of, read_teacher
 from kit.stages.weights import refuse_balanced
 
 LEANER = 1.25  # times the limit of bytes that a new student may take: HW7's trained one has a seventh less entropy than its bits
@@ -41,12 +44,30 @@ def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = (), b
         check_beginning(begin, config)
 
 
+def check_photos(session: Session, material: Material, begin: Path | None) -> None:
+    """What only the photos tell: too many classes that had no names, batches that can't be shared, another student's classes.
+
+    Raises:
+        KitError: it is refused for one of these, before a teacher is trained.
+    """
+    config, dataset = session.config, material.dataset
+    if not session.rules.classes:
+        refuse_too_large(config, len(dataset.classes), session.log)
+    make_order(session, material, config.train, config.data.augment)  # refuses batches that can't be shared
+    if begin:
+        check_learnt(begin, config, dataset)
+
+
 def new_student(config: Config, classes: int) -> nn.Module:
     return build_student(config.student.name, widths_for(config.student, classes), classes)
 
 
 def refuse_too_large(config: Config, classes: int, log: Log) -> None:
-    """What can't be handed in as it is, or as its plan is to prune and thin it. Asked again when classes that had no names are counted."""
+    """What can't be handed in as it is, or as its plan is to prune and thin it.
+
+    Raises:
+        KitError: it would be over the limit.
+    """
     student = new_student(config, classes)
     refuse_over_limit(config, student, classes)
     refuse_too_many_bytes(config, student, classes, log)
@@ -63,7 +84,7 @@ def refuse_over_limit(config: Config, student: nn.Module, classes: int) -> None:
 
 
 def as_if_pruned(config: Config, student: nn.Module, classes: int) -> nn.Module:
-    """As the last step of pruning may leave it, for its shapes.
+    """The student as the last step of pruning may leave it, for its shapes.
 
     Raises:
         KitError: a copy of this student can't be had that keeps the target.

@@ -1,46 +1,38 @@
-"""The student's training stages: distil, and distil the pruned one again."""
+"""The student's training stages: distilled, then again with fewer channels, with thinner layers, and with its weights on their grids."""
 
 import copy
-import hashlib
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kit import predict
 from kit.compress.fold import fold
 from kit.compress.lowrank import factorise, parameters_at, ranks_in, ranks_of_energy, ranks_up_to, ranks_within
 from kit.compress.lsq import with_steps
 from kit.config.competitions import competition
-from kit.config.schema import Config, LowRank, Student, Train
+from kit.config.schema import Config, LowRank, Train
 from kit.config.stages import steps_of
 from kit.config.terms import SimKD
-from kit.data.splits import Dataset
 from kit.device import Device
 from kit.distill.align import classifier, take_classifier
 from kit.distill.objective import Objective
 from kit.distill.panel import Panel
 from kit.errors import KitError
-from kit.models.library import shapes_on
 from kit.models.look import hooked
 from kit.models.quick import Stem
-from kit.models.recognise import as_network
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
 from kit.models.widths import widths_for
 from kit.rng import derive
 from kit.session import Session
-from kit.stages.assistant import refuse_adjusted, refuse_leak, refuse_other_classes, refuse_other_input
+from kit.stages.begin import take_weights
 from kit.stages.packing import rounded
 from kit.stages.photos import Material
-from kit.stages.recall import recalled
 from kit.stages.rehearsal import rehearse
-from kit.stages.teacher import looking
+from kit.stages.stored import stored_answers
+from kit.stages.teacher import panel_of
 from kit.stages.training import settle, train
-from kit.stages.weights import find_weights
-from kit.train.checkpoint import distilled_in, to_bytes
 
 
 def check_terms(config: Config, teacher: nn.Module) -> None:
@@ -96,87 +88,6 @@ def distil(session: Session, material: Material, teachers: Sequence[nn.Module], 
             prepare(student, teachers[0], config)
         learn(session, material, "distil", student, teachers, config.train, config.gamma_penalty)
     return student
-
-
-def check_beginning(source: Path, config: Config) -> None:
-    """Whether another run's student can be begun with.
-
-    Raises:
-        KitError: there is none, it is another network or of other widths, was trained at another input size or normalisation, or its
-            logits are adjusted, which this run would do a second time, or not know of.
-    """
-    found = find_weights(source)
-    if found.adjusted:
-        refuse_adjusted(source)
-    if found.config:
-        refuse_other_input(f"The student in {source}", found.config, config)
-        theirs, ours = found.config.student.name, config.student.name
-        if theirs != ours and as_network(found.weights, ours) is None:
-            raise KitError(f"{source} holds the student {theirs!r}, the recipe has {ours!r}. Take theirs: --set student.name={theirs}.")
-    as_recipes(source, found.weights, config.student)
-
-
-def check_learnt(source: Path, config: Config, dataset: Dataset) -> None:
-    """Whether it can be begun with on these photos: asked before a teacher is trained on them.
-
-    Raises:
-        KitError: it knows other classes than the data has, or has learnt from photos that are to validate.
-    """
-    found = find_weights(source)
-    if found.classes:
-        refuse_other_classes(source, found.classes, dataset.classes)
-    outputs = classifier(as_recipes(source, found.weights, config.student)).out_features
-    if outputs != len(dataset.classes):
-        raise KitError(
-            f"The student in {source} has {outputs} outputs, the data has {len(dataset.classes)} classes. Give one of these classes."
-        )
-    if found.config:
-        refuse_leak(source, found.config, config, dataset.held_out)
-
-
-def as_recipes(source: Path, weights: Mapping[str, Tensor], student: Student) -> nn.Module:
-    """The recipe's student with these weights.
-
-    Raises:
-        KitError: they are of another network or other widths, with the widths that fit.
-    """
-    network, name = as_network(weights, student.name), student.name
-    if network is None:
-        raise KitError(
-            f"{source} is no {name!r}. Give a run's folder or its student.kit, and with --set student.name=… the student that it holds."
-        )
-    outputs = classifier(network).out_features
-    with torch.device(shapes_on(name)):
-        ours = list(widths_of(build_student(name, widths_for(student, outputs), outputs)))
-    if (theirs := list(widths_of(network))) != ours:
-        solved = " --set student.parameters=null" if student.parameters else ""
-        whole = distilled_in(source)
-        fits = whole and (it := as_network(find_weights(whole).weights, name)) and list(widths_of(it)) == ours
-        before = f" Or begin with it as it was before it was pruned: --begin {shlex.quote(str(whole))}" if fits else ""
-        raise KitError(f"{source} is a {name!r} of widths {theirs}, this run has {ours}: --set 'student.widths={theirs}'{solved}.{before}")
-    return network
-
-
-def take_weights(session: Session, material: Material, student: nn.Module, source: Path) -> None:
-    """Another run's weights in place of training, into `student`.
-
-    Raises:
-        KitError: they are not those that this run was begun with.
-    """
-    found, config, checkpoints = find_weights(source), session.config, session.checkpoints("distil")
-    if "student" not in session.begun_with and checkpoints.files():
-        raise KitError(f"{session.out} holds a student that the run trains itself: leave out --begin, or choose another --out.")
-    student.load_state_dict(as_recipes(source, found.weights, config.student).state_dict())
-    session.remember("student", hashlib.sha256(to_bytes(found.weights)).hexdigest()[:16], f"the weights in {source}")
-    checkpoints = session.checkpoints("distil")  # which know of the student now
-    if not (done := checkpoints.result()):
-        look = lambda: predict.scores(student.to(session.device.device).eval(), material.validation, config.data)  # noqa: E731
-        accuracy = None if config.train.final_fit else session.world.lead(look)["accuracy"]
-        best = {"accuracy": accuracy, "epoch": 0, "weights": student.state_dict()}
-        done = {"widths": widths_of(student), "history": [], "best": best}
-        checkpoints.finish(0, done)
-    session.log(f"distil: the weights of {found.origin} in {source} instead of training")
-    session.note("distil", accuracy=done["best"]["accuracy"], epoch=0, parameters=count_parameters(student), widths=done["widths"])
 
 
 def finetune(session: Session, material: Material, student: nn.Module, teachers: Sequence[nn.Module], stage: str) -> nn.Module:
@@ -252,12 +163,12 @@ def later_plans(config: Config) -> dict[str, Train]:
 
 
 @contextmanager
-def stem_shared(student: nn.Module, teachers: Sequence[nn.Module], looking: Panel, device: Device) -> Iterator[None]:
+def stem_shared(student: nn.Module, teachers: Sequence[nn.Module], panel: Panel, device: Device) -> Iterator[None]:
     """A frozen stem that is the teacher's still is the teacher's own meanwhile, in the half precision in which both look at a view:
     compiled, a step then computes it once."""
     stems = [m for m in student.modules() if isinstance(m, FrozenStem) and teachers and m.is_of(teachers[0])]
     for stem in stems:
-        stem.same = (own,) if isinstance(own := getattr(looking.first, "conv1", None), Stem) and device.autocast == device.teacher else ()
+        stem.same = (own,) if isinstance(own := getattr(panel.first, "conv1", None), Stem) and device.autocast == device.teacher else ()
     try:
         yield
     finally:
@@ -274,16 +185,16 @@ def learn(
         session.write_metrics(stage, done["history"])
     else:
         student.to(session.device.device)
-        config, panel = session.config, looking(teachers, session.config, session.device)
+        config, panel = session.config, panel_of(teachers, session.config, session.device)
         session.world.lead(lambda: rehearse(session, material, stage, student, panel))
         plan, fuse = settle(session, material, stage, plan)
         torch.manual_seed(derive(plan.seed, f"{stage} adapters"))
-        with recalled(session, material, stage, plan, panel) as recall, stem_shared(student, teachers, panel, session.device):
+        with stored_answers(session, material, stage, plan, panel) as stored, stem_shared(student, teachers, panel, session.device):
             terms, views, side = config.distill, config.data.augment, config.data.image_size
-            objective = Objective(student, panel, terms, side, gamma_penalty, recall, fuse)
+            objective = Objective(student, panel, terms, side, gamma_penalty, stored, fuse)
             adapters, prepare = objective.adapters, objective.prepare
             with hooked(objective.handles):
-                state = train(session, material, stage, student, objective, plan, views, adapters=adapters, prepare=prepare, recall=recall)
+                state = train(session, material, stage, student, objective, plan, views, adapters=adapters, prepare=prepare, stored=stored)
         done = {"widths": widths} | state.state()
         checkpoints.finish(state.step, done)
     best = done["best"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kit import predict
-from kit.answers import FILE, has_answer, keep_answer
+from kit.answers import has_answer, keep_answer
 from kit.compress.fold import fold_in_place
 from kit.config.schema import Config
 from kit.device import Device
@@ -26,10 +26,11 @@ from kit.models.library import is_library
 from kit.models.quick import STAGE, quick
 from kit.models.students import FrozenStem, build_student, count_parameters
 from kit.models.teacher import build_teacher, start_from_pretrained
+from kit.names import ANSWERS, TEACHER
 from kit.rng import derive
 from kit.session import Session
-from kit.stages.assistant import file_of, read_teacher
 from kit.stages.photos import Material
+from kit.stages.teacher_file import file_of, read_teacher
 from kit.stages.training import settle, train
 from kit.train.checkpoint import Checkpoints, to_bytes
 
@@ -55,7 +56,7 @@ def get_teachers(session: Session, material: Material, folders: Sequence[Path], 
         teachers = [read_teacher(file, config, classes, material.dataset.held_out) for file in files]
         digest, entry = digest_of(files), session.record["stages"]["teacher"]
         session.remember("teacher", digest, f"the weights in {', '.join(map(str, files))}")
-        looked = lambda: has_answer(session.out / FILE, material.validation, "teacher", digest)  # noqa: E731
+        looked = lambda: has_answer(session.out / ANSWERS, material.validation, "teacher", digest)  # noqa: E731
         if entry.get("evaluated") != digest or not session.world.lead(looked):
             session.note("teacher", **examine(session, material, files, teachers, digest), evaluated=digest)
         for file, accuracy in zip(files, entry["accuracies"], strict=True):
@@ -90,7 +91,7 @@ def examine(session: Session, material: Material, files: Sequence[Path], teacher
             refuse_order(file, answer.argmax(1).numpy(), labels, material.dataset.classes)
     together = answers[0] if len(answers) == 1 else mean_of_probabilities(answers)
     classes, photos = material.dataset.classes, material.validation
-    session.attempt(FILE, lambda file: keep_answer(file, photos, classes, "teacher", digest, together.numpy()))
+    session.attempt(ANSWERS, lambda file: keep_answer(file, photos, classes, "teacher", digest, together.numpy()))
     accuracies = [accuracy_of(answer, labels) for answer in answers]
     return {
         "file": " and ".join(file.name for file in files),
@@ -102,17 +103,17 @@ def examine(session: Session, material: Material, files: Sequence[Path], teacher
 
 
 def digest_of(files: Sequence[Path]) -> str:
-    """Of one file its sha256, of several that of theirs in order; sixteen hex digits."""
+    """Sixteen hex digits of a file's sha256; of several files the sha256 of theirs in order."""
     digests = [sha256_of(file) for file in files]
     return (digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest())[:16]
 
 
 def answer_of(session: Session, material: Material, teacher: nn.Module) -> Tensor:
     """Logits of the validation photos."""
-    look = looking([teacher], session.config, session.device)
+    panel = panel_of([teacher], session.config, session.device)
     tick = partial(session.budget.insist, "the teacher was evaluated", *session.owed())
     with session.budget.timed("teacher"):
-        return session.world.lead(lambda: predict.logits(look, material.validation, session.config.data, tick=tick))
+        return session.world.lead(lambda: predict.logits(panel, material.validation, session.config.data, tick=tick))
 
 
 def accuracy_of(answer: Tensor, labels: np.ndarray) -> float:
@@ -178,7 +179,7 @@ def train_teacher(session: Session, material: Material) -> Path:
 
     The weights lie in the stage's result too, so that either file makes the other again.
     """
-    file, checkpoints = session.out / "teacher.ckpt", session.checkpoints("teacher")
+    file, checkpoints = session.out / TEACHER, session.checkpoints("teacher")
     if done := checkpoints.result() or session.world.lead(lambda: result_from_file(session, file, checkpoints)):
         session.write_metrics("teacher", done["history"])
         session.world.lead(lambda: bring_back(file, done))
@@ -229,9 +230,11 @@ def result_from_file(session: Session, file: Path, checkpoints: Checkpoints) -> 
     return done
 
 
-def looking(teachers: Sequence[nn.Module], config: Config, device: Device) -> Panel:
-    """Copies to look through, folded but where a term wants what a convolution gives without its norm, in the device's half precision and
-    arranged for it; the originals stay whole, for a stem may be taken from one."""
+def panel_of(teachers: Sequence[nn.Module], config: Config, device: Device) -> Panel:
+    """Frozen copies of the teachers, folded and in the device's half precision. Not folded where a term taps a convolution before its norm.
+
+    The originals stay whole, for a stem may be taken from one.
+    """
     wanted = tapped(config.distill, "teacher")
     bare = bool(teachers) and any(isinstance(module, nn.Conv2d) for name, module in teachers[0].named_modules() if name in wanted)
     networks = [ready(teacher, device, folds=not bare) for teacher in teachers]
@@ -241,7 +244,10 @@ def looking(teachers: Sequence[nn.Module], config: Config, device: Device) -> Pa
 
 
 def ready(teacher: nn.Module, device: Device, folds: bool = True) -> nn.Module:
-    """A student that teaches keeps float32 on a CPU: its depthwise convolutions are slower in half precision there."""
+    """A copy of a teacher as a panel asks it: on the device, in its half precision, channels last, and folded where it may be.
+
+    A student that teaches keeps float32 on a CPU: its depthwise convolutions are slower in half precision there.
+    """
     light = device.device.type == "cpu" and any(m.groups > 1 for m in teacher.modules() if isinstance(m, nn.Conv2d))
     own = copy.deepcopy(teacher)
     folded = fold_in_place(own) if folds else own

@@ -40,9 +40,9 @@ def train(
     augment: Augment,
     adapters: nn.Module | None = None,
     prepare: Callable[[float], Hashable] = lambda progress: None,
-    recall: Recall | None = None,
+    stored: Recall | None = None,
 ) -> Training:
-    """A stage's plan, carried through or on. prepare: as `fit` takes it. recall: what the loss asks in the teacher's place, on the host,
+    """A stage's plan, carried through or on. prepare: as `fit` takes it. stored: what the loss asks in the teacher's place, on the host,
     and must be told which step's batch that is of."""
     config = session.config
     order = make_order(session, material, plan, augment)
@@ -56,10 +56,10 @@ def train(
     return fit(
         network,
         loss,
-        recall.drawn(batches) if recall else batches,
+        stored.drawn(batches) if stored else batches,
         lambda model: predict.scores(model, material.validation, config.data),
         steps_per_epoch=order.steps_per_epoch,
-        train=plan.model_copy(update={"graph": False}) if recall else plan,  # steps that wait for the host can't be recorded
+        train=plan.model_copy(update={"graph": False}) if stored else plan,  # steps that wait for the host can't be recorded
         checkpoints=session.checkpoints(stage),
         budget=session.budget,
         device=session.device,

@@ -23,6 +23,7 @@ from kit.files import read_object
 from kit.models.library import refuse_unusable
 from kit.models.recognise import as_network, recognise
 from kit.models.students import build_student, widths_of
+from kit.names import RECORD, STUDENT
 from kit.train.checkpoint import FOLDER, Damaged, Saved, Unread, described, read, saved_in, weights_in, whole
 
 NO_ACCOUNT = (OSError, ValueError, TypeError, KeyError)  # of a run: there is none, it is damaged, or it does not say
@@ -49,7 +50,7 @@ def find_weights(source: Path) -> Found:
         KitError: there is none.
     """
     if source.is_dir():
-        return trained_weights(source) or weights_of_file(source / "student.kit")
+        return trained_weights(source) or weights_of_file(source / STUDENT)
     return weights_of_file(source)
 
 
@@ -75,7 +76,7 @@ def classes_in(out: Path) -> tuple[str, ...] | None:
     """What a run knows, by its own account or, before version 1.11, its packed student: checkpoints don't say."""
     with suppress(*NO_ACCOUNT):
         return tuple(account_of(out)["classes"])
-    return unpack(packed).classes if is_packed(packed := out / "student.kit") else None
+    return unpack(packed).classes if is_packed(packed := out / STUDENT) else None
 
 
 def per_class_in(out: Path) -> np.ndarray | None:
@@ -87,12 +88,12 @@ def per_class_in(out: Path) -> np.ndarray | None:
 
 def account_of(out: Path) -> dict[str, Any]:
     """A run's run.json, as another run or command reads it; where that fails, or it does not say what is asked, it is one of NO_ACCOUNT."""
-    return read_object((out / "run.json").read_bytes())
+    return read_object((out / RECORD).read_bytes())
 
 
 def weights_of_file(file: Path) -> Found:
     """A packed student is unfolded: programs that know its architecture know it with batch norm."""
-    if file.name == "student.kit" and not file.is_file():
+    if file.name == STUDENT and not file.is_file():
         raise KitError(f"{file.parent} holds neither a checkpoint of a student nor a student.kit. Give the folder of a run, or a file.")
     if saved := described(file):
         refuse_other_layers(saved)
@@ -107,7 +108,7 @@ def weights_of_file(file: Path) -> Found:
         raise KitError(f"The layers of {file} are factorised: no other program knows them so. Give the run or file that it was made of.")
     with torch.random.fork_rng(devices=[]):
         student = build_student(packed.config.student.name, widths_of(packed.student), len(packed.classes))
-    per_class = per_class_in(file.parent) if file.name == "student.kit" else None
+    per_class = per_class_in(file.parent) if file.name == STUDENT else None
     adjusted = bool(packed.config.predict.logit_adjustment)
     return Found(unfold(packed.student, student).state_dict(), str(file), packed.config, packed.classes, per_class, adjusted)
 
@@ -152,8 +153,10 @@ def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[
 
 
 def refuse_balanced(config: Config) -> None:
-    """Raises:
-    KitError: logits are to be adjusted for classes that were drawn evenly.
+    """One of train.balanced and predict.logit_adjustment may be set: each makes up for uneven classes.
+
+    Raises:
+        KitError: both are.
     """
     if config.train.balanced and config.predict.logit_adjustment:
         raise KitError(
@@ -178,8 +181,10 @@ def refuse_other_layers(saved: Saved) -> None:
 
 
 def read_checkpoint(saved: Saved) -> dict[str, Any]:
-    """Raises:
-    KitError: it is damaged, or can't be read.
+    """A checkpoint's content, as a user who named the file is served.
+
+    Raises:
+        KitError: it is damaged, or can't be read.
     """
     try:
         return read(saved)

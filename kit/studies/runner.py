@@ -19,8 +19,8 @@ from kit.errors import KitError
 from kit.files import Busy, locked, make_folder, sha256_of
 from kit.pipeline import run as run_pipeline
 from kit.session import Watch, read_by_stage
-from kit.stages.assistant import file_of
 from kit.stages.teacher import find_teacher
+from kit.stages.teacher_file import file_of
 from kit.studies.halving import Halving, import_optuna
 from kit.studies.journal import Entry, append, furthest_of, made, read
 from kit.studies.study import Arm, Study, replaced

@@ -15,7 +15,7 @@ from kit.distill.objective import Objective
 from kit.distill.terms import OF_LOGITS, OF_MAPS
 from kit.errors import KitError
 from kit.models.students import FrozenStem, build_student
-from kit.stages.teacher import looking
+from kit.stages.teacher import panel_of
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_map_inside_a_block_is_what_its_module_gave_though_a_later_one_writes_
             keep = lambda module, inputs, output, name=name: kept.update({name: output.detach().clone()})  # noqa: E731
             network.get_submodule(name).register_forward_hook(keep)
     hints = tuple(Hint(student="body.layer1.0.bn1", teacher=name) for name in ("layer3.0.conv1", "layer2.1.bn2"))
-    panel = looking([teacher], config.model_copy(update={"distill": hints}), choose_device())
+    panel = panel_of([teacher], config.model_copy(update={"distill": hints}), choose_device())
     objective = Objective(student, panel, hints, 64, fuse=fuse)
     objective(x, y, 0.5)
     ours, theirs = objective.look_ours(x), objective.look_theirs(x)
@@ -89,7 +89,7 @@ def test_a_map_inside_a_block_is_what_its_module_gave_though_a_later_one_writes_
     assert all(torch.equal(seen[name], kept[name]) for name in seen)
 
 
-def test_the_teacher_is_not_moved_by_looking(teacher):
+def test_the_teacher_is_not_moved_by_panel_of(teacher):
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     Objective(build_student("record", (), 11), teacher, (KD(),), 64)(*batch(), 0.0)
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())

@@ -11,8 +11,9 @@ from kit.distill.align import classifier
 from kit.models.students import build_student, count_parameters
 from kit.models.widths import widths_for
 from kit.session import open_session
+from kit.stages.begin import check_beginning
 from kit.stages.photos import read_photos
-from kit.stages.student import check_beginning, distil, factorised
+from kit.stages.student import distil, factorised
 from kit.train.budget import Budget
 
 

@@ -17,8 +17,9 @@ from kit.config.terms import Hint, SimKD
 from kit.errors import KitError
 from kit.models.students import build_student, widths_of
 from kit.models.teacher import build_teacher
-from kit.stages.assistant import file_of, read_teacher
-from kit.stages.student import check_beginning, check_terms
+from kit.stages.begin import check_beginning
+from kit.stages.student import check_terms
+from kit.stages.teacher_file import file_of, read_teacher
 from kit.train.checkpoint import Checkpoints
 
 CLASSES = tuple("abcdef")

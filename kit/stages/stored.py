@@ -18,26 +18,26 @@ from kit.stages.photos import Material, make_order
 
 
 @contextmanager
-def recalled(session: Session, material: Material, stage: str, plan: Train, looking: Panel) -> Iterator[Replay | Fixed | None]:
-    """None: the teacher is asked."""
+def stored_answers(session: Session, material: Material, stage: str, plan: Train, panel: Panel) -> Iterator[Replay | Fixed | None]:
+    """What the recipe's terms are answered by in the teacher's place; None where it is asked itself, about every view."""
     if any(isinstance(term, FixedKD) for term in session.config.distill):
-        yield fixed_labels(session, material, stage, plan, looking)
+        yield fixed_labels(session, material, stage, plan, panel)
     elif store := session.config.teacher.store:
-        with replayed(session, material, stage, plan, looking, store) as replay:
+        with replayed(session, material, stage, plan, panel, store) as replay:
             yield replay
     else:
         yield None
 
 
-def fixed_labels(session: Session, material: Material, stage: str, plan: Train, looking: Panel) -> Fixed:
+def fixed_labels(session: Session, material: Material, stage: str, plan: Train, panel: Panel) -> Fixed:
     tick = partial(session.budget.insist, "the teacher had seen the training photos", *session.owed(stage))
     with session.budget.timed("teacher"):
-        logits = predict.logits(looking, material.training, session.config.data, tick=tick)
+        logits = predict.logits(panel, material.training, session.config.data, tick=tick)
     return Fixed(logits, make_order(session, material, plan, session.config.data.augment).mine)
 
 
 @contextmanager
-def replayed(session: Session, material: Material, stage: str, plan: Train, looking: Panel, store: str) -> Iterator[Replay]:
+def replayed(session: Session, material: Material, stage: str, plan: Train, panel: Panel, store: str) -> Iterator[Replay]:
     """The teacher's stored answers: a file beside the decoded photos, named for all that it depends on.
 
     Bits depend on the device, its precision and threads, and on how a batch is shared by processes, so these are in the name too.
@@ -45,7 +45,7 @@ def replayed(session: Session, material: Material, stage: str, plan: Train, look
     config = session.config
     order = make_order(session, material, plan, config.data.augment)
     mine = range(order.batch_size)[order.share]
-    maps = shapes(looking, tapped(config.distill, "teacher"), config.data.image_size, looking.first)
+    maps = shapes(panel, tapped(config.distill, "teacher"), config.data.image_size, panel.first)
     depends = {
         "teacher": session.identity["teacher"],
         "photos": session.identity["photos"],
@@ -55,8 +55,8 @@ def replayed(session: Session, material: Material, stage: str, plan: Train, look
         "order": [order.seed, order.batch_size, mine.start, mine.stop, plan.balanced, plan.final_fit],
         "device": session.device.choices(),
     }
-    if looking.side:  # a name of before stays
-        depends["side"] = looking.side
+    if panel.side:  # a name of before stays
+        depends["side"] = panel.side
     name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
     file = material.cache / f"teacher-{name}.{store}"
     answers = {LOGITS: (len(mine), len(material.dataset.classes))} | {name: (len(mine), *shape) for name, shape in maps.items()}

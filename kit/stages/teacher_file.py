@@ -15,6 +15,7 @@ from kit.config.schema import Config
 from kit.errors import KitError
 from kit.models.recognise import as_network, outputs_of
 from kit.models.teacher import build_teacher, load_teacher
+from kit.names import STUDENT, TEACHER
 from kit.stages.weights import NO_ACCOUNT, account_of, classes_in, read_checkpoint, refuse_other_layers, run_of
 from kit.train.checkpoint import Saved, described, saved_in, weights_in
 
@@ -28,7 +29,7 @@ def file_of(source: Path) -> Path:
     if not source.is_dir():
         return source
     done = [saved.path for saved in saved_in(source) if saved.done and saved.kind in ("distil", "finetune")]
-    file = done[-1] if done else source / "student.kit"
+    file = done[-1] if done else source / STUDENT
     if not file.is_file():
         raise KitError(
             f"{source} holds no student that could teach: no stage is done and there is no student.kit. Give another folder or file."
@@ -68,6 +69,11 @@ def read_teacher(file: Path, config: Config, classes: tuple[str, ...] | None, he
 
 
 def refuse_other_classes(file: Path, theirs: tuple[str, ...], ours: tuple[str, ...] | None) -> None:
+    """A network's classes must be the data's, in their order; where those are not known yet nothing is asked.
+
+    Raises:
+        KitError: they are not, with the first that differs.
+    """
     if ours is not None and theirs != ours:
         found = next((f"{a!r} for {b!r}" for a, b in zip(theirs, ours, strict=False) if a != b), f"{len(theirs)} for {len(ours)}")
         raise KitError(f"{file} knows other classes than the data has ({found}). Give one that was trained on these classes.")
@@ -120,8 +126,8 @@ def refuse_leak(source: Path, theirs: Config, ours: Config, held_out: bool) -> N
 
 
 def config_beside(file: Path) -> Config | None:
-    """Of the run whose folder a teacher.ckpt lies in, for that is weights alone; None for all other files."""
-    if file.name != "teacher.ckpt":
+    """The config of the run whose folder a teacher.ckpt lies in, for that is weights alone; None for all other files."""
+    if file.name != TEACHER:
         return None
     with suppress(*NO_ACCOUNT):
         return Config.model_validate(account_of(file.parent)["config"])

@@ -1,0 +1,12 @@
+"""The files of a run's folder, beside its checkpoints; not its page, which `kit report` writes again."""
+
+RECORD = "run.json"
+STUDENT = "student.kit"
+SUBMISSION = "submission.csv"
+PROVENANCE = "provenance.json"
+ANSWERS = "validation.npz"
+TEACHER = "teacher.ckpt"
+LOG = "log.txt"
+METRICS = "metrics.jsonl"
+TIMING = "timing.jsonl"
+OWN = {RECORD, STUDENT, SUBMISSION, PROVENANCE, ANSWERS, TEACHER, LOG, METRICS, TIMING}

@@ -1,0 +1,61 @@
+import torch
+from torch import nn
+
+from kit.compress.lsq import with_steps
+from kit.config.override import override
+from kit.config.recipes import recipe
+from kit.models.students import build_student, count_parameters, widths_of
+from kit.session import open_session
+from kit.stages.packing import packed_size
+from kit.stages.photos import read_photos
+from kit.stages.provisional import SoFar, best_of
+from kit.stages.student import factorised
+from kit.train.budget import Budget
+
+
+def test_a_provisional_student_keeps_a_limit_of_bytes_by_the_pruning_that_its_plan_has(drawn, tmp_path, log, capsys):
+    config = override(recipe("sample").tiny(), ["limit=30kB", "prune.keep=0.5"])
+    session = open_session(config, tmp_path, Budget(None), log)
+    material = read_photos(session, drawn, tmp_path / "cache")
+    torch.manual_seed(0)
+    student = build_student("record", (), 6)
+    for norm in [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]:
+        nn.init.normal_(norm.bias)  # a new one's are zeros, which take no bytes
+    wide = SoFar("", 0.5, student.state_dict())
+    slimmer = best_of(session, material, [wide])[0]["training"]
+    assert 28_000 < packed_size(config, slimmer, material.dataset.classes) <= 30_000
+    assert "a copy was pruned to" in capsys.readouterr().out
+    session.config = override(config, ["limit=90kB"])
+    assert widths_of(best_of(session, material, [wide])[0]["training"]) == widths_of(student)
+    assert "a copy was" not in capsys.readouterr().out
+
+
+def test_a_copy_that_is_pruned_for_now_keeps_its_weights_where_the_plan_begins_with_new_ones(drawn, tmp_path, log):
+    session = open_session(override(recipe("sample").tiny(), ["limit=30000params", "prune.scratch=true"]), tmp_path, Budget(None), log)
+    material = read_photos(session, drawn, tmp_path / "cache")
+    student = build_student("record", (), 6)
+    nn.init.constant_(student.fc.bias, 7)
+    slimmer = best_of(session, material, [SoFar("", 0.5, student.state_dict())])[0]["training"]
+    assert count_parameters(slimmer) <= 30_000
+    assert (slimmer.fc.bias == 7).all()
+
+
+def test_a_plan_that_prunes_before_it_thins_hands_in_a_pruned_copy_until_then(drawn, tmp_path, log):
+    """Of the whole student more are left at rank one than the limit allows."""
+    config = override(recipe("sample").tiny(), ["limit=5000params", "prune.keep=0.15", "lowrank={}"])
+    session = open_session(config, tmp_path, Budget(None), log)
+    material = read_photos(session, drawn, tmp_path / "cache")
+    whole = SoFar("", 0.5, build_student("record", (), 6).state_dict())
+    assert count_parameters(best_of(session, material, [whole])[0]["training"]) <= 5_000
+
+
+def test_thin_layers_that_only_training_on_the_grid_has_trained_are_handed_in(drawn, tmp_path, log):
+    config = override(recipe("sample").tiny(), ["prune=null", 'lowrank={"rank": 8, "train_epochs": 0}', "quantize.train_epochs=5"])
+    session = open_session(config, tmp_path, Budget(None), log)
+    material = read_photos(session, drawn, tmp_path / "cache")
+    student = build_student("record", (), 6).eval()
+    weights = with_steps(factorised(student, config), config.pack).state_dict()
+    session.checkpoints("qat").save(1, {"step": 1, "best": {"accuracy": 0.5, "weights": weights}})
+    students, _ = best_of(session, material, [SoFar("", 0.5, student.state_dict())])
+    assert list(students) == ["training", "lowrank", "qat"]
+    assert all(torch.equal(students["qat"].state_dict()[name], tensor) for name, tensor in weights.items())
