@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit.errors import KitError
-from kit.models.look import blank, evaluated, hooked
+from kit.models.look import blank, evaluated, hooked, watched
 
 LOGITS = "logits"
 Seen = dict[str, Tensor]  # what a network says of a batch: logits, and maps by their module's name
@@ -70,11 +70,11 @@ def written_over(model: nn.Module, modules: Sequence[str], image_size: int, insi
         return set()
     given: dict[str, tuple[Tensor, int]] = {}
 
-    def keeper(name: str) -> Callable[..., None]:
-        return lambda module, inputs, output: given.update({name: (output, output._version)})  # what torch counts writes by
+    def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        given[name] = output, output._version  # what torch counts writes by
 
     named = dict((inside or model).named_modules())
-    with evaluated(model), hooked([named[name].register_forward_hook(keeper(name)) for name in modules]):
+    with evaluated(model), watched({name: named[name] for name in modules}, note):
         model(blank(model, image_size))
     return {name for name, (output, version) in given.items() if output._version != version}
 

@@ -1,7 +1,8 @@
 """A look through a network: at a blank photo, with hooks that end with it, in a mode that does not outlive it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,13 @@ def hooked(hooks: Sequence[RemovableHandle]) -> Iterator[None]:
     with ExitStack() as stack:
         for hook in hooks:
             stack.enter_context(hook)
+        yield
+
+
+@contextmanager
+def watched(modules: Mapping[str, nn.Module], note: Callable[[str, nn.Module, tuple[Tensor, ...], Tensor], None]) -> Iterator[None]:
+    """In the block, each call of one of the modules ends with `note(name, module, what it was given, what it gave)`."""
+    with hooked([module.register_forward_hook(partial(note, name)) for name, module in modules.items()]):
         yield
 
 
