@@ -12,6 +12,7 @@ from kit.models.look import blank, evaluated, hooked, watched
 
 LOGITS = "logits"
 Seen = dict[str, Tensor]  # what a network says of a batch: logits, and maps by their module's name
+Ask = Callable[[Tensor], Seen]  # of images
 
 
 def refuse_unknown(model: nn.Module, modules: Sequence[str]) -> None:

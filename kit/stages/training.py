@@ -8,7 +8,7 @@ from torch import nn
 
 from kit import predict
 from kit.config.schema import Augment, Train
-from kit.distill.replay import Recall
+from kit.distill.replay import ByStep
 from kit.fuse import Fuse, fused, settled
 from kit.session import Session
 from kit.stages.photos import Material, make_order, make_views, mixing
@@ -39,7 +39,7 @@ def train(
     augment: Augment,
     adapters: nn.Module | None = None,
     prepare: Callable[[float], Hashable] = lambda progress: None,
-    recall: Recall | None = None,
+    recall: ByStep | None = None,
 ) -> Training:
     """A stage's plan, carried through or on. prepare: as `fit` takes it. recall: what the loss asks in the teacher's place, on the host,
     and must be told which step's batch that is of."""
