@@ -1,4 +1,4 @@
-"""A look through a network: at a blank photo, with hooks that end with it, in a mode that does not outlive it."""
+"""A look through a network: at a blank photo, with hooks that end with it, in a mode that does not outlive it; and at its end."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -40,3 +40,8 @@ def evaluated(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in was.items():
             module.training = training
+
+
+def classifier(model: nn.Module) -> nn.Linear:
+    """The last linear layer."""
+    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]

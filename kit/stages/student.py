@@ -20,12 +20,12 @@ from kit.config.stages import steps_of
 from kit.config.terms import SimKD
 from kit.data.splits import Dataset
 from kit.device import Device
-from kit.distill.align import classifier, take_classifier
+from kit.distill.align import take_classifier
 from kit.distill.objective import Objective
 from kit.distill.panel import Panel
 from kit.errors import KitError
 from kit.models.library import shapes_on
-from kit.models.look import hooked
+from kit.models.look import classifier, hooked
 from kit.models.quick import Stem
 from kit.models.recognise import as_network
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
