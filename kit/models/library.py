@@ -42,7 +42,7 @@ class FromLibrary(nn.Module):
         super().__init__()
         known = name.removeprefix(PREFIX)
         if not timm.is_model(known):
-            near = difflib.get_close_matches(known, timm.list_models(), n=3)
+            near = difflib.get_close_matches(known, timm.list_models())
             raise KitError(f"timm has no network {known!r}." + (f" Nearest: {', '.join(PREFIX + n for n in near)}." if near else ""))
         self.body = timm.create_model(known, pretrained=False, num_classes=0)
         self.fc = nn.Linear(self.body.head_hidden_size, classes)
