@@ -26,10 +26,10 @@ from kit.config.schema import Config
 from kit.data.loader import CachedBatches
 from kit.data.order import Order
 from kit.device import choose_device
-from kit.distill.align import classifier
 from kit.errors import KitError
 from kit.models.cost import count_macs
 from kit.models.library import refuse_unusable
+from kit.models.look import classifier
 from kit.models.students import count_parameters, widths_of
 from kit.stages.known import Labelled, labelled_for
 from kit.stages.packing import pack_student, packed_size, rounded_by

@@ -10,8 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Screen(Console):
-    """Standard output, which what is at work does not need: it goes on where nobody reads any more (a terminal that was closed, a pipe's
-    end that has left) or the disk that the output goes to is full."""
+    """Standard output that may fail: after a closed terminal, a broken pipe or a full disk the program goes on, silently."""
 
     def _check_buffer(self) -> None:
         try:

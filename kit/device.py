@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kit.errors import KitError
+from kit.errors import KitError, in_brief
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
@@ -48,18 +48,18 @@ def choose_device(before: dict[str, Any] | None = None) -> Device:
         before: the choices of the run's last session. On a device of the same kind its number of threads is kept, since sums are
             split by it; precision follows from the kind.
     """
-    device = cuda()
+    device = find_device()
     if before and before["device"] == device.kind and before["threads"] <= (os.cpu_count() or 1):
         torch.set_num_threads(before["threads"])
     return device
 
 
-def cuda() -> Device:
+def find_device() -> Device:
     """The first card, or the CPU with the reason why not."""
     if not torch.cuda.is_available():
-        return cpu("")
+        return cpu_because("")
     if why := lacks_code():
-        return cpu(f"{why}; ")
+        return cpu_because(f"{why}; ")
     name = torch.cuda.get_device_name()
     torch.backends.cudnn.deterministic = True  # some of its gradients are sums in whatever order comes; not slower in a recorded step
     card = torch.device("cuda", torch.cuda.current_device())
@@ -113,8 +113,7 @@ def shortages_named() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        words = " ".join(str(error).split())
-        if "DataLoader worker" in words:
+        if "DataLoader worker" in str(error):
             raise KitError(
                 "A decoding worker was killed by the system, most often for want of memory, or in a container of what processes share "
                 "(docker run --shm-size=2g). The same command goes on from the last checkpoint, with fewer workers: --set data.workers=1."
@@ -122,10 +121,10 @@ def shortages_named() -> Iterator[None]:
         if not is_shortage(error):
             raise
         raise KitError(
-            f"The memory is not enough: {words[:200]}. What was saved is untouched, and the same command goes on once there is more: close "
-            "what else uses the device, raise the limits that ulimit -a shows, or leave the photos out of the device's memory with --set "
-            "data.feed=stream. Or make the steps smaller, in another --out: --set train.batch_size=…, and where the run trains its teacher "
-            "--set teacher.train.batch_size=…."
+            f"The memory is not enough: {in_brief(error, 200)}. What was saved is untouched, and the same command goes on once there is "
+            "more: close what else uses the device, raise the limits that ulimit -a shows, or leave the photos out of the device's memory "
+            "with --set data.feed=stream. Or make the steps smaller, in another --out: --set train.batch_size=…, and where the run trains "
+            "its teacher --set teacher.train.batch_size=…."
         ) from None
 
 
@@ -140,11 +139,13 @@ def keep_freed_memory() -> None:
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def cpu(why: str) -> Device:
+def cpu_because(why: str) -> Device:
     """The student stays in float32: its small depthwise convolutions are slower in bfloat16 here.
 
     Weights that decay towards zero end as denormal numbers, and a step on those took twice as long (230 → 550 ms in the 30th epoch of
     `boss`), so they are flushed to zero.
+
+    why: how `says` begins, "" for nothing.
     """
     keep_freed_memory()
     torch.set_flush_denormal(True)  # early: torch's threads inherit it when they start

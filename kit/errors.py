@@ -13,11 +13,11 @@ class Suspended(Exception):
 
 
 def in_brief(error: Exception, most: int = 160) -> str:
-    """The beginning of what a library says, on one line, for a message."""
-    return " ".join(str(error).split())[:most]
+    """The beginning of what a library says, on one line, for a message; its kind where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The three names most like it, for a message; where none is like it, all that there are."""
     known = list(known)
-    return ", ".join(difflib.get_close_matches(name, known, n=3) or known)
+    return ", ".join(difflib.get_close_matches(name, known) or known)

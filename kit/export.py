@@ -16,9 +16,9 @@ from kit.config.schema import Config
 from kit.data.cache import Photos
 from kit.data.order import Order
 from kit.data.squares import as_tensor
-from kit.distill.align import classifier
 from kit.errors import KitError
 from kit.files import write_durably
+from kit.models.look import classifier
 from kit.stages.known import labelled_for
 from kit.stages.weights import Found, find_weights, understand
 from kit.target import refuse_overwriting

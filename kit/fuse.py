@@ -11,17 +11,17 @@ from typing import Any, TypeVar
 import torch
 
 from kit.config.schema import Train
-from kit.errors import KitError, Suspended
+from kit.errors import KitError, Suspended, in_brief
 from kit.world import World
 
 Result = TypeVar("Result")
 Fuse = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 WORTH = 2e10  # pixels of views that a plan has a GPU look at: on paper two minutes of a T4; an H100's host compiled for 24 s
-KINDS = 64  # that one function is compiled in: another where a term begins or ends; torch's own limit is 8, and more run uncompiled
+RECOMPILES = 64  # compiled variants of one function (one for each set of active terms); torch stops at 8
 
 
-def settled(train: Train, photos: int, side: int, device: torch.device, world: World) -> Train:
+def with_compile_decided(train: Train, photos: int, side: int, device: torch.device, world: World) -> Train:
     """A plan that says whether its steps are compiled. Left open, they are on a GPU, where the plan is long: a matter of the recipe and of
     no clock, so that a run and its repetition are the same.
 
@@ -36,7 +36,8 @@ def fused(function: Callable[..., Result], say: Callable[[str], None] | None = N
     forgotten, so that a stage compiles what it would compile in a session of its own.
 
     Args:
-        say: is told why, where it can't be compiled, and it is called as it is from then on: nobody had asked for it.
+        say: called with the reason if compiling fails; the function then runs uncompiled. None: that is an error, since compiling was
+            asked for.
     Raises:
         KitError: from the function that is returned, where it can't be compiled and `say` is None.
     """
@@ -53,7 +54,7 @@ def fused(function: Callable[..., Result], say: Callable[[str], None] | None = N
         return function
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of every machine without a GPU
     torch._dynamo.reset()
-    torch._dynamo.config.recompile_limit = KINDS
+    torch._dynamo.config.recompile_limit = RECOMPILES
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     torch._functorch.config.force_non_lazy_backward_lowering = True  # now, and not in a backward pass, where nothing here would see it fail
     torch._inductor.config.deterministic = True
@@ -71,7 +72,7 @@ def fused(function: Callable[..., Result], say: Callable[[str], None] | None = N
             recorded = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
             if recorded or not (say or isinstance(error, torch._dynamo.exc.TorchDynamoException)):
                 raise
-            why = f"torch can't compile the step here ({str(error).partition(chr(10))[0][:160]})"
+            why = f"torch can't compile the step here ({in_brief(error)})"
             if say is None:
                 raise KitError(
                     f"train.compile: {why}. On a CPU it needs a C++ compiler such as g++, on a GPU Triton and a C compiler. Or {remedy}."

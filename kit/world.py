@@ -35,7 +35,7 @@ class World:
         return self.rank == 0
 
     def share(self, batch: int, together: int = 1) -> slice:
-        """This process's part of a batch, of whose photos so many neighbours stay together.
+        """This process's slice of a batch; every `together` neighbouring photos stay in one process.
 
         Raises:
             KitError: the parts would not be equal, and averages over them no averages over the batch.

@@ -17,7 +17,7 @@ from kit.config.schema import Train
 from kit.config.terms import CE, KD, Hint
 from kit.distill.objective import Objective
 from kit.errors import KitError
-from kit.fuse import fused, settled
+from kit.fuse import fused, with_compile_decided
 from kit.models.look import hooked
 from kit.models.quick import Stem
 from kit.models.students import build_student
@@ -97,12 +97,12 @@ def test_a_torch_that_chooses_kernels_by_timing_them_compiles_nothing(monkeypatc
 def test_a_plan_that_says_nothing_is_compiled_on_a_gpu_where_it_is_long():
     """The rule alone: what it decides runs where there is a card."""
     card, short, long = torch.device("cuda"), Train(epochs=10), Train(epochs=600)
-    assert settled(long, 10_000, 224, card, World()).compile
-    assert not settled(short, 10_000, 96, card, World()).compile
-    assert not settled(long, 10_000, 224, torch.device("cpu"), World()).compile
-    assert not settled(long, 10_000, 224, card, World(rank=0, size=2)).compile
-    assert settled(Train(epochs=1, compile=True), 10, 32, torch.device("cpu"), World()).compile
-    assert not settled(Train(epochs=600, compile=False), 10_000, 224, card, World()).compile
+    assert with_compile_decided(long, 10_000, 224, card, World()).compile
+    assert not with_compile_decided(short, 10_000, 96, card, World()).compile
+    assert not with_compile_decided(long, 10_000, 224, torch.device("cpu"), World()).compile
+    assert not with_compile_decided(long, 10_000, 224, card, World(rank=0, size=2)).compile
+    assert with_compile_decided(Train(epochs=1, compile=True), 10, 32, torch.device("cpu"), World()).compile
+    assert not with_compile_decided(Train(epochs=600, compile=False), 10_000, 224, card, World()).compile
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, where it traces
@@ -174,6 +174,6 @@ def test_what_cannot_be_compiled_is_known_before_backward_and_an_error_of_the_st
 
 def test_steps_of_several_processes_are_not_compiled():
     asked, cpu = Train(epochs=1, compile=True), torch.device("cpu")
-    assert settled(asked, 10, 32, cpu, World()).compile
-    assert not settled(asked, 10, 32, cpu, World(rank=0, size=2)).compile
-    assert not settled(Train(epochs=1), 10, 32, cpu, World()).compile
+    assert with_compile_decided(asked, 10, 32, cpu, World()).compile
+    assert not with_compile_decided(asked, 10, 32, cpu, World(rank=0, size=2)).compile
+    assert not with_compile_decided(Train(epochs=1), 10, 32, cpu, World()).compile

@@ -23,7 +23,7 @@ from kit.data.order import Order
 from kit.device import Device
 from kit.distill.objective import Objective
 from kit.errors import KitError
-from kit.fuse import fused, settled
+from kit.fuse import fused, with_compile_decided
 from kit.models.look import hooked
 from kit.models.students import build_student
 from kit.models.teacher import build_teacher
@@ -62,7 +62,7 @@ def bench(config: Config, data: Path | None, cache: Path, device: Device, rounds
     fast = Objective(student, panel, config.distill, side, fuse=fused)
     plain = copy.copy(fast)  # of the same networks and adapters
     plain.weigh = plain.compute
-    compiled = bool(settled(train, len(split), side, where, World()).compile)
+    compiled = bool(with_compile_decided(train, len(split), side, where, World()).compile)
     usual, other = (fast, plain) if compiled else (plain, fast)
     state = begin(student, fast.adapters, train, STEPS // train.epochs, device)
     images, labels = feed(0)

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from kit.models.look import classifier
+
 
 @torch.no_grad()
 def adjust_logits(student: nn.Module, per_class: np.ndarray, tau: float) -> nn.Module:
@@ -16,7 +18,7 @@ def adjust_logits(student: nn.Module, per_class: np.ndarray, tau: float) -> nn.M
         per_class: training photos of each class; a class without any counts as one photo.
     """
     adjusted = copy.deepcopy(student)
-    last = [m for m in adjusted.modules() if isinstance(m, nn.Linear)][-1]
+    last = classifier(adjusted)
     counts = torch.from_numpy(per_class).to(last.bias).clamp(min=1)
     last.bias -= tau * (counts / counts.sum()).log()
     return adjusted

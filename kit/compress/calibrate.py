@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from kit.compress.fold import fold
 from kit.compress.lsq import STEPPED, Stepped, with_steps
 from kit.config.schema import Pack
-from kit.models.look import hooked
+from kit.models.look import watched
 
 PHOTOS = 512  # with PLACES each, forty samples for every weight of a channel of the students here
 PLACES = 49  # of a map that are looked at
@@ -76,16 +76,15 @@ def round_by_photos(student: nn.Module, how: Pack, batches: Iterable[Tensor], de
 def look_at(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Inputs]:
     """{layer: its inputs} of a folded network, of the layers whose rounding they can decide."""
     found: dict[str, Inputs] = {}
-    hooks, draw = [], torch.Generator().manual_seed(0)
-    for name, layer in model.named_modules():
-        if type(layer) not in STEPPED or layer.weight[0].numel() > WIDEST or isinstance(getattr(layer, "padding", 0), str):
-            continue
+    draw = torch.Generator().manual_seed(0)
 
-        def keep(layer: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
-            found.setdefault(name, Inputs()).add(samples_of(layer, given[0], draw))
+    def note(name: str, layer: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> None:
+        found.setdefault(name, Inputs()).add(samples_of(layer, given[0], draw))
 
-        hooks.append(layer.register_forward_pre_hook(keep))
-    with hooked(hooks):
+    def decides(layer: nn.Module) -> bool:
+        return type(layer) in STEPPED and layer.weight[0].numel() <= WIDEST and not isinstance(getattr(layer, "padding", 0), str)
+
+    with watched({name: layer for name, layer in model.named_modules() if decides(layer)}, note):
         for images in batches:
             model(images)
     return found

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from kit.compress.quantize import METHODS, Quantized, restore
-from kit.errors import KitError
+from kit.errors import KitError, in_brief
 from kit.files import write_durably
 from kit.models.weights import is_safetensors, read_weights
 
@@ -111,7 +111,7 @@ def read_course_pickle(file: Path) -> Foreign:
         content = Unpickler(io.BytesIO(file.read_bytes())).load()
     except Exception as error:  # bytes that are no pickle fail in any way they like
         raise KitError(
-            f"{file} is no pickle of numpy arrays ({(str(error).splitlines() or ['?'])[0][:160]}). A whole pickled model would run code "
+            f"{file} is no pickle of numpy arrays ({in_brief(error)}). A whole pickled model would run code "
             "and is not loaded: save its state dict with torch.save(model.state_dict(), …)."
         ) from None
     if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):

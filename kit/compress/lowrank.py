@@ -26,6 +26,7 @@ from kit.models.students import count_parameters
 HALVINGS = 20  # of the interval of energy shares
 
 Ranks = dict[str, tuple[int, ...]]  # (r,) or (r₁ of the inputs, r₂ of the outputs) by layer
+Layers = dict[str, tuple[torch.Size, list[Tensor]]]  # a weight's shape, and a tensor for each of its ranks
 
 
 def factorise(folded: nn.Module, ranks: Mapping[str, tuple[int, ...]]) -> nn.Module:
@@ -95,31 +96,39 @@ def basis(weight: Tensor, rank: int) -> Tensor:
 
 def ranks_of_energy(folded: nn.Module, share: float) -> Ranks:
     """The least ranks that keep this share of Σσ² of every matrix, for the layers where that saves parameters."""
-    return ranks_by(folded, lambda weight: enough(weight, share))
+    return ranks_at(energies(folded), share)
 
 
 def ranks_up_to(folded: nn.Module, most: int) -> Ranks:
     """This rank, or a matrix's own where that is less, for the layers where that saves parameters."""
-    return ranks_by(folded, lambda weight: min(most, *weight.flatten(1).shape))
+    return where_it_saves(matrices(folded), lambda matrix: min(most, *matrix.shape))
 
 
-def ranks_by(folded: nn.Module, rank_of: Callable[[Tensor], int]) -> Ranks:
-    """rank_of: of a weight [n, …] as a matrix of n rows."""
-    ranks: Ranks = {}
+def ranks_at(energies: Layers, share: float) -> Ranks:
+    return where_it_saves(energies, lambda energy: int((energy < share * energy[-1]).sum()) + 1)
+
+
+def where_it_saves(layers: Layers, rank_of: Callable[[Tensor], int]) -> Ranks:
+    ranks = {name: (shape, tuple(rank_of(one) for one in its)) for name, (shape, its) in layers.items()}
+    return {name: its for name, (shape, its) in ranks.items() if saves(shape, its)}
+
+
+def energies(folded: nn.Module) -> Layers:
+    """Of each matrix σ₁², σ₁² + σ₂², …"""
+    layers = matrices(folded).items()
+    return {name: (shape, [torch.linalg.svdvals(one.double()).square().cumsum(0) for one in its]) for name, (shape, its) in layers}
+
+
+def matrices(folded: nn.Module) -> Layers:
+    """Those whose ranks are a layer's: of its inputs' rows and of its outputs' where a kernel stays between the two, else the weight."""
+    found: Layers = {}
     for name, layer in folded.named_modules():
         dense = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
         if dense and layer.weight.requires_grad:
             weight = layer.weight.detach()
             both = weight.ndim == 4 and math.prod(weight.shape[2:]) > 1
-            its_ranks = (rank_of(weight.transpose(0, 1)), rank_of(weight)) if both else (rank_of(weight),)
-            if saves(weight.shape, its_ranks):
-                ranks[name] = its_ranks
-    return ranks
-
-
-def enough(weight: Tensor, share: float) -> int:
-    energy = torch.linalg.svdvals(weight.flatten(1).double()).square().cumsum(0)
-    return int((energy < share * energy[-1]).sum()) + 1
+            found[name] = weight.shape, [one.flatten(1) for one in ((weight.transpose(0, 1), weight) if both else (weight,))]
+    return found
 
 
 def saves(shape: torch.Size, ranks: tuple[int, ...]) -> bool:
@@ -140,10 +149,10 @@ def ranks_within(student: nn.Module, parameters: int) -> Ranks:
     Raises:
         KitError: even with one of everything it has more.
     """
-    folded, shape = fold(student), copy.deepcopy(student).to("meta")
+    its_energies, shape = energies(fold(student)), copy.deepcopy(student).to("meta")  # once: a share only moves a threshold
 
     def size(share: float) -> int:
-        return parameters_at(shape, ranks_of_energy(folded, share))
+        return parameters_at(shape, ranks_at(its_energies, share))
 
     if size(0.0) > parameters:
         raise KitError(
@@ -154,4 +163,4 @@ def ranks_within(student: nn.Module, parameters: int) -> Ranks:
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if size(middle) <= parameters else (low, middle)
-    return ranks_of_energy(folded, low)
+    return ranks_at(its_energies, low)

@@ -4,9 +4,12 @@ What a network without some channels costs is computed from its shapes; nothing 
 asked for, which only packing tells.
 """
 
+import bisect
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import nn
@@ -19,7 +22,7 @@ from kit.errors import KitError
 from kit.models.blocks import training_only
 from kit.models.cost import count_macs
 
-LEAST = 10  # a layer keeps a tenth of its channels, whatever is asked for
+KEPT_SHARE = Fraction(1, 10)  # of a layer's channels, whatever is asked for; exact, since it is rounded up
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,8 @@ def slim(
         parameters, macs = cost(smallest)
         has = Target(parameters, macs if target.macs else None, size_of(build(smallest)) if target.bytes else None)
         raise KitError(
-            f"No pruned {name!r} fits into {target}: the smallest, with {1 / LEAST:.0%} of the channels of every layer and no less than "
-            f"{how.at_least}, has {has}. Raise prune.keep or the target, or lower prune.at_least."
+            f"No pruned {name!r} fits into {target}: the smallest, with {float(KEPT_SHARE):.0%} of the channels of every layer and no less "
+            f"than {how.at_least}, has {has}. Raise prune.keep or the target, or lower prune.at_least."
         )
     return build(counts), widths_after(student, groups, lowest(ranked, scores, counts))
 
@@ -95,14 +98,11 @@ def slim(
 def choose(groups: list[Group], scores: Scores, how: Prune, fits: Callable[[Sequence[int]], bool], fill: bool) -> list[int] | None:
     """How many channels go from each group; None where even the most do not suffice."""
     path = walk(groups, scores, how)
-    low, high = 0, len(path)
     if not fits(removals(path, groups, how)):
         return None
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(removals(path[:middle], groups, how)) else (middle + 1, high)
-    counts = removals(path[:low], groups, how)
-    for i in dict.fromkeys(reversed(path[:low])) if fill else ():  # the group of the best lost channel first
+    taken = path[: bisect.bisect_left(range(len(path)), True, key=lambda steps: fits(removals(path[:steps], groups, how)))]
+    counts = removals(taken, groups, how)
+    for i in dict.fromkeys(reversed(taken)) if fill else ():  # the group of the best lost channel first
         while counts[i]:
             back = counts.copy()
             back[i] = max(0, counts[i] - how.multiple)
@@ -122,7 +122,7 @@ def walk(groups: list[Group], scores: Scores, how: Prune) -> list[int]:
 
 
 def least(group: Group, how: Prune) -> int:
-    return min(group.count, up_to_multiple(max(how.at_least, -(-group.count // LEAST)), how.multiple))
+    return min(group.count, up_to_multiple(max(how.at_least, math.ceil(group.count * KEPT_SHARE)), how.multiple))
 
 
 def up_to_multiple(channels: int, multiple: int) -> int:

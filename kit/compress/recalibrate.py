@@ -13,6 +13,7 @@ BATCHES = 20  # that suffice: at 128 photos each the statistics are within a per
 @torch.no_grad()
 def recalibrate(model: nn.Module, batches: Callable[[int], tuple[Tensor, Tensor]], steps: int) -> None:
     """Replace the running mean and variance of every batch norm that trains by the plain average over `steps` training batches.
+    torch.optim.swa_utils.update_bn does the same to every norm, the frozen ones included.
 
     Args:
         batches: step → (images [N, 3, H, W] as in training, labels).

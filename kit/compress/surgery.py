@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kit.compress.fold import alike, conv_norm_pairs
 from kit.errors import KitError, in_brief
 from kit.models.blocks import ChannelGate, Select, has_width
-from kit.models.look import hooked
+from kit.models.look import watched
 from kit.models.students import FrozenStem, build_student, widths_of
 
 SIZED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, Select)
@@ -28,7 +28,7 @@ PASSING = {getattr(tp.ops.OPTYPE, kind) for kind in ("ELEMENTWISE", "CONCAT", "S
 EPSILON = 1e-6  # of the largest activation: what rounding may make of a constant
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # == would compare tensors
 class Place:
     """A layer that holds a group's channels. side: 0 for what it gives, 1 for what it takes. positions, channels: int64 [n], of the
     layer and of the group, in pairs (one channel may have several positions behind a flattening)."""
@@ -231,8 +231,11 @@ def absorb(student: nn.Module, groups: list[Group], removed: Removed, image_size
 def arriving(model: nn.Module, layers: list[str], image_size: int) -> dict[str, Tensor]:
     """{layer: its input}, [N, C, H, W] or [N, C], for two pictures of noise."""
     seen: dict[str, Tensor] = {}
-    keep = lambda name: lambda _, inputs: seen.update({name: inputs[0]})  # noqa: E731
-    with hooked([model.get_submodule(name).register_forward_pre_hook(keep(name)) for name in layers]):
+
+    def note(name: str, layer: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> None:
+        seen[name] = given[0]
+
+    with watched({name: model.get_submodule(name) for name in layers}, note):
         model(torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)))
     return seen
 

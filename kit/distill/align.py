@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit.errors import KitError
-from kit.models.look import blank, evaluated, hooked
+from kit.models.look import blank, classifier, evaluated, hooked, watched
 
 LOGITS = "logits"
 Seen = dict[str, Tensor]  # what a network says of a batch: logits, and maps by their module's name
+Ask = Callable[[Tensor], Seen]  # of images
 
 
 def refuse_unknown(model: nn.Module, modules: Sequence[str]) -> None:
@@ -22,7 +23,7 @@ def refuse_unknown(model: nn.Module, modules: Sequence[str]) -> None:
     known = dict(model.named_modules())
     for name in modules:
         if not name or name not in known:
-            near = difflib.get_close_matches(name, known, n=3) or [n for n, _ in model.named_children()]
+            near = difflib.get_close_matches(name, known) or [n for n, _ in model.named_children()]
             raise KitError(
                 f"A term of distill names the module {name!r}, which {type(model).__name__} does not have. Nearest: {', '.join(near)}."
             )
@@ -65,16 +66,16 @@ def look(model: nn.Module, modules: Sequence[str], images: Tensor, inside: nn.Mo
 
 @torch.no_grad()
 def written_over(model: nn.Module, modules: Sequence[str], image_size: int, inside: nn.Module | None = None) -> set[str]:
-    """The modules whose output is no more what they gave when a pass is over: a ReLU in place, a sum into one of its parts."""
+    """The modules whose output is modified in place before the pass ends, by an in-place ReLU or sum."""
     if not modules:
         return set()
     given: dict[str, tuple[Tensor, int]] = {}
 
-    def keeper(name: str) -> Callable[..., None]:
-        return lambda module, inputs, output: given.update({name: (output, output._version)})  # what torch counts writes by
+    def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        given[name] = output, output._version  # what torch counts writes by
 
     named = dict((inside or model).named_modules())
-    with evaluated(model), hooked([named[name].register_forward_hook(keeper(name)) for name in modules]):
+    with evaluated(model), watched({name: named[name] for name in modules}, note):
         model(blank(model, image_size))
     return {name for name, (output, version) in given.items() if output._version != version}
 
@@ -126,11 +127,6 @@ def bins(length: int, parts: int, like: Tensor) -> Tensor:
     start, end = part * length // parts, ((part + 1) * length + parts - 1) // parts
     inside = (start <= place) & (place < end)
     return (inside.float() / (end - start)).to(like.dtype)
-
-
-def classifier(model: nn.Module) -> nn.Linear:
-    """The last linear layer."""
-    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
 
 
 def take_classifier(student: nn.Module, teacher: nn.Module) -> None:

@@ -81,8 +81,7 @@ def crd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """
     size = len(student)
     score = F.normalize(student) @ F.normalize(teacher).T / temperature - math.log((size - 1) / size)
-    same = torch.eye(size, device=score.device, dtype=torch.bool)
-    return F.softplus(torch.where(same, -score, score)).sum() / size  # log h = -softplus(-score), log(1 - h) = -softplus(score)
+    return F.binary_cross_entropy_with_logits(score, torch.eye(size, device=score.device), reduction="sum") / size  # h = σ(score)
 
 
 def hcl(student: Tensor, teacher: Tensor) -> Tensor:

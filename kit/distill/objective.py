@@ -9,20 +9,18 @@ from torch import Tensor, nn
 
 from kit.config.ramps import factor, is_off
 from kit.config.terms import CE, OfMaps, OfStages, Term
-from kit.distill.align import LOGITS, Seen, Taps, look, shapes, written_over
+from kit.distill.align import LOGITS, Ask, Seen, Taps, look, shapes, written_over
 from kit.distill.panel import Panel
 from kit.distill.terms import OF_LOGITS, OF_MAPS, names_of, taps
 from kit.fuse import Fuse
-
-Ask = Callable[[Tensor], Seen]
-Recall = Callable[[Tensor, Ask], Seen]  # (images, what asks the teacher) → what it says of them, which may be known without asking
 
 
 class Objective:
     """What a student is trained on: `objective(images, labels, progress) -> (total, {term: value})`.
 
     The teacher is evaluated, frozen, and sees the student's view; it is not asked where no term wants it. Losses are in float32, under
-    autocast too. `adapters` is all that is trained along. fuse: what compiles it; `handles` then are of hooks on both networks.
+    autocast too. `adapters` is all that is trained along. recall: (images, what asks the teacher) → what it says of them, which may be
+    known without asking. fuse: what compiles it; `handles` then are of hooks on both networks.
 
     Raises:
         KitError: a term names a module that a network does not have, or that gives no map.
@@ -35,38 +33,40 @@ class Objective:
         terms: Sequence[Term],
         image_size: int,
         gamma_penalty: float = 0.0,
-        recall: Recall | None = None,
+        recall: Callable[[Tensor, Ask], Seen] | None = None,
         fuse: Fuse | None = None,
     ):
         self.student, self.terms, self.gamma_penalty, self.recall = student, terms, gamma_penalty, recall
         self.teacher = teacher if isinstance(teacher, Panel) else Panel([teacher])
-        of_maps = [term for term in terms if isinstance(term, (OfMaps, OfStages))]
-        self.ours, self.theirs = tapped(terms, "student"), tapped(terms, "teacher")
-        ours = shapes(student, self.ours, image_size)
-        theirs = shapes(self.teacher, self.theirs, image_size, self.teacher.first) if self.theirs else {}  # there may be no teacher
-        self.adapters = nn.ModuleList(
-            OF_MAPS[type(term)](term, [ours[name] for name in taps(term.student)], [theirs[name] for name in taps(term.teacher)])
-            for term in of_maps
-        ).to(next(student.parameters()).device)
         self.progress = -1.0
         self.computed: tuple[bool, ...] = ()
-        self.weights = torch.zeros(len(terms), device=next(student.parameters()).device)
-        modules = iter(self.adapters)
-        losses = [loss_of_maps(t, next(modules)) if isinstance(t, (OfMaps, OfStages)) else loss_of_logits(t) for t in terms]
+        device = next(student.parameters()).device
+        self.weights = torch.zeros(len(terms), device=device)
+        ours, theirs = tapped(terms, "student"), tapped(terms, "teacher")
+        first = self.teacher.first if theirs else None  # there may be no teacher
+        our_shapes, their_shapes = shapes(student, ours, image_size), shapes(self.teacher, theirs, image_size, first)
+        self.adapters, losses = nn.ModuleList(), []
+        for term in terms:
+            if isinstance(term, (OfMaps, OfStages)):
+                wanted = [our_shapes[name] for name in taps(term.student)], [their_shapes[name] for name in taps(term.teacher)]
+                module = OF_MAPS[type(term)](term, *wanted).to(device)
+                self.adapters.append(module)
+                losses.append(loss_of_maps(term, module))
+            else:
+                losses.append(loss_of_logits(term))
         self.parts = list(zip(names_of(terms), losses, strict=True))
-        first = self.teacher.first if self.theirs else None
-        copied = written_over(student, self.ours, image_size)
-        theirs_copied = written_over(self.teacher, self.theirs, image_size, first)
-        self.look_ours: Ask = partial(look, student, self.ours, copied=copied)
-        self.look_theirs: Ask = partial(look, self.teacher, self.theirs, inside=first, copied=theirs_copied)
-        self.weigh, self.handles = self.compute, []
+        copied, theirs_copied = written_over(student, ours, image_size), written_over(self.teacher, theirs, image_size, first)
+        self.look_ours: Ask
+        self.look_theirs: Ask
         if fuse:
             self.weigh = fuse(self.compute)
-            self.look_ours, self.look_theirs = both = (
-                Taps(student, self.ours, copied=copied),
-                Taps(self.teacher, self.theirs, first, theirs_copied),
-            )
-            self.handles = [handle for taps in both for handle in taps.handles]
+            self.look_ours = our_taps = Taps(student, ours, copied=copied)
+            self.look_theirs = their_taps = Taps(self.teacher, theirs, first, theirs_copied)
+            self.handles = our_taps.handles + their_taps.handles
+        else:
+            self.weigh, self.handles = self.compute, []
+            self.look_ours = partial(look, student, ours, copied=copied)
+            self.look_theirs = partial(look, self.teacher, theirs, inside=first, copied=theirs_copied)
 
     def __call__(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """images: normalised [N, 3, H, W]. progress: share of the plan's epochs that is over, for the ramps.

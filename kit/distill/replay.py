@@ -25,16 +25,14 @@ from torch import Tensor
 
 from kit.console import Log
 from kit.data.loader import Batches
-from kit.distill.align import LOGITS, Seen
+from kit.distill.align import LOGITS, Ask, Seen
 from kit.files import StorageError
 
 DIGEST = 16  # bytes
 SAMPLES = 8  # of a view's pixels along each side that tell it from others
 
-Ask = Callable[[Tensor], Seen]
 
-
-class Recall:
+class ByStep:
     """What answers for the teacher of the batch that was drawn last. step: that batch's."""
 
     step = -1
@@ -49,7 +47,7 @@ class Recall:
         return draw
 
 
-class Replay(Recall):
+class Replay(ByStep):
     """Answers by step. `drawn` must be around the batches: it says which step's views come next.
 
     shapes: of a step's answers by name: logits (N, K), maps (N, C, H, W). stored: "float16" or "float32". steps: of the plan; nothing is
@@ -59,7 +57,7 @@ class Replay(Recall):
     def __init__(self, file: Path, shapes: Mapping[str, Sequence[int]], stored: str, steps: int, log: Log):
         self.file, self.shapes, self.type, self.log = file, shapes, getattr(torch, stored), log
         self.size = DIGEST + sum(math.prod(shape) for shape in shapes.values()) * self.type.itemsize  # of a row, bytes
-        self.step, self.replayed, self.computed = -1, 0, 0
+        self.replayed, self.computed = 0, 0
         try:
             self.descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
             owed, free = steps * self.size - os.fstat(self.descriptor).st_size, shutil.disk_usage(file.parent).free
@@ -126,7 +124,7 @@ def sample_of(images: Tensor) -> bytes:
     return images[:, :, ::step, ::step].cpu().contiguous().numpy().tobytes()
 
 
-class Fixed(Recall):
+class Fixed(ByStep):
     """The soft labels of each photo, computed once of its plain view, in Replay's place: whatever the student sees.
 
     logits: float32 [photos, K]. rows: step → which photos its batch has, int64 [N].

@@ -86,9 +86,9 @@ class Residual(nn.Module):
     """Depthwise k×k, pointwise, both with BN; the input is added where the shape allows. One activation in between: a second one
     after the sum cost accuracy in small networks (MobileNetV2's linear bottleneck).
 
-    branched: both convolutions are trained with branches beside them. gated: what it gives is, before the input is added. follows: the
-    width is that of the block before. adds: whether the input is added at all; a block that widens must not begin to when pruning leaves
-    it as wide as what it is given.
+    branched: both convolutions are trained with branches beside them. gated: its output passes a ChannelGate before the input is added.
+    follows: the width is that of the block before. adds: whether the input is added at all; a block that widens must not begin to when
+    pruning leaves it as wide as what it is given.
     """
 
     def __init__(

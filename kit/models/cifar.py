@@ -118,7 +118,7 @@ def pre_places(blocks: int) -> Iterator[tuple[int, Mark]]:
     yield before, stream
 
 
-def widths_in(places: Iterable[tuple[int, Mark]]) -> tuple[int, ...]:
+def widths_of_places(places: Iterable[tuple[int, Mark]]) -> tuple[int, ...]:
     return tuple(width for width, _ in places)
 
 

@@ -42,8 +42,7 @@ def cnn(widths: Sequence[int], classes: int, groups: int = 1) -> nn.Module:
     Raises:
         KitError: the groups don't divide a width.
     """
-    if uneven := [width for width in widths if width % groups]:
-        raise KitError(f"{groups} groups don't divide the widths {uneven} of cnn/{groups}. Give multiples, or set student.parameters.")
+    refuse_uneven("cnn", widths, groups)
     blocks = []
     for i, (ins, outs) in enumerate(zip((3, *widths), widths, strict=False)):
         blocks.append(block(nn.Conv2d(ins, outs, 3, 1, 1, groups=groups if i else 1)))
@@ -85,3 +84,12 @@ def separable(ins: int, outs: int, pooled: bool, activation: Callable[[], nn.Mod
     """A depthwise convolution with BN and activation, and a pointwise one without."""
     depthwise = block(following(nn.Conv2d(ins, ins, 3, 1, 1, groups=ins, bias=bias)), activation, pooled=False)
     return nn.Sequential(*depthwise, nn.Conv2d(ins, outs, 1, bias=bias), *([nn.MaxPool2d(2)] if pooled else []))
+
+
+def refuse_uneven(name: str, widths: Sequence[int], groups: int) -> None:
+    """
+    Raises:
+        KitError: the groups of the student `name`/`groups` don't divide one of these widths.
+    """
+    if uneven := [width for width in widths if width % groups]:
+        raise KitError(f"{groups} groups don't divide the widths {uneven} of {name}/{groups}. Give multiples, or set student.parameters.")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kit.errors import KitError, in_brief
 from kit.models.blocks import following
+from kit.models.look import blank, evaluated
 from kit.models.resize import resize
 
 PREFIX = "timm/"
@@ -41,7 +42,7 @@ class FromLibrary(nn.Module):
         super().__init__()
         known = name.removeprefix(PREFIX)
         if not timm.is_model(known):
-            near = difflib.get_close_matches(known, timm.list_models(), n=3)
+            near = difflib.get_close_matches(known, timm.list_models())
             raise KitError(f"timm has no network {known!r}." + (f" Nearest: {', '.join(PREFIX + n for n in near)}." if near else ""))
         self.body = timm.create_model(known, pretrained=False, num_classes=0)
         self.fc = nn.Linear(self.body.head_hidden_size, classes)
@@ -83,8 +84,8 @@ def refuse_unusable(name: str, student: nn.Module, image_size: int) -> None:
         KitError: the network takes photos of another size, or gives no plain vector.
     """
     try:
-        with torch.no_grad():
-            student.eval()(torch.zeros(1, 3, image_size, image_size))
+        with torch.no_grad(), evaluated(student):
+            student(blank(student, image_size))
     except Exception as error:  # a stranger's code fails in any way it likes
         raise KitError(
             f"The student {name!r} can't be used at {image_size} px ({in_brief(error)}). Choose another, or another data.image_size."

@@ -1,7 +1,8 @@
-"""A look through a network: at a blank photo, with hooks that end with it, in a mode that does not outlive it."""
+"""A look through a network: at a blank photo, with hooks that end with it, in a mode that does not outlive it; and at its end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,13 @@ def hooked(hooks: Sequence[RemovableHandle]) -> Iterator[None]:
 
 
 @contextmanager
+def watched(modules: Mapping[str, nn.Module], note: Callable[[str, nn.Module, tuple[Tensor, ...], Tensor], None]) -> Iterator[None]:
+    """In the block, each call of one of the modules ends with `note(name, module, what it was given, what it gave)`."""
+    with hooked([module.register_forward_hook(partial(note, name)) for name, module in modules.items()]):
+        yield
+
+
+@contextmanager
 def evaluated(model: nn.Module) -> Iterator[nn.Module]:
     """The model in evaluation mode; after the block each module is in the mode that it was in."""
     was = {module: module.training for module in model.modules()}
@@ -32,3 +40,8 @@ def evaluated(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in was.items():
             module.training = training
+
+
+def classifier(model: nn.Module) -> nn.Linear:
+    """The last linear layer."""
+    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 Convolve = Callable[[Tensor, Tensor], Tensor]
 TOLERANCE = 0.05  # of the largest answer: half precision, rounded in other places
-STAGE = re.compile(r"layer[1-4](\.\d)?")  # what has a name in it still
+STAGE = re.compile(r"layer[1-4](\.\d)?")  # the modules that still give what they gave
 
 
 class Stem(nn.Module):
@@ -54,8 +54,9 @@ class Block(nn.Module):
 
 @torch.no_grad()
 def quick(network: nn.Module, side: int) -> nn.Module:
-    """The network itself, or where it is a folded ResNet-18 on a GPU, rearranged: what STAGE doesn't match has no name in it any more. It
-    is tried on noise first, and left as it is where a card doesn't take it or the answers differ."""
+    """The network itself, or where it is a folded ResNet-18 on a GPU, rearranged; afterwards only modules that match STAGE are sure
+    to give what they gave by their names. It is tried on noise first, and left as it is where a card doesn't take it or the answers
+    differ."""
     conv = getattr(network, "conv1", None)
     if not isinstance(conv, nn.Conv2d) or conv.bias is None or not conv.weight.is_cuda:
         return network

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from kit.errors import KitError, nearest
 from kit.models.blocks import Bottleneck, Classifier, LargeKernel, Residual, Select, following, has_width, strided_stem, training_only
-from kit.models.cifar import CifarResNet, Places, PreCifarResNet, plain_places, pre_places, ties_in, widths_in
-from kit.models.course import cnn, cnn_deep, cnn_depthwise, hw7, hw13, mobilenet
+from kit.models.cifar import CifarResNet, Places, PreCifarResNet, plain_places, pre_places, ties_in, widths_of_places
+from kit.models.course import cnn, cnn_deep, cnn_depthwise, hw7, hw13, mobilenet, refuse_uneven
 from kit.models.library import FromLibrary, is_library
 
 
@@ -123,11 +123,11 @@ def bottleneck(widths: Sequence[int], classes: int, groups: int = 1) -> nn.Modul
     """ResNet's bottlenecks, or ResNeXt's: `bottleneck/4` has four groups in every 3×3.
 
     widths: of the stem; then of each of four stages both inner widths and the outer one.
+
+    Raises:
+        KitError: the groups don't divide an inner width.
     """
-    if uneven := [width for i, width in enumerate(widths[1:]) if i % 3 != 2 and width % groups]:
-        raise KitError(
-            f"{groups} groups don't divide the widths {uneven} of bottleneck/{groups}. Give multiples, or set student.parameters."
-        )
+    refuse_uneven("bottleneck", [width for i, width in enumerate(widths[1:]) if i % 3 != 2], groups)
     stem, ins, blocks = strided_stem(widths[0], nn.Hardswish()), widths[0], []
     for inner, wide, outs in zip(*[iter(widths[1:])] * 3, strict=True):
         blocks.append(Bottleneck(ins, inner, wide, outs, 3, 2, groups=groups))
@@ -230,7 +230,7 @@ STUDENTS = {
 
 
 def of_cifar(build: Callable[..., nn.Module], places: Places, blocks: int, parameters: int, says: str) -> Spec:
-    return Spec(partial(build, blocks), widths_in(places(blocks)), parameters, says, ties_in(places(blocks)))
+    return Spec(partial(build, blocks), widths_of_places(places(blocks)), parameters, says, ties_in(places(blocks)))
 
 
 # Made for 32 px and 100 classes; too large for the limits of the competitions unless narrowed or pruned.

@@ -32,9 +32,12 @@ def load_teacher(file: Path, arch: str, classes: int | None) -> nn.Module:
     classes: how many outputs it must have, None for as many as it has.
 
     Raises:
-        KitError: it has another number of outputs, or another architecture's tensors.
+        KitError: there is none, it can't be read, or it has another number of outputs or another architecture's tensors.
     """
-    weights = read_weights(file)
+    try:
+        weights = read_weights(file)
+    except FileNotFoundError:
+        raise KitError(f"There is no teacher file {file}. Without --teacher the run trains its own.") from None
     outputs = len(weights["fc.bias"]) if "fc.bias" in weights else None
     if outputs is not None and outputs != (classes or outputs):
         raise KitError(

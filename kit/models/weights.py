@@ -12,7 +12,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from kit.device import shortages_named
-from kit.errors import KitError
+from kit.errors import KitError, in_brief
 
 KEYS = ("state_dict", "model", "model_state_dict")  # Lightning's and timm's, torchvision's, that of torch's tutorial
 WRAPPERS = re.compile(r"^((module|_orig_mod|model)\.)+")  # DataParallel, torch.compile, a Lightning module
@@ -23,7 +23,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     wrapper's prefix.
 
     Raises:
-        KitError: the file is missing, damaged, a whole pickled model, or holds no state dict.
+        KitError: the file can't be read, is damaged, a whole pickled model, or holds no state dict.
+        FileNotFoundError: there is none; what it was to be, only the caller knows.
     """
     try:
         refuse_damaged(file)
@@ -32,19 +33,17 @@ def read_weights(file: Path) -> dict[str, Tensor]:
                 content = dict(sorted(load(file.read_bytes()).items()))  # it gives another order each time
             else:
                 content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise KitError(f"There is no teacher file {file}. Without --teacher the run trains its own.") from None
+    except (FileNotFoundError, KitError):
+        raise
     except OSError as error:
         if error.errno in (None, errno.EINVAL):  # a damaged table's way to a place before the file's beginning, and no disk's failure
             raise KitError(f"{file} is damaged ({error}). Copy or download it again.") from None
         raise KitError(f"{file} can't be read ({error.strerror}). Bring its disk or mount back, or mend its permissions.") from None
-    except KitError:
-        raise
     except SafetensorError as error:
         raise KitError(f"{file} is no whole safetensors file ({error}). Copy it again.") from None
     except Exception as error:  # bytes that are no checkpoint fail in the restricted unpickler in any way they like
         raise KitError(
-            f"{file} is no checkpoint that can be read safely ({(str(error).splitlines() or ['?'])[0].partition('. ')[0][:120]}). "
+            f"{file} is no checkpoint that can be read safely ({in_brief(error, 120).partition('. ')[0]}). "
             "A state dict is wanted (torch.save(model.state_dict(), …)); a whole pickled model would run code and is not loaded."
         ) from None
     for key in KEYS:

@@ -16,11 +16,12 @@ from kit.config.schema import Config, LowRank, Train
 from kit.config.stages import steps_of
 from kit.config.terms import SimKD
 from kit.device import Device
-from kit.distill.align import classifier, take_classifier
+from kit.distill.align import take_classifier
 from kit.distill.objective import Objective
 from kit.distill.panel import Panel
 from kit.errors import KitError
-from kit.models.look import hooked
+from kit.models.library import shapes_on
+from kit.models.look import classifier, hooked
 from kit.models.quick import Stem
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
 from kit.models.widths import widths_for

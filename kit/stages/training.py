@@ -8,8 +8,8 @@ from torch import nn
 
 from kit import predict
 from kit.config.schema import Augment, Train
-from kit.distill.replay import Recall
-from kit.fuse import Fuse, fused, settled
+from kit.distill.replay import ByStep
+from kit.fuse import Fuse, fused, with_compile_decided
 from kit.session import Session
 from kit.stages.photos import Material, make_order, make_views, mixing
 from kit.train.gradients import Loss
@@ -19,7 +19,7 @@ from kit.train.state import Training
 
 def settle(session: Session, material: Material, stage: str, plan: Train) -> tuple[Train, Fuse | None]:
     """A plan that says whether its steps are compiled, and what compiles them: None where they aren't."""
-    own = settled(plan, material.photos, session.config.data.image_size, session.device.device, session.world)
+    own = with_compile_decided(plan, material.photos, session.config.data.image_size, session.device.device, session.world)
     if plan.compile:
         if not own.compile:
             session.log(f"{stage}: steps are not compiled, since several processes share a batch")
@@ -40,7 +40,7 @@ def train(
     augment: Augment,
     adapters: nn.Module | None = None,
     prepare: Callable[[float], Hashable] = lambda progress: None,
-    stored: Recall | None = None,
+    stored: ByStep | None = None,
 ) -> Training:
     """A stage's plan, carried through or on. prepare: as `fit` takes it. stored: what the loss asks in the teacher's place, on the host,
     and must be told which step's batch that is of."""

@@ -57,7 +57,7 @@ def fit(
         evaluate: "accuracy" on validation, 0…1, and other scores, of a network in evaluation mode; not called for a final fit.
         budget: of the processes that share each batch.
         adapters: train along but are not part of the network.
-        train: its plan, settled (kit/fuse.py): whether the loss was compiled is known.
+        train: its plan, with_compile_decided (kit/fuse.py): whether the loss was compiled is known.
         unmixed: the same batches without mixup, which batch norm is measured on; None: as they are.
         prepare: as `Recorded` takes it.
         on_epoch: is given the history, a dictionary an epoch, and where the last epoch's seconds went; after each epoch and at the

@@ -10,10 +10,11 @@ from kit.config.recipes import recipe
 from kit.config.terms import AFD, AT, CE, CRD, DIST, DKD, KD, L2, MLKD, RKD, SP, FixedKD, Hint, Review, SimKD
 from kit.device import choose_device
 from kit.distill import features, losses
-from kit.distill.align import Taps, classifier, look, same_size, take_classifier
+from kit.distill.align import Taps, look, same_size, take_classifier
 from kit.distill.objective import Objective
 from kit.distill.terms import OF_LOGITS, OF_MAPS
 from kit.errors import KitError
+from kit.models.look import classifier
 from kit.models.students import FrozenStem, build_student
 from kit.stages.teacher import panel_of
 

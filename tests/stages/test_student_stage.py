@@ -7,7 +7,7 @@ import torch
 from kit.compress.lowrank import parameters_at, ranks_in
 from kit.config.override import override
 from kit.config.recipes import recipe
-from kit.distill.align import classifier
+from kit.models.look import classifier
 from kit.models.students import build_student, count_parameters
 from kit.models.widths import widths_for
 from kit.session import open_session

@@ -16,7 +16,7 @@ from kit.data.cache import load_photos
 from kit.data.layout import find_dataset
 from kit.data.loader import CachedBatches
 from kit.data.order import Order
-from kit.device import choose_device, cpu
+from kit.device import choose_device, cpu_because
 from kit.distill.objective import Objective
 from kit.fuse import fused
 from kit.models.students import build_student
@@ -88,7 +88,7 @@ def test_a_run_that_goes_back_updates_the_state_that_it_has_loaded():
 
 
 def test_a_state_that_the_optimizer_loads_is_not_the_one_that_was_recorded():
-    images, labels, network, device = torch.randn(4, 3, 32, 32), torch.arange(4), build_student("even", (), 5), cpu("")
+    images, labels, network, device = torch.randn(4, 3, 32, 32), torch.arange(4), build_student("even", (), 5), cpu_because("")
     state = begin(network, nn.Module(), Train(epochs=1), 9, device)
     loss = lambda images, labels, progress: (F.cross_entropy(network(images), labels), {})  # noqa: E731
     learn, counted = Recorded(Backward(loss, state.optimizer, state.scaler, device), lambda progress: None, print, pays=False), []

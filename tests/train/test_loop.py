@@ -14,7 +14,7 @@ from torch import nn
 
 from kit.config.schema import Train
 from kit.console import Log
-from kit.device import cpu
+from kit.device import cpu_because
 from kit.errors import KitError, Suspended
 from kit.files import StorageError
 from kit.train.budget import Budget
@@ -97,7 +97,7 @@ def train(out, plan, *, stop_at=None, kill_at=None, per_epoch=PER_EPOCH, world=N
         train=plan,
         checkpoints=Checkpoints(out, "distil", {}, {}, Log(), world),
         budget=budget,
-        device=cpu(""),
+        device=cpu_because(""),
         log=Log(),
         on_epoch=lambda history, seconds: (out / "history").write_text(repr(history)),
     )
@@ -212,7 +212,7 @@ def test_a_run_that_diverges_twice_stops_and_keeps_a_sound_checkpoint(tmp_path):
 
 @pytest.mark.parametrize(("mean", "trouble"), [(0.3, None), (3.0, "the loss 'ce' has exploded from 0.002 at the first step to 3")])
 def test_a_trained_networks_loss_may_grow_tenfold_and_still_be_next_to_nothing(mean, trouble):
-    state = begin(network(), nn.Module(), Train(epochs=2), PER_EPOCH, cpu(""))
+    state = begin(network(), nn.Module(), Train(epochs=2), PER_EPOCH, cpu_because(""))
     state.step, state.first, state.sums = PER_EPOCH, {"ce": torch.tensor(0.002)}, {"ce": torch.tensor(mean * PER_EPOCH)}
     assert find_trouble(state) == trouble
 
@@ -239,7 +239,7 @@ def test_a_full_disk_in_between_is_lived_with_and_the_last_checkpoint_is_not(tmp
             budget.stop = "SIGTERM came"
         return batches(step)
 
-    rest = {"steps_per_epoch": PER_EPOCH, "train": plan, "budget": budget, "device": cpu(""), "log": Log()}
+    rest = {"steps_per_epoch": PER_EPOCH, "train": plan, "budget": budget, "device": cpu_because(""), "log": Log()}
     with pytest.raises(StorageError, match="The folder or its mount has vanished"):
         fit(model, lambda x, y, p: (nn.functional.cross_entropy(model(x), y), {}), draw, accuracy, checkpoints=real, on_epoch=print, **rest)
     assert "no checkpoint this time" in capsys.readouterr().out
@@ -281,7 +281,7 @@ def test_a_suspended_session_uses_its_budget_and_is_never_over_it(tmp_path, budg
             train=Train(epochs=10_000, save_seconds=60),
             checkpoints=Slow(tmp_path, "distil", {}, {}, Log()),
             budget=session,
-            device=cpu(""),
+            device=cpu_because(""),
             log=lambda line: None,
             on_epoch=lambda history, seconds: None,
         )
@@ -300,7 +300,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_plan(tmp_path, log):
         train=Train(epochs=50, patience=2),
         checkpoints=Checkpoints(tmp_path, "distil", {}, {}, log),
         budget=Budget(None),
-        device=cpu(""),
+        device=cpu_because(""),
         log=log,
         on_epoch=lambda history, seconds: None,
     )
@@ -389,7 +389,7 @@ def test_a_final_fit_looks_at_no_validation_and_deploys_the_last_weights(tmp_pat
         train=Train(epochs=2, final_fit=True, recalibrate=2),
         checkpoints=Checkpoints(tmp_path, "distil", {}, {}, Log()),
         budget=Budget(None),
-        device=cpu(""),
+        device=cpu_because(""),
         log=Log(),
         on_epoch=lambda history, seconds: None,
     )
@@ -411,7 +411,7 @@ def test_norms_measured_anew_at_the_end_are_taken_where_validation_says_so(tmp_p
         train=Train(epochs=1, recalibrate=4),
         checkpoints=Checkpoints(tmp_path, "distil", {}, {}, Log()),
         budget=Budget(None),
-        device=cpu(""),
+        device=cpu_because(""),
         log=Log(),
         on_epoch=lambda history, seconds: None,
     )
@@ -450,7 +450,7 @@ def test_norms_measured_anew_in_another_session_see_the_same_dropout(tmp_path):
             train=Train(epochs=1, recalibrate=4, save_seconds=0),
             checkpoints=Checkpoints(out, "distil", {}, {}, Log()),
             budget=Budget(None),
-            device=cpu(""),
+            device=cpu_because(""),
             log=Log(),
             on_epoch=lambda history, seconds: None,
         )
