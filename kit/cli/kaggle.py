@@ -1,7 +1,7 @@
 """The verbs that talk to Kaggle."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -154,7 +154,7 @@ def chain(
     until: Annotated[int | None, typer.Option(min=1, help="Stop when the run is at this step.", show_default=False)] = None,
     timeout: TimeoutOption = None,
     via: Annotated[
-        str | None,
+        Literal["self", "pair", "dataset"] | None,  # Via, whose room would be read for `kit --help`, too
         typer.Option(
             help="How the state travels: self (the kernel is its own source), pair (two kernels take turns), dataset (a private one). "
             "Default: self, then the next where Kaggle drops the source.",
@@ -170,7 +170,6 @@ def chain(
     ] = False,
 ) -> None:
     """Session after session on Kaggle until the run is done: push, wait, attach the output, push again."""
-    from kit.remote.chain import VIAS
     from kit.remote.chain import chain as run_chain
     from kit.remote.client import connect
     from kit.remote.metadata import kernel_folder
@@ -181,8 +180,6 @@ def chain(
             "kit chain goes by the steps of one run, and a share of a study has many. When its session has ended, push it again with the "
             "same words: kit push study --study NAME --shard k/n. It goes on from its own output."
         )
-    if via not in (None, *VIAS):
-        raise KitError(f"--via {via}: choose one of {', '.join(VIAS)}.")
     story = run_chain(
         kernel,
         connect(),
@@ -241,8 +238,8 @@ def pull(
 
 def furthest(file: Path, ref: str, kaggle: Any) -> str:
     """The kernel that brought a chain of `ref` furthest, of a pair that takes turns maybe the other one; `ref` where there is no chain."""
-    from kit.remote.chain import read_story
     from kit.remote.push import newest_version
+    from kit.remote.story import read_story
 
     if not (reached := read_story(file, ref).furthest):
         return ref

@@ -14,11 +14,12 @@ from kit.cli.kaggle import furthest
 from kit.compress.pack import unpack
 from kit.errors import KitError
 from kit.files import sha256_of
-from kit.remote.chain import LIMIT_WORDS, Reached, Story, chain, read_story, save, steps_told
+from kit.remote.chain import LIMIT_WORDS, chain
 from kit.remote.client import connect
-from kit.remote.output import fetch, list_output
+from kit.remote.output import fetch, list_output, steps_told
 from kit.remote.pull import pull
 from kit.remote.push import Pushed, push, wait_for
+from kit.remote.story import Reached, Story, read_story, save
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 REF = f"{USER}/kit-small"
