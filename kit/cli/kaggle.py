@@ -74,7 +74,7 @@ def push(
     from kit.train.budget import parse_duration
 
     kernel = kernel_folder(name)
-    part, kaggle = share("push", kernel.name, study, arms or [], shard, seeds), connect()
+    part, kaggle = share("push", kernel.name, study, arms or [], shard, seeds), connect(say)
     limit, patient = session_limit(timeout), parse_duration(patience)
     changes, environment = as_kernel(*part, kernel, kaggle) if part else ({}, {})
     if dry_run:
@@ -83,10 +83,10 @@ def push(
         write_script(kernel, text)
         print(pushing.describe(metadata, text, limit))
         return
-    pushed = pushing.push(kernel, kaggle, say, timeout=limit, patience=patient, changes=changes, environment=environment)
+    pushed = pushing.push(kernel, kaggle, timeout=limit, patience=patient, changes=changes, environment=environment)
     say(f"{pushed.ref} version {pushed.version}: {pushed.url}")
     if wait:
-        pushing.wait_for(pushed, kaggle, say).insist(f"{pushed.ref} version {pushed.version}")
+        pushing.wait_for(pushed, kaggle).insist(f"{pushed.ref} version {pushed.version}")
 
 
 def chain_folder(kernel: Path) -> Path:
@@ -182,8 +182,7 @@ def chain(
         )
     story = run_chain(
         kernel,
-        connect(),
-        say,
+        connect(say),
         folder=out or chain_folder(kernel),
         max_sessions=max_sessions,
         until=until,
@@ -223,7 +222,7 @@ def pull(
     from kit.remote.pull import pull as fetch
 
     kernel = kernel_folder(name)
-    part, kaggle = share("pull", kernel.name, study, arms or [], shard, seeds), connect()
+    part, kaggle = share("pull", kernel.name, study, arms or [], shard, seeds), connect(say)
     if part:
         ref = ref_of(part[0], kernel, kaggle.user)
         pattern, out = pattern or rf"{study}\.jsonl", out or Path("runs") / ref.partition("/")[2]
@@ -274,7 +273,7 @@ def submit(
     if dry_run:
         say(f"{entry.csv} would go to {entry.rules.slug} with the message: {entry.message()}")
         return
-    hand_in(entry, connect(), say, ledger_folder(), wait=wait)
+    hand_in(entry, connect(say), ledger_folder(), wait=wait)
 
 
 def ledger_folder() -> Path:
@@ -297,7 +296,7 @@ def ledger(
         raise KitError(f"There is no {folder / 'ledger.csv'} yet. A run of a competition's whole data set in a clone's folder writes one.")
     try:
         if fetch and any(map(book.lacks_a_score, lines)):
-            fetch_scores(connect(), folder, say)
+            fetch_scores(connect(say), folder)
     finally:  # what is known is shown, too, where Kaggle can't be asked
         console.print(as_table(book.read(folder)))
 

@@ -5,7 +5,6 @@ that is still running is waited for, not started a second time. A copy of the fu
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,13 +26,11 @@ LIMIT = 9 * 3600.0  # seconds after which Kaggle ends a session
 LATE = 0.95  # of the limit: the last look at a session that it ends, and the last line of its log, come before
 LIMIT_WORDS = re.compile(r"time limit|timed out|timeout|exceeded.*(time|duration)", re.IGNORECASE)  # of Kaggle, of a session that it ended
 STILL = 2  # sessions without progress after which a person should look
-Say = Callable[[str], None]
 
 
 def chain(
     kernel: Path,
     kaggle: Kaggle,
-    say: Say,
     *,
     folder: Path,
     max_sessions: int | None = None,
@@ -57,7 +54,7 @@ def chain(
             GPU time is used up, or Kaggle refused: each with the reason and, of a failure, the end of the log. Started again, the chain
             goes on.
     """
-    ref, kaggle = read_metadata(kernel, kaggle.user)["id"], replace(kaggle, patience=PATIENCE, say=say)
+    ref, kaggle = read_metadata(kernel, kaggle.user)["id"], replace(kaggle, patience=PATIENCE)
     try:
         with locked(make_folder(folder)):
             file = folder / FILE
@@ -65,14 +62,14 @@ def chain(
                 refuse_foreign(folder / "output")
             elif anew:
                 raise KitError(f"{file} tells of a chain that has begun. Leave out --anew to go on with it, or remove that file.")
-            story = read_story(file, ref) if begun or anew else adopted(ref, kaggle, say)
+            story = read_story(file, ref) if begun or anew else adopted(ref, kaggle)
             story.via = via or story.via
             if reason := over(story, file, max_sessions, until):
-                say(reason)
+                kaggle.say(reason)
             while not over(story, file, max_sessions, until):
-                pushed = story.running or begin(story, kernel, kaggle, say, folder, timeout)
+                pushed = story.running or begin(story, kernel, kaggle, folder, timeout)
                 try:
-                    ended = wait_for(pushed, kaggle, say)
+                    ended = wait_for(pushed, kaggle)
                     reason = look(story, pushed, kaggle, folder, ended, late=ended.seconds > LATE * (story.limit or LIMIT))
                 except Refused:
                     if not (reason := gone(story, pushed, kaggle)):
@@ -80,7 +77,7 @@ def chain(
                 save(story, folder)
                 if reason:
                     raise KitError(reason)
-                say(f"session {len(story.steps)}: step {story.steps[-1]:,}, {story.state}")
+                kaggle.say(f"session {len(story.steps)}: step {story.steps[-1]:,}, {story.state}")
                 if story.state != "done" and story.still >= STILL:
                     raise KitError(
                         f"{story.still} sessions in a row have not moved {ref} from step {story.step:,}. Mend what the last one's log says "
@@ -92,7 +89,7 @@ def chain(
     return story
 
 
-def adopted(ref: str, kaggle: Kaggle, say: Say) -> Story:
+def adopted(ref: str, kaggle: Kaggle) -> Story:
     """A new chain, whose first session is the kernel's newest where that runs, or has brought a run some way and not to its end: `kit push`
     began it, or a chain on another machine."""
     story, newest = Story(ref), newest_version(kaggle, ref).number
@@ -103,7 +100,9 @@ def adopted(ref: str, kaggle: Kaggle, say: Say) -> Story:
     except Refused:  # a session that runs, or failed, may have no output to show
         progress = Progress()
     if (progress.steps and not progress.done) or session_status(kaggle, ref).status.name not in OVER:
-        say(f"{ref} version {newest}, which this chain did not push, is taken for its first session; --anew would begin at the first step")
+        kaggle.say(
+            f"{ref} version {newest}, which this chain did not push, is taken for its first session; --anew would begin at the first step"
+        )
         story.running = Pushed(ref, newest, "")
     return story
 
@@ -119,7 +118,7 @@ def over(story: Story, file: Path, max_sessions: int | None, until: int | None) 
     return ""
 
 
-def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, timeout: int | None) -> Pushed:
+def begin(story: Story, kernel: Path, kaggle: Kaggle, folder: Path, timeout: int | None) -> Pushed:
     """Push the next session, with the state attached and the step that it must hold; by another way where Kaggle drops the source.
 
     The version before and the text are written down first. A chain that was killed before it could write down the version after finds its
@@ -135,7 +134,7 @@ def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, ti
         now, story.limit = digest_of(compose(kernel, read_head(kernel), story.step, None, timeout)), timeout
         story.texts = [*dict.fromkeys([*story.texts, now])]
         save(story, folder)
-        send = partial(push, kernel, kaggle, say, timeout=timeout, least_step=story.step, changes=changes)
+        send = partial(push, kernel, kaggle, timeout=timeout, least_step=story.step, changes=changes)
         try:
             pushed = send(patience=PATIENCE, before=story.before, texts=story.texts)
             break
@@ -144,11 +143,11 @@ def begin(story: Story, kernel: Path, kaggle: Kaggle, say: Say, folder: Path, ti
             save(story, folder)
             story.via = next_way(story, changes, drop)
             save(story, folder)
-            say(f"Kaggle dropped {', '.join(drop.sources)}: the state will travel by --via {story.via}")
-            wait_for(drop.pushed, kaggle, say)  # it finds less than it was promised and stops at once
+            kaggle.say(f"Kaggle dropped {', '.join(drop.sources)}: the state will travel by --via {story.via}")
+            wait_for(drop.pushed, kaggle)  # it finds less than it was promised and stops at once
     story.running, story.before, story.texts = pushed, None, []
     save(story, folder)
-    say(f"{pushed.ref} version {pushed.version}: {pushed.url}")
+    kaggle.say(f"{pushed.ref} version {pushed.version}: {pushed.url}")
     return pushed
 
 
