@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kit.cli.app import ComparedOption, app, say, submissions_folder
-from kit.config.competitions import COMPETITIONS
+from kit.config.competitions import ON_KAGGLE
 from kit.console import console
 from kit.errors import KitError
 
@@ -25,7 +25,7 @@ KernelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A folder of
 StudyOption = Annotated[str | None, typer.Option(help="For the kernel study: which one.", show_default=False)]
 ArmOption = Annotated[list[str] | None, typer.Option("--arm", help="Only this arm of it; may be repeated.", show_default=False)]
 ShardOption = Annotated[str, typer.Option(help="Only every n-th of its arms, from the k-th on: k/n.")]
-SeedsOption = Annotated[int, typer.Option(min=1, help="How many, of a study's arms.")]
+SeedsOption = Annotated[int, typer.Option(min=1, help="How many seeds each arm is run with.")]
 TimeoutOption = Annotated[
     str | None,
     typer.Option(help="Kaggle ends a session after this, such as 4h; the session itself ends in order before.", show_default=False),
@@ -57,7 +57,7 @@ def bundle(
 )
 def push(
     name: KernelArgument,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the session's log to its end; fails if it does.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the log to the session's end; exit code 1 if the session fails.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the request; start nothing. Needs your token, too.")] = False,
     timeout: TimeoutOption = None,
     patience: Annotated[str, typer.Option(help="How long to wait for a free session when two are running, such as 2h.")] = "0s",
@@ -149,7 +149,7 @@ def as_kernel(title: str, order: str, kernel: Path, kaggle: Any) -> tuple[dict[s
 def chain(
     name: KernelArgument,
     max_sessions: Annotated[
-        int | None, typer.Option(min=1, help="Stop after as many, earlier starts' included.", show_default=False)
+        int | None, typer.Option(min=1, help="Stop after this many sessions in all, earlier starts included.", show_default=False)
     ] = None,
     until: Annotated[int | None, typer.Option(min=1, help="Stop when the run is at this step.", show_default=False)] = None,
     timeout: TimeoutOption = None,
@@ -165,9 +165,7 @@ def chain(
         Path | None,
         typer.Option(help="Where the chain keeps what it knows, and the furthest output; default: runs/chain-NAME.", show_default=False),
     ] = None,
-    anew: Annotated[
-        bool, typer.Option("--anew", help="Begin a new chain at the first step, also where the kernel's own session could be gone on with.")
-    ] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Start from step 0 even if the kernel's last session could be resumed.")] = False,
 ) -> None:
     """Session after session on Kaggle until the run is done: push, wait, attach the output, push again."""
     from kit.remote.chain import chain as run_chain
@@ -208,7 +206,7 @@ def pull(
     ] = None,
     chained: Annotated[
         Path | None,
-        typer.Option("--chain", help="The folder of a kit chain that has another one than runs/chain-NAME.", show_default=False),
+        typer.Option("--chain", help="The chain's folder, if it was started with --out.", show_default=False),
     ] = None,
     study: StudyOption = None,
     arms: ArmOption = None,
@@ -258,7 +256,8 @@ def furthest(file: Path, ref: str, kaggle: Any) -> str:
 def submit(
     place: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="A run's folder, one of submissions/, or a CSV.")],
     rules: Annotated[
-        str | None, typer.Option("--competition", help=f"One of {', '.join(COMPETITIONS)}; default: the run's.", show_default=False)
+        str | None,
+        typer.Option("--competition", help=f"One of {', '.join(ON_KAGGLE)}; default: the run's, else hw13-2023.", show_default=False),
     ] = None,
     data: ComparedOption = None,
     wait: Annotated[bool, typer.Option(help="Wait for the score.")] = True,

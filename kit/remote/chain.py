@@ -13,6 +13,7 @@ from kit.errors import KitError
 from kit.files import Busy, locked, make_folder
 from kit.remote.bundle import compose, read_head
 from kit.remote.client import Kaggle, Refused
+from kit.remote.kernel import LIMIT
 from kit.remote.metadata import read_metadata
 from kit.remote.output import Progress, mirror, progress_of
 from kit.remote.push import OVER, PATIENCE, TAIL, Dropped, Ended, Pushed, digest_of, newest_version, push, session_status, wait_for
@@ -22,7 +23,6 @@ from kit.remote.transport import carry, next_way
 from kit.session import STALE
 from kit.train.checkpoint import described
 
-LIMIT = 9 * 3600.0  # seconds after which Kaggle ends a session
 LATE = 0.95  # of the limit: the last look at a session that it ends, and the last line of its log, come before
 LIMIT_WORDS = re.compile(r"time limit|timed out|timeout|exceeded.*(time|duration)", re.IGNORECASE)  # of Kaggle, of a session that it ended
 STILL = 2  # sessions without progress after which a person should look
@@ -112,7 +112,7 @@ def over(story: Story, file: Path, max_sessions: int | None, until: int | None) 
     if story.state == "done":
         return f"{file} tells of a run that is done. For another one, such as a changed head's, remove that file or choose another --out."
     if max_sessions is not None and len(story.steps) >= max_sessions:
-        return f"{len(story.steps)} of --max-sessions {max_sessions} were, those of earlier starts included. Raise it for more."
+        return f"--max-sessions {max_sessions} is reached ({len(story.steps)} sessions, earlier starts included). Raise it to go on."
     if until is not None and story.step >= until:
         return f"The run is at step {story.step:,}, --until {until}. Raise it to go on."
     return ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kit import ledger
-from kit.config.competitions import COMPETITIONS, Competition, check_limits, competition
+from kit.config.competitions import COMPETITIONS, ON_KAGGLE, Competition, check_limits, competition
 from kit.errors import KitError
 from kit.files import locked, sha256_of
 from kit.remote.client import Kaggle, Refused
@@ -59,7 +59,7 @@ def read_entry(place: Path, name: str | None, say: Say, data: Path | None = None
         name: the competition's; None for the one that the run was for.
         data: the photos lie in or below this folder; None where they are not at hand.
     Raises:
-        KitError: it is not to hand in, with all that is wrong with it.
+        KitError: it can't be submitted, with all that is wrong with it.
     """
     csv = place / "submission.csv" if place.is_dir() else place
     if not csv.is_file():
@@ -71,13 +71,10 @@ def read_entry(place: Path, name: str | None, say: Say, data: Path | None = None
         made = {}
     rules = competition(name)
     if not rules.slug:
-        raise KitError(
-            f"The competition {name!r} is not one on Kaggle. Name yours: --competition "
-            f"{' or '.join(other for other, its in COMPETITIONS.items() if its.slug)}."
-        )
+        raise KitError(f"The competition {name!r} is not one on Kaggle. Name yours: --competition {' or '.join(ON_KAGGLE)}.")
     checked = name == made.get("competition") and "problems" in made and data is None  # by its run, which had the photos
     if found := [*([] if checked else check(csv, name, data)), *faults_of_making(made, name)]:
-        raise KitError(f"{csv} is not to hand in: {'; '.join(dict.fromkeys(found))}.")
+        raise KitError(f"{csv} can't be submitted: {'; '.join(dict.fromkeys(found))}.")
     return Entry(csv, rules, name, made, sha256)
 
 

@@ -372,7 +372,7 @@ def test_a_chain_that_has_nothing_to_do_says_why_and_what_to_do(tmp_path, server
     for limit in ({"max_sessions": 1}, {"max_sessions": 1}, {"until": 3}, {}, {}):
         chain(small, replace(kaggle, say=said.append), folder=folder, **limit)
     assert [line for line in said if "Raise it" in line or "remove that file" in line] == [
-        "1 of --max-sessions 1 were, those of earlier starts included. Raise it for more.",
+        "--max-sessions 1 is reached (1 sessions, earlier starts included). Raise it to go on.",
         "The run is at step 3, --until 3. Raise it to go on.",
         f"{folder / 'chain.json'} tells of a run that is done. For another one, such as a changed head's, remove that file or choose "
         "another --out.",
