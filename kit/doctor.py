@@ -149,8 +149,8 @@ def credentials() -> Finding:
 
 def kaggle() -> Finding:
     """The client's version and, where there are credentials, what is left of the week's GPU time."""
-    from kit.remote.chain import gpu_time
     from kit.remote.client import connect
+    from kit.remote.quota import gpu_time
 
     found = f"kaggle {version('kaggle')}"
     if not secrets.credentials():

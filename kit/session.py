@@ -32,6 +32,7 @@ from kit.version import commit
 from kit.world import World
 
 VERSIONS = ("torch", "torchvision", "timm", "torch-pruning", "albumentations", "numpy", "pillow")
+STALE = "was to be found there"  # what `kit chain` knows a session by that found fewer steps than it was told of
 
 
 Watch = Callable[[str, list[dict[str, Any]]], str | None]  # (stage, its history, a dictionary an epoch) → why to stop here, or None
@@ -205,7 +206,7 @@ def open_session(
     """
     begun_with = begun_in(out, config.settled().model_dump(mode="json"), log)
     if least_step and (steps := steps_done(out, log)) < least_step:
-        raise KitError(f"{out} is at step {steps:,}, step {least_step:,} was to be found there. Is the newest output attached?")
+        raise KitError(f"{out} is at step {steps:,}, step {least_step:,} {STALE}. Is the newest output attached?")
     record = read_record(out, log) if begun_with is not None else None
     record = record or {"recipe": config.recipe, "stages": {}, "sessions": []}
     device = choose_device(record.get("choices"))

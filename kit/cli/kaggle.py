@@ -1,7 +1,7 @@
 """The verbs that talk to Kaggle."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kit.cli.app import ComparedOption, app, say, submissions_folder
-from kit.config.competitions import COMPETITIONS
+from kit.config.competitions import ON_KAGGLE
 from kit.console import console
 from kit.duration import parse_duration, say_duration
 from kit.errors import KitError
@@ -26,7 +26,7 @@ KernelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A folder of
 StudyOption = Annotated[str | None, typer.Option(help="For the kernel study: which one.", show_default=False)]
 ArmOption = Annotated[list[str] | None, typer.Option("--arm", help="Only this arm of it; may be repeated.", show_default=False)]
 ShardOption = Annotated[str, typer.Option(help="Only every n-th of its arms, from the k-th on: k/n.")]
-SeedsOption = Annotated[int, typer.Option(min=1, help="How many, of a study's arms.")]
+SeedsOption = Annotated[int, typer.Option(min=1, help="How many seeds each arm is run with.")]
 TimeoutOption = Annotated[
     str | None,
     typer.Option(help="Kaggle ends a session after this, such as 4h; the session itself ends in order before.", show_default=False),
@@ -58,7 +58,7 @@ def bundle(
 )
 def push(
     name: KernelArgument,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the session's log to its end; fails if it does.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the log to the session's end; exit code 1 if the session fails.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the request; start nothing. Needs your token, too.")] = False,
     timeout: TimeoutOption = None,
     patience: Annotated[str, typer.Option(help="How long to wait for a free session when two are running, such as 2h.")] = "0s",
@@ -74,7 +74,7 @@ def push(
     from kit.remote.metadata import kernel_folder, read_metadata
 
     kernel = kernel_folder(name)
-    part, kaggle = share("push", kernel.name, study, arms or [], shard, seeds), connect()
+    part, kaggle = share("push", kernel.name, study, arms or [], shard, seeds), connect(say)
     limit, patient = session_limit(timeout), parse_duration(patience)
     changes, environment = as_kernel(*part, kernel, kaggle) if part else ({}, {})
     if dry_run:
@@ -83,10 +83,10 @@ def push(
         write_script(kernel, text)
         print(pushing.describe(metadata, text, limit))
         return
-    pushed = pushing.push(kernel, kaggle, say, timeout=limit, patience=patient, changes=changes, environment=environment)
+    pushed = pushing.push(kernel, kaggle, timeout=limit, patience=patient, changes=changes, environment=environment)
     say(f"{pushed.ref} version {pushed.version}: {pushed.url}")
     if wait:
-        pushing.wait_for(pushed, kaggle, say).insist(f"{pushed.ref} version {pushed.version}")
+        pushing.wait_for(pushed, kaggle).insist(f"{pushed.ref} version {pushed.version}")
 
 
 def chain_folder(kernel: Path) -> Path:
@@ -148,12 +148,12 @@ def as_kernel(title: str, order: str, kernel: Path, kaggle: Any) -> tuple[dict[s
 def chain(
     name: KernelArgument,
     max_sessions: Annotated[
-        int | None, typer.Option(min=1, help="Stop after as many, earlier starts' included.", show_default=False)
+        int | None, typer.Option(min=1, help="Stop after this many sessions in all, earlier starts included.", show_default=False)
     ] = None,
     until: Annotated[int | None, typer.Option(min=1, help="Stop when the run is at this step.", show_default=False)] = None,
     timeout: TimeoutOption = None,
     via: Annotated[
-        str | None,
+        Literal["self", "pair", "dataset"] | None,  # Via, whose room would be read for `kit --help`, too
         typer.Option(
             help="How the state travels: self (the kernel is its own source), pair (two kernels take turns), dataset (a private one). "
             "Default: self, then the next where Kaggle drops the source.",
@@ -164,12 +164,9 @@ def chain(
         Path | None,
         typer.Option(help="Where the chain keeps what it knows, and the furthest output; default: runs/chain-NAME.", show_default=False),
     ] = None,
-    anew: Annotated[
-        bool, typer.Option("--anew", help="Begin a new chain at the first step, also where the kernel's own session could be gone on with.")
-    ] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Start from step 0 even if the kernel's last session could be resumed.")] = False,
 ) -> None:
     """Session after session on Kaggle until the run is done: push, wait, attach the output, push again."""
-    from kit.remote.chain import VIAS
     from kit.remote.chain import chain as run_chain
     from kit.remote.client import connect
     from kit.remote.metadata import kernel_folder
@@ -180,12 +177,9 @@ def chain(
             "kit chain goes by the steps of one run, and a share of a study has many. When its session has ended, push it again with the "
             "same words: kit push study --study NAME --shard k/n. It goes on from its own output."
         )
-    if via not in (None, *VIAS):
-        raise KitError(f"--via {via}: choose one of {', '.join(VIAS)}.")
     story = run_chain(
         kernel,
-        connect(),
-        say,
+        connect(say),
         folder=out or chain_folder(kernel),
         max_sessions=max_sessions,
         until=until,
@@ -211,7 +205,7 @@ def pull(
     ] = None,
     chained: Annotated[
         Path | None,
-        typer.Option("--chain", help="The folder of a kit chain that has another one than runs/chain-NAME.", show_default=False),
+        typer.Option("--chain", help="The chain's folder, if it was started with --out.", show_default=False),
     ] = None,
     study: StudyOption = None,
     arms: ArmOption = None,
@@ -225,7 +219,7 @@ def pull(
     from kit.remote.pull import pull as fetch
 
     kernel = kernel_folder(name)
-    part, kaggle = share("pull", kernel.name, study, arms or [], shard, seeds), connect()
+    part, kaggle = share("pull", kernel.name, study, arms or [], shard, seeds), connect(say)
     if part:
         ref = ref_of(part[0], kernel, kaggle.user)
         pattern, out = pattern or rf"{study}\.jsonl", out or Path("runs") / ref.partition("/")[2]
@@ -240,8 +234,8 @@ def pull(
 
 def furthest(file: Path, ref: str, kaggle: Any) -> str:
     """The kernel that brought a chain of `ref` furthest, of a pair that takes turns maybe the other one; `ref` where there is no chain."""
-    from kit.remote.chain import read_story
     from kit.remote.push import newest_version
+    from kit.remote.story import read_story
 
     if not (reached := read_story(file, ref).furthest):
         return ref
@@ -261,7 +255,8 @@ def furthest(file: Path, ref: str, kaggle: Any) -> str:
 def submit(
     place: Annotated[Path, typer.Argument(metavar="SUBMISSION", help="A run's folder, one of submissions/, or a CSV.")],
     rules: Annotated[
-        str | None, typer.Option("--competition", help=f"One of {', '.join(COMPETITIONS)}; default: the run's.", show_default=False)
+        str | None,
+        typer.Option("--competition", help=f"One of {', '.join(ON_KAGGLE)}; default: the run's, else hw13-2023.", show_default=False),
     ] = None,
     data: ComparedOption = None,
     wait: Annotated[bool, typer.Option(help="Wait for the score.")] = True,
@@ -276,7 +271,7 @@ def submit(
     if dry_run:
         say(f"{entry.csv} would go to {entry.rules.slug} with the message: {entry.message()}")
         return
-    hand_in(entry, connect(), say, ledger_folder(), wait=wait)
+    hand_in(entry, connect(say), ledger_folder(), wait=wait)
 
 
 def ledger_folder() -> Path:
@@ -299,7 +294,7 @@ def ledger(
         raise KitError(f"There is no {folder / 'ledger.csv'} yet. A run of a competition's whole data set in a clone's folder writes one.")
     try:
         if fetch and any(map(book.lacks_a_score, lines)):
-            fetch_scores(connect(), folder, say)
+            fetch_scores(connect(say), folder)
     finally:  # what is known is shown, too, where Kaggle can't be asked
         console.print(as_table(book.read(folder)))
 

@@ -47,6 +47,7 @@ COMPETITIONS = {
     ),
     "any": Competition("any folder of photos"),
 }
+ON_KAGGLE = [name for name, rules in COMPETITIONS.items() if rules.slug]
 
 
 UNITS = {

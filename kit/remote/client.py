@@ -9,11 +9,12 @@ import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from kit.errors import KitError
 from kit.remote.credentials import account, client_folder, credentials, hide, token_files
 
+T = TypeVar("T")
 PAUSES = (2, 5, 15, 45)  # seconds before asking again
 LONG_PAUSE = 300.0  # seconds, after these, of a client that is patient
 PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -47,7 +48,7 @@ class Unreachable(Exception):
 @dataclass(frozen=True)
 class Kaggle:
     """A client that has credentials. sleep: waits between two attempts; a test brings its own. seconds: that Kaggle may be silent.
-    patience: seconds to go on asking after the first minute without an answer, which `say` is told of."""
+    patience: seconds to go on asking after the first minute without an answer. say: is told of that, and of all that a verb does."""
 
     api: Any
     sleep: Callable[[float], None] = time.sleep
@@ -96,6 +97,28 @@ class Kaggle:
                 if number == len(PAUSES):
                     self.say(f"{error}; asking again every {LONG_PAUSE / 60:.0f} minutes, for {self.patience / 3600:.0f} h at most")
                 self.sleep(pause)
+
+    def deliver(self, send: Callable[[], T], arrived: Callable[[], T | None], what: str, lag: float = 0) -> T:
+        """`send()`, for a call that must not be made twice: where its answer is lost, made again only when nothing has arrived.
+
+        Args:
+            arrived: what `send()` would have returned, None where Kaggle has not got it.
+            lag: seconds that Kaggle needs at most to show what it has got.
+        Raises:
+            KitError: nothing arrived, as often as it was sent.
+        """
+        reason, pauses = "", (*self.pauses, PAUSES[0])  # the last one before it is asked a last time
+        for pause in pauses:
+            try:
+                return send()
+            except Unreachable as error:
+                if str(error) != reason:
+                    self.say(f"{error}; asking whether {what} arrived")
+                reason = str(error)
+            self.sleep(max(pause, lag))
+            if (there := arrived()) is not None:
+                return there
+        raise KitError(f"{reason[0].upper()}{reason[1:]}, {len(pauses)} times, and {what} did not arrive. Try again later.")
 
     def transfer(self, name: str, url: str, content: bytes | None = None) -> bytes:
         """A file's content from the place that Kaggle gave for it, or `content` put there; again while it does not arrive.
@@ -152,8 +175,8 @@ def wait_no_longer(session: Any, seconds: float) -> None:
         session.mount(scheme, Limited())
 
 
-def connect() -> Kaggle:
-    """The client with this user's credentials.
+def connect(say: Callable[[str], None] = print) -> Kaggle:
+    """The client with this user's credentials, which tells `say` what it does.
 
     Raises:
         KitError: there are none, Kaggle does not know them, or it can't be reached to ask; or the client isn't installed.
@@ -175,7 +198,7 @@ def connect() -> Kaggle:
             raise KitError(f"Your token could not be checked: {error}. Try again later.") from None
         except (SystemExit, AttributeError, TypeError):  # the last two: a kaggle.json that is JSON and no object
             raise KitError(no_credentials()) from None
-    return Kaggle(api)
+    return Kaggle(api, say=say)
 
 
 def no_credentials() -> str:

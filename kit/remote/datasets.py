@@ -6,8 +6,8 @@ from typing import Any
 from kit.errors import KitError
 from kit.remote.client import Kaggle, Refused
 
-PATIENCE = 60  # looks at a new version, until Kaggle has unpacked it
-LOOK = 10.0  # seconds between two
+LOOKS = 60  # at a new version, until Kaggle has unpacked it
+PAUSE = 10.0  # seconds between two
 LICENCE = "other"  # a data set must name one; nobody else sees it
 
 
@@ -77,11 +77,11 @@ def status(kaggle: Kaggle, ref: str) -> str | None:
 
 
 def wait_until_ready(kaggle: Kaggle, ref: str) -> None:
-    for _ in range(PATIENCE):
+    for _ in range(LOOKS):
         match status(kaggle, ref):
             case "READY":
                 return
             case "FAILED" | "DELETED" as state:
                 raise KitError(f"Kaggle says {state} of the data set {ref}. Look at its page.")
-        kaggle.sleep(LOOK)
-    raise KitError(f"The data set {ref} is not ready after {PATIENCE * LOOK / 60:.0f} minutes. Look at its page.")
+        kaggle.sleep(PAUSE)
+    raise KitError(f"The data set {ref} is not ready after {LOOKS * PAUSE / 60:.0f} minutes. Look at its page.")

@@ -21,7 +21,8 @@ KAGGLE = "KIT_KAGGLE"  # names another folder for /kaggle: a rehearsal at home
 LEAST = "KIT_LEAST_STEP"  # set by the first lines of a bundle that goes on with a run
 ENDS_AFTER = "KIT_SESSION_LIMIT"  # likewise, of one whose session Kaggle was told to end: after how many seconds
 BUDGET = "8h30m"
-SHORTEST, LONGEST = 20 * 60, 12 * 3600  # seconds to limit a session to: it must end in order; Kaggle gives no more
+SHORTEST = 20 * 60  # seconds to limit a session to at least: it must end in order
+LIMIT, LONGEST = 9 * 3600, 12 * 3600  # after which Kaggle ends one: what the kit reckons with, what GPUs are reported to get at present
 GRACE = 30.0  # seconds that the others have, when one of several processes has failed
 MARGIN, SHARE = 30 * 60, 0.25  # seconds before the limit when a session's budget ends; of a short one not more than this share
 

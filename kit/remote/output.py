@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,30 @@ def mirror(kaggle: Kaggle, ref: str, folder: Path) -> list[Path]:
     return sorted(kept)
 
 
-def session_record(kaggle: Kaggle, ref: str) -> tuple[dict[str, Any], list[str]]:
-    """run.json of the newest session, empty where it left none that can be read, and the names of all that it left."""
+@dataclass(frozen=True)
+class Progress:
+    """How far a session brought the run. done: to its end."""
+
+    steps: int = 0
+    done: bool = False
+
+
+def progress_of(kaggle: Kaggle, ref: str) -> Progress:
+    """Of the newest session, by its run.json or the names of its checkpoints, whichever tells more steps.
+
+    Raises:
+        KitError: Kaggle refused, or could not be reached.
+    """
+    from kit.train.checkpoint import described, steps_in
+
     files, _ = list_output(kaggle, ref)
-    return read_object(kaggle.transfer("run.json", files["run.json"])) if "run.json" in files else {}, list(files)
+    record = read_object(kaggle.transfer("run.json", files["run.json"])) if "run.json" in files else {}
+    saved = steps_in(found for name in files if (found := described(Path(name))))
+    return Progress(max(saved, steps_told(record)), record.get("state") == "done")
+
+
+def steps_told(record: dict[str, Any]) -> int:
+    """The steps in the last line of a run.json; 0 where it tells none."""
+    with suppress(KeyError, IndexError, TypeError, ValueError, OverflowError):
+        return int(record["sessions"][-1]["steps"])
+    return 0

@@ -8,14 +8,14 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kit.errors import KitError
 from kit.remote.bundle import compose, read_head, write_script
-from kit.remote.client import PAUSES, Kaggle, Refused, Unreachable
+from kit.remote.client import Kaggle, Refused
 from kit.remote.credentials import hide
 from kit.remote.metadata import read_metadata
 from kit.remote.output import list_output, read_log
@@ -28,7 +28,6 @@ SOON = (2.0, 5.0, 10.0)  # and between the first ones
 OVER = {"COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED"}
 TAIL = 15  # lines of a failed session's log
 PATIENCE = 12 * 3600.0  # seconds to follow a session through an outage, and of a chain to wait for a free one
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,17 @@ class Dropped(KitError):
         self.pushed, self.sources = pushed, sources
 
 
+class Full(KitError):
+    """Two sessions of this account are running already. reason: Kaggle's own words."""
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
+
+
 def push(
     kernel: Path,
     kaggle: Kaggle,
-    say: Say,
     *,
     timeout: int | None = None,
     patience: float = 0,
@@ -79,30 +85,30 @@ def push(
     text = compose(kernel, read_head(kernel), least_step, environment, timeout)
     write_script(kernel, text)
     wanted = request(metadata, text, timeout)
-    newest = newest_version(kaggle, metadata["id"])
-    before, deadline = newest.number if before is None else before, time.monotonic() + patience
-    all_pauses = [*kaggle.pauses, PAUSES[0]]  # the last one before it is asked a last time
-    reason, pauses = "", all_pauses.copy()
+    known = newest_version(kaggle, metadata["id"]).number if before is None else before
+
+    def send() -> Pushed:
+        return pushed_by(metadata, kaggle.once(lambda client: client.kernels.kernels_api_client.save_kernel(wanted)))
+
+    def arrived() -> Pushed | None:
+        newest = newest_version(kaggle, metadata["id"])
+        if newest.number <= known or (newest.text != text and digest_of(newest.text) not in texts):
+            return None
+        pushed = Pushed(metadata["id"], newest.number, url_of(metadata))
+        refuse_dropped(pushed, missing(metadata, newest))
+        return pushed
+
+    if before is not None and (there := arrived()):
+        return there
+    deadline = time.monotonic() + patience
     while True:
-        if newest.number > before and (newest.text == text or digest_of(newest.text) in texts):
-            return whole(Pushed(metadata["id"], newest.number, page(metadata)), missing(metadata, newest))
-        if not pauses:
-            raise KitError(f"{reason[0].upper()}{reason[1:]}, {len(all_pauses)} times, and the push did not arrive. Try again later.")
         try:
-            answer = kaggle.once(lambda client: client.kernels.kernels_api_client.save_kernel(wanted))
-        except Unreachable as error:
-            if str(error) != reason:
-                say(f"{error}; asking whether the push arrived")
-            reason = str(error)
-            kaggle.sleep(pauses.pop(0))
-            newest = newest_version(kaggle, metadata["id"])
-            continue
-        if FULL in (answer.error or "").lower() and time.monotonic() < deadline:
-            say(f"waiting for a free session: {answer.error}")
+            return kaggle.deliver(send, arrived, "the push")
+        except Full as full:
+            if time.monotonic() >= deadline:
+                raise
+            kaggle.say(f"waiting for a free session: {full.reason}")
             kaggle.sleep(FULL_PAUSE)
-            reason, pauses = "", all_pauses.copy()  # it answers again
-            continue
-        return judge(metadata, answer)
 
 
 def digest_of(text: str) -> str:
@@ -114,27 +120,31 @@ def changed(metadata: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     return metadata | dict(changes) | added
 
 
-def judge(metadata: dict[str, Any], answer: Any) -> Pushed:
+def pushed_by(metadata: dict[str, Any], answer: Any) -> Pushed:
     """What an answer to a push means.
 
     Raises:
         Dropped: sources are missing.
+        Full: there is no free session.
         KitError: it is none of a push that worked.
     """
     if answer.error:
-        wait = " --patience 2h waits for a free one." if FULL in answer.error.lower() else ""
-        raise KitError(hide(f"Kaggle did not take {metadata['id']}: {answer.error.rstrip('.')}.{wait}"))
+        reason = hide(f"Kaggle did not take {metadata['id']}: {answer.error.rstrip('.')}.")
+        if FULL in answer.error.lower():
+            raise Full(f"{reason} --patience 2h waits for a free one.", hide(answer.error))
+        raise KitError(reason)
     if not answer.version_number:
         raise KitError(f"Kaggle gave {metadata['id']} no version number. Look at its page before you push again.")
-    pushed = Pushed(metadata["id"], answer.version_number, answer.url or page(metadata))
-    return whole(pushed, {kind: list(getattr(answer, f"invalid_{kind}_sources") or []) for kind in KINDS})
+    pushed = Pushed(metadata["id"], answer.version_number, answer.url or url_of(metadata))
+    refuse_dropped(pushed, {kind: list(getattr(answer, f"invalid_{kind}_sources") or []) for kind in KINDS})
+    return pushed
 
 
-def page(metadata: dict[str, Any]) -> str:
+def url_of(metadata: dict[str, Any]) -> str:
     return f"https://www.kaggle.com/code/{metadata['id']}"
 
 
-def whole(pushed: Pushed, dropped: dict[str, list[str]]) -> Pushed:
+def refuse_dropped(pushed: Pushed, dropped: dict[str, list[str]]) -> None:
     """Raises:
     Dropped: sources are missing.
     """
@@ -145,7 +155,6 @@ def whole(pushed: Pushed, dropped: dict[str, list[str]]) -> Pushed:
             pushed,
             [source for sources in dropped.values() for source in sources],
         )
-    return pushed
 
 
 class Version(NamedTuple):
@@ -252,21 +261,21 @@ def session_status(kaggle: Kaggle, ref: str) -> Any:
     return kaggle.ask(lambda client: client.kernels.kernels_api_client.get_kernel_session_status(wanted))
 
 
-def wait_for(pushed: Pushed, kaggle: Kaggle, say: Say) -> Ended:
+def wait_for(pushed: Pushed, kaggle: Kaggle) -> Ended:
     """Follow a session to its end, saying each state and each new line of its log. An outage of PATIENCE is outlasted."""
-    kaggle = replace(kaggle, patience=PATIENCE, say=say)
+    kaggle = replace(kaggle, patience=PATIENCE)
     state, said, pauses = "", 0, itertools.chain(SOON, itertools.repeat(POLL))
     seen: list[float] = []  # first and last, when it was at work
     while True:
         answer = session_status(kaggle, pushed.ref)
         if answer.status.name != state:
             state = answer.status.name
-            say(f"{pushed.ref} version {pushed.version}: {state}")
+            kaggle.say(f"{pushed.ref} version {pushed.version}: {state}")
         if state == "RUNNING":
             seen = [*seen[:1], time.time()]
         lines, seconds = log_of(kaggle, pushed.ref)
         for line in lines[said:]:
-            say(hide(line))
+            kaggle.say(hide(line))
         said = max(said, len(lines))
         if state in OVER:
             return Ended(state, answer.failure_message or "", tuple(lines), max(seconds, seen[-1] - seen[0] if seen else 0.0))

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from kit import ledger
-from kit.config.competitions import COMPETITIONS, Competition, check_limits, competition
+from kit.config.competitions import COMPETITIONS, ON_KAGGLE, Competition, check_limits, competition
 from kit.errors import KitError
 from kit.files import locked, sha256_of
-from kit.remote.client import PAUSES, Kaggle, Refused, Unreachable
+from kit.remote.client import Kaggle, Refused
 from kit.remote.credentials import hide
 from kit.remote.output import PROVENANCE, read_provenance
 from kit.submission import check
 
 DIGITS = 12  # of the sha256 that a message bears
 LAG = 15.0  # seconds that Kaggle's list is given to show a submission whose answer was lost
-POLL = 10.0  # seconds between two looks at a score
-PATIENCE = 180  # looks
+PAUSE = 10.0  # seconds between two looks at a score
+LOOKS = 180  # at most
 WHEN = "%Y-%m-%d %H:%M:%S"  # in UTC, as Kaggle's list has it
 Say = Callable[[str], None]
 
@@ -59,7 +59,7 @@ def read_entry(place: Path, name: str | None, say: Say, data: Path | None = None
         name: the competition's; None for the one that the run was for.
         data: the photos lie in or below this folder; None where they are not at hand.
     Raises:
-        KitError: it is not to hand in, with all that is wrong with it.
+        KitError: it can't be submitted, with all that is wrong with it.
     """
     csv = place / "submission.csv" if place.is_dir() else place
     if not csv.is_file():
@@ -71,13 +71,10 @@ def read_entry(place: Path, name: str | None, say: Say, data: Path | None = None
         made = {}
     rules = competition(name)
     if not rules.slug:
-        raise KitError(
-            f"The competition {name!r} is not one on Kaggle. Name yours: --competition "
-            f"{' or '.join(other for other, its in COMPETITIONS.items() if its.slug)}."
-        )
+        raise KitError(f"The competition {name!r} is not one on Kaggle. Name yours: --competition {' or '.join(ON_KAGGLE)}.")
     checked = name == made.get("competition") and "problems" in made and data is None  # by its run, which had the photos
     if found := [*([] if checked else check(csv, name, data)), *faults_of_making(made, name)]:
-        raise KitError(f"{csv} is not to hand in: {'; '.join(dict.fromkeys(found))}.")
+        raise KitError(f"{csv} can't be submitted: {'; '.join(dict.fromkeys(found))}.")
     return Entry(csv, rules, name, made, sha256)
 
 
@@ -100,7 +97,7 @@ def provenance_of(csv: Path) -> dict[str, Any]:
     return made if "recipe" in made else {}
 
 
-def submit(entry: Entry, kaggle: Kaggle, say: Say, folder: Path, *, wait: bool = True) -> Any:
+def submit(entry: Entry, kaggle: Kaggle, folder: Path, *, wait: bool = True) -> Any:
     """Hand a CSV in, and wait for its score.
 
     Args:
@@ -110,11 +107,11 @@ def submit(entry: Entry, kaggle: Kaggle, say: Say, folder: Path, *, wait: bool =
     Raises:
         KitError: it was handed in before, none are left today, or Kaggle refused.
     """
-    with locked(entry.csv, wait=lambda: say(f"another kit submit is at work with {entry.csv}; waiting for it")):
+    with locked(entry.csv, wait=lambda: kaggle.say(f"another kit submit is at work with {entry.csv}; waiting for it")):
         try:
             failed = refuse_twice(entry, kaggle, folder)
             left = allowed_today(kaggle, entry.rules)
-            ref = create(kaggle, entry, upload(kaggle, entry), say, failed)
+            ref = create(kaggle, entry, upload(kaggle, entry), failed)
         except Refused as refusal:
             if refusal.code != 403:
                 raise
@@ -123,8 +120,8 @@ def submit(entry: Entry, kaggle: Kaggle, say: Say, folder: Path, *, wait: bool =
         try:
             ledger.enter(folder, line(entry) | {"ref": ref, "handed_in": time.strftime(WHEN, time.gmtime())})
         finally:  # on a full disk, too
-            say(f"handed in to {entry.rules.slug} as {ref}: {entry.message()}; {left - 1} more today")
-    return wait_for_score(entry, kaggle, say, folder, failed) if wait else None
+            kaggle.say(f"handed in to {entry.rules.slug} as {ref}: {entry.message()}; {left - 1} more today")
+    return wait_for_score(entry, kaggle, folder, failed) if wait else None
 
 
 def line(entry: Entry) -> dict[str, Any]:
@@ -212,36 +209,31 @@ def upload(kaggle: Kaggle, entry: Entry) -> str:
     return answer.token
 
 
-def create(kaggle: Kaggle, entry: Entry, token: str, say: Say, failed: set[int]) -> str:
+def create(kaggle: Kaggle, entry: Entry, token: str, failed: set[int]) -> str:
     """The submission's number. Sent again only when Kaggle's list does not have it. failed: earlier ones of the same CSV."""
     from kagglesdk.competitions.types.competition_api_service import ApiCreateSubmissionRequest
 
     wanted = ApiCreateSubmissionRequest()
     wanted.competition_name, wanted.blob_file_tokens, wanted.submission_description = entry.rules.slug, token, entry.message()
-    for pause in (*PAUSES, None):
-        try:
-            answer = kaggle.once(lambda client: client.competitions.competition_api_client.create_submission(wanted))
-        except Unreachable as error:
-            say(f"{error}; asking whether the submission arrived")
-            kaggle.sleep(max(pause or 0, LAG))
-            if there := find(entry, kaggle, failed):
-                return str(there.ref)
-            if pause is None:
-                raise KitError(f"{entry.csv} could not be handed in: {error}, {len(PAUSES) + 1} times. Try again later.") from None
-            continue
-        if answer.ref:
-            return str(answer.ref)
-        if there := find(entry, kaggle, failed):
-            return str(there.ref)
+
+    def send() -> str:
+        answer = kaggle.once(lambda client: client.competitions.competition_api_client.create_submission(wanted))
+        if ref := answer.ref or arrived():
+            return str(ref)
         raise KitError(hide(f"Kaggle did not take {entry.csv}: {answer.message or 'it says nothing more'}."))
-    raise AssertionError("the last pause is None")
+
+    def arrived() -> str | None:
+        there = find(entry, kaggle, failed)
+        return str(there.ref) if there else None
+
+    return kaggle.deliver(send, arrived, "the submission", LAG)
 
 
-def wait_for_score(entry: Entry, kaggle: Kaggle, say: Say, folder: Path, failed: set[int]) -> Any:
+def wait_for_score(entry: Entry, kaggle: Kaggle, folder: Path, failed: set[int]) -> Any:
     """Raises:
     KitError: Kaggle could not score it, or has not in half an hour.
     """
-    for _ in range(PATIENCE):
+    for _ in range(LOOKS):
         there = find(entry, kaggle, failed)
         state = there.status.name if there else "PENDING"
         if state == "ERROR":
@@ -249,10 +241,10 @@ def wait_for_score(entry: Entry, kaggle: Kaggle, say: Say, folder: Path, failed:
         if state == "COMPLETE":
             keep(entry, folder, there)
             private = f", private score {there.private_score}" if there.private_score else ""
-            say(f"public score {there.public_score or 'not shown'}{described_gap(entry, there)}{private}")
+            kaggle.say(f"public score {there.public_score or 'not shown'}{described_gap(entry, there)}{private}")
             return there
-        kaggle.sleep(POLL)
-    raise KitError(f"{entry.csv} is handed in, without a score after {PATIENCE * POLL / 60:.0f} minutes. `kit ledger` asks for it later.")
+        kaggle.sleep(PAUSE)
+    raise KitError(f"{entry.csv} is handed in, without a score after {LOOKS * PAUSE / 60:.0f} minutes. `kit ledger` asks for it later.")
 
 
 def described_gap(entry: Entry, there: Any) -> str:
@@ -271,14 +263,16 @@ def scores_of(there: Any) -> dict[str, str]:
     return {name: score for name, score in scores.items() if score}
 
 
-def fetch_scores(kaggle: Kaggle, folder: Path, say: Say) -> None:
-    """Ask Kaggle for the scores that the ledger still lacks; `say` is told of a CSV that it could not score."""
+def fetch_scores(kaggle: Kaggle, folder: Path) -> None:
+    """Ask Kaggle for the scores that the ledger still lacks; a CSV that it could not score is said."""
     waiting = [one for one in ledger.read(folder) if ledger.lacks_a_score(one) and one["competition"] in COMPETITIONS]
     for name in dict.fromkeys(one["competition"] for one in waiting):
         there = {str(one.ref): one for one in submissions(kaggle, competition(name))}
         for one in (one for one in waiting if one["competition"] == name and one["ref"] in there):
             found = there[one["ref"]]
             if found.status.name == "ERROR":
-                say(hide(f"Kaggle could not score {one['submission']} ({found.ref}): {found.error_description or 'no reason given'}."))
+                kaggle.say(
+                    hide(f"Kaggle could not score {one['submission']} ({found.ref}): {found.error_description or 'no reason given'}.")
+                )
             if scores := scores_of(found):
                 ledger.enter(folder, {"csv_sha256": one["csv_sha256"]} | scores)

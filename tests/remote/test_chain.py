@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from kit.cli.kaggle import furthest
 from kit.compress.pack import unpack
 from kit.errors import KitError
 from kit.files import sha256_of
-from kit.remote.chain import LIMIT_WORDS, Reached, Story, chain, read_story, save, steps_told
+from kit.remote.chain import LIMIT_WORDS, chain
 from kit.remote.client import connect
-from kit.remote.output import fetch, list_output
+from kit.remote.output import fetch, list_output, steps_told
 from kit.remote.pull import pull
 from kit.remote.push import Pushed, push, wait_for
+from kit.remote.story import Reached, Story, read_story, save
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 REF = f"{USER}/kit-small"
@@ -100,7 +102,7 @@ def test_a_chain_of_ten_sessions_ends_with_the_bytes_of_one_long_run(tmp_path, s
     server.limits = {2: (15, False), 4: (15, True), 7: (15, False)}
     server.stale.add(9)
     server.faults["SaveKernel"].extend([None, None, DROP_AFTER])
-    story = chain(kernel(tmp_path, HEAD), kaggle, said.append, folder=folder, via=via)
+    story = chain(kernel(tmp_path, HEAD), replace(kaggle, say=said.append), folder=folder, via=via)
     assert story.state == "done"
     assert len(story.steps) >= 10
     assert any("was to be found there" in line for line in said) or via == "dataset"  # whose newest version is the only one
@@ -116,7 +118,7 @@ def test_a_chain_of_ten_sessions_ends_with_the_bytes_of_one_long_run(tmp_path, s
 
 @pytest.mark.parametrize("via", ["self", "pair", "dataset"])
 def test_the_state_travels_each_way(tmp_path, server, kaggle, via):
-    story = chain(kernel(tmp_path, COUNTS), kaggle, print, folder=tmp_path / "chain", via=via)
+    story = chain(kernel(tmp_path, COUNTS), kaggle, folder=tmp_path / "chain", via=via)
     assert (story.state, story.steps) == ("done", [3, 6, 9])
     assert {ref: len(it.requests) for ref, it in server.kernels.items()} == ({REF: 2, f"{REF}-b": 1} if via == "pair" else {REF: 3})
     assert list(server.datasets) == ([f"{REF}-state"] if via == "dataset" else [])
@@ -127,7 +129,7 @@ def test_where_kaggle_drops_the_source_the_next_way_is_taken(tmp_path, server, k
     """First the kernel itself, then its partner's: both are dropped, and the sessions that run without stop at once."""
     server.missing.add(REF)
     said = []
-    story = chain(kernel(tmp_path, COUNTS), kaggle, said.append, folder=tmp_path / "chain")
+    story = chain(kernel(tmp_path, COUNTS), replace(kaggle, say=said.append), folder=tmp_path / "chain")
     assert (story.state, story.via, story.steps) == ("done", "dataset", [3, 6, 9])
     assert [line for line in said if "the state will travel" in line] == [
         f"Kaggle dropped {REF}: the state will travel by --via pair",
@@ -142,19 +144,19 @@ def test_a_dropped_competition_is_no_matter_of_the_state_and_its_session_is_not_
     (small / "kernel-metadata.json").write_text(json.dumps(metadata | {"competition_sources": ["nowhere"]}))
     server.missing.add("nowhere")
     with pytest.raises(KitError, match="dropped competition nowhere"):
-        chain(small, kaggle, print, folder=tmp_path / "chain")
+        chain(small, kaggle, folder=tmp_path / "chain")
     server.missing.clear()  # its rules are accepted now
-    assert chain(small, kaggle, print, folder=tmp_path / "chain").state == "done"
+    assert chain(small, kaggle, folder=tmp_path / "chain").state == "done"
     assert len(server.kernels[REF].requests) == 4
 
 
 def test_after_a_session_that_brought_nothing_the_furthest_is_named_by_its_version(tmp_path, server, kaggle):
     small, folder = kernel(tmp_path, COUNTS), tmp_path / "chain"
-    chain(small, kaggle, print, folder=folder, max_sessions=1)
+    chain(small, kaggle, folder=folder, max_sessions=1)
     server.stale.add(2)  # nothing is older than the first output, so this session is given nothing at all
     server.kernels[REF].outputs[0] = tmp_path / "empty"
     (tmp_path / "empty").mkdir()
-    story = chain(small, kaggle, print, folder=folder)
+    story = chain(small, kaggle, folder=folder)
     assert story.steps == [3, 0, 6, 9]
     assert [request.get("kernelDataSources") for request in server.kernels[REF].requests] == [None, [REF], [f"{REF}/1"], [REF]]
 
@@ -163,7 +165,7 @@ def test_after_a_session_that_brought_nothing_the_furthest_is_named_by_its_versi
 def test_what_a_session_saved_before_the_time_limit_killed_it_is_gone_on_with(tmp_path, server, kaggle, killed):
     """Its run.json tells no steps, its checkpoints do; and it is named by its version, Kaggle's newest good one being another."""
     server.limits = dict.fromkeys(killed, (4, True))
-    story = chain(kernel(tmp_path, SAVES.replace("ENDLESS", repr(killed))), kaggle, print, folder=tmp_path / "chain")
+    story = chain(kernel(tmp_path, SAVES.replace("ENDLESS", repr(killed))), kaggle, folder=tmp_path / "chain")
     assert (story.state, story.steps) == ("done", [100, 200, 300])
     asked = [request.get("kernelDataSources") for request in server.kernels[REF].requests]
     assert asked == [None, [f"{REF}/1" if 1 in killed else REF], [f"{REF}/2"]]
@@ -174,7 +176,7 @@ def test_a_run_that_ends_with_fewer_steps_than_it_once_had_is_fetched_whole(tmp_
     """One that diverged went back, and its patience was over before it had come as far again."""
     turns = "import json, os\nback = os.environ.get('KIT_LEAST_STEP', '0') != '0'\n"
     turns += "json.dump({'state': 'done' if back else 'suspended', 'sessions': [{'steps': 90 if back else 100}]}, open('run.json', 'w'))\n"
-    story = chain(kernel(tmp_path, turns), kaggle, print, folder=tmp_path / "chain")
+    story = chain(kernel(tmp_path, turns), kaggle, folder=tmp_path / "chain")
     assert (story.state, story.steps, story.furthest.version) == ("done", [100, 90], 2)
     assert json.loads((tmp_path / "chain" / "output" / "run.json").read_text())["state"] == "done"
 
@@ -189,7 +191,7 @@ def test_a_run_that_ends_with_fewer_steps_than_it_once_had_is_fetched_whole(tmp_
 def test_a_page_that_says_that_kaggle_is_busy_is_taken_for_no_file(tmp_path, server, kaggle, file, says):
     small = kernel(tmp_path, QUICK + f"open({file!r}, 'w').write('<html>503')\nopen('submission.csv', 'w')\n")
     with pytest.raises(KitError, match=says):
-        chain(small, kaggle, print, folder=tmp_path / "chain")
+        chain(small, kaggle, folder=tmp_path / "chain")
     assert not (tmp_path / "chain" / "output" / file).exists()
 
 
@@ -198,7 +200,7 @@ def test_a_data_set_that_is_hard_to_write_is_written_again(tmp_path, server, kag
     server.faults["upload"].append(fault)
     for method in ("CreateDataset", "CreateDatasetVersion", "StartBlobUpload", "GetDatasetStatus"):
         server.faults[method].append(fault)
-    assert chain(kernel(tmp_path, COUNTS), kaggle, print, folder=tmp_path / "chain", via="dataset").state == "done"
+    assert chain(kernel(tmp_path, COUNTS), kaggle, folder=tmp_path / "chain", via="dataset").state == "done"
 
 
 def test_a_chain_that_was_killed_goes_on_with_the_session_that_runs(tmp_path, server, kaggle):
@@ -212,21 +214,21 @@ def test_a_chain_that_was_killed_goes_on_with_the_session_that_runs(tmp_path, se
             raise Killed
 
     with pytest.raises(Killed):
-        chain(small, kaggle, say, folder=folder)
-    assert chain(small, kaggle, print, folder=folder).state == "done"
+        chain(small, replace(kaggle, say=say), folder=folder)
+    assert chain(small, kaggle, folder=folder).state == "done"
     assert len(server.kernels[REF].requests) == 1
-    assert chain(small, kaggle, print, folder=folder).state == "done"  # and a chain that is over does nothing
+    assert chain(small, kaggle, folder=folder).state == "done"  # and a chain that is over does nothing
     assert len(server.kernels[REF].requests) == 1
 
 
 def test_a_chain_that_was_killed_while_it_pushed_finds_its_push(tmp_path, server, kaggle):
     """Between Kaggle's answer and the chain's own note of it."""
     folder, small = tmp_path / "chain", kernel(tmp_path)
-    chain(small, kaggle, print, folder=folder)
+    chain(small, kaggle, folder=folder)
     story = read_story(folder / "chain.json", REF)
     assert story.before is None
     (folder / "chain.json").write_text(json.dumps({"ref": REF, "before": 0, "before_of": REF}))
-    assert chain(small, kaggle, print, folder=folder).state == "done"
+    assert chain(small, kaggle, folder=folder).state == "done"
     assert len(server.kernels[REF].requests) == 1
 
 
@@ -242,9 +244,9 @@ def test_a_chain_that_was_killed_while_it_pushed_finds_its_push_whatever_it_woul
     folder, small = tmp_path / "chain", kernel(tmp_path, QUICK)
     server.faults["SaveKernel"].append(DROP_AFTER)
     with pytest.raises(Killed):
-        chain(small, kaggle, say, folder=folder, timeout=7200)
+        chain(small, replace(kaggle, say=say), folder=folder, timeout=7200)
     (small / "main.py").write_text(QUICK + "# mended meanwhile\n")
-    assert chain(small, kaggle, print, folder=folder, **again).state == "done"
+    assert chain(small, kaggle, folder=folder, **again).state == "done"
     assert len(server.kernels[REF].requests) == 1
 
 
@@ -258,15 +260,15 @@ def test_a_session_is_held_against_the_limit_that_it_was_pushed_with(tmp_path, s
 
     folder, small = tmp_path / "chain", kernel(tmp_path, "import time\ntime.sleep(3)\nraise SystemExit(1)\n")
     with pytest.raises(Killed):
-        chain(small, kaggle, say, folder=folder, timeout=1)
-    assert chain(small, kaggle, print, folder=folder, max_sessions=1).steps == [0]
+        chain(small, replace(kaggle, say=say), folder=folder, timeout=1)
+    assert chain(small, kaggle, folder=folder, max_sessions=1).steps == [0]
 
 
 def test_sessions_that_bring_nothing_stop_the_chain_with_the_end_of_the_log(tmp_path, server, kaggle):
     small = kernel(tmp_path)
     (small / "main.py").write_text("print('nothing to see')\n")
     with pytest.raises(KitError, match=r"2 sessions in a row have not moved .*--via dataset(.|\n)*nothing to see"):
-        chain(small, kaggle, print, folder=tmp_path / "chain")
+        chain(small, kaggle, folder=tmp_path / "chain")
     assert len(server.kernels[REF].requests) == 2
 
 
@@ -275,9 +277,9 @@ def test_a_session_that_fails_stops_the_chain_and_the_next_start_pushes_again(tm
     good = (small / "main.py").read_text()
     (small / "main.py").write_text("raise SystemExit('error: no photos')\n")
     with pytest.raises(KitError, match=r"version 1 ended as ERROR.*\n?.*error: no photos"):
-        chain(small, kaggle, print, folder=tmp_path / "chain")
+        chain(small, kaggle, folder=tmp_path / "chain")
     (small / "main.py").write_text(good)
-    assert chain(small, kaggle, print, folder=tmp_path / "chain").state == "done"
+    assert chain(small, kaggle, folder=tmp_path / "chain").state == "done"
 
 
 @pytest.mark.parametrize("code", [403, 404])
@@ -285,10 +287,10 @@ def test_a_failed_session_whose_output_kaggle_does_not_show_is_told_and_not_aske
     small = kernel(tmp_path, "raise SystemExit('error: no photos')\n")
     server.faults["ListKernelSessionOutput"].extend([code] * 999)
     with pytest.raises(KitError, match=r"version 1 ended as ERROR\. exit code 1"):
-        chain(small, kaggle, print, folder=tmp_path / "chain")
+        chain(small, kaggle, folder=tmp_path / "chain")
     server.faults.clear()
     kernel(tmp_path)
-    assert chain(small, kaggle, print, folder=tmp_path / "chain").state == "done"
+    assert chain(small, kaggle, folder=tmp_path / "chain").state == "done"
 
 
 def test_a_version_that_someone_else_pushed_is_not_taken_for_the_chains_own(tmp_path, server, kaggle):
@@ -296,28 +298,28 @@ def test_a_version_that_someone_else_pushed_is_not_taken_for_the_chains_own(tmp_
 
     def say(line):
         if "version 2: https://" in line:
-            pushed.append(push(small, kaggle, print))
+            pushed.append(push(small, kaggle))
 
     with pytest.raises(KitError, match=r"has a version 3, which this chain did not push(.|\n)*goes on from step 3"):
-        chain(small, kaggle, say, folder=folder)
-    assert chain(small, kaggle, print, folder=folder).steps == [3, 0, 6, 9]
+        chain(small, replace(kaggle, say=say), folder=folder)
+    assert chain(small, kaggle, folder=folder).steps == [3, 0, 6, 9]
     assert server.kernels[REF].requests[3]["kernelDataSources"] == [f"{REF}/1"]
 
 
 @pytest.mark.parametrize(("anew", "sources"), [(False, [REF]), (True, None)])
 def test_an_unfinished_run_that_was_pushed_before_the_chain_is_its_first_session(tmp_path, server, kaggle, anew, sources):
-    push(small := kernel(tmp_path, COUNTS), kaggle, print)
-    story = chain(small, kaggle, print, folder=tmp_path / "chain", anew=anew)
+    push(small := kernel(tmp_path, COUNTS), kaggle)
+    story = chain(small, kaggle, folder=tmp_path / "chain", anew=anew)
     assert (story.state, story.steps) == ("done", [3, 6, 9])
     assert server.kernels[REF].requests[1].get("kernelDataSources") == sources
     with pytest.raises(KitError, match=r"chain\.json tells of a chain that has begun\. Leave out --anew"):
-        chain(small, kaggle, print, folder=tmp_path / "chain", anew=True)
+        chain(small, kaggle, folder=tmp_path / "chain", anew=True)
 
 
 @pytest.mark.parametrize("before", [QUICK, "raise SystemExit('error: no photos')\n"])
 def test_a_run_that_was_done_or_failed_before_the_chain_is_none_of_its_sessions(tmp_path, server, kaggle, before):
-    wait_for(push(kernel(tmp_path, before), kaggle, print), kaggle, print)
-    assert chain(kernel(tmp_path, COUNTS), kaggle, print, folder=tmp_path / "chain").steps == [3, 6, 9]
+    wait_for(push(kernel(tmp_path, before), kaggle), kaggle)
+    assert chain(kernel(tmp_path, COUNTS), kaggle, folder=tmp_path / "chain").steps == [3, 6, 9]
     assert len(server.kernels[REF].requests) == 4
 
 
@@ -336,8 +338,8 @@ def test_a_session_whose_kernel_was_deleted_is_not_asked_for_for_ever(tmp_path, 
             del server.kernels[REF]
 
     with pytest.raises(KitError, match=rf"{REF} version 2 is not on Kaggle any more(.|\n)*goes on from step 3"):
-        chain(small, kaggle, say, folder=folder)
-    assert chain(small, kaggle, print, folder=folder).steps == [3, 0, 6, 9]
+        chain(small, replace(kaggle, say=say), folder=folder)
+    assert chain(small, kaggle, folder=folder).steps == [3, 0, 6, 9]
 
 
 @pytest.mark.parametrize(("head", "source"), [(COUNTS, [f"{REF}/1"]), ("", None)])
@@ -345,32 +347,32 @@ def test_a_session_that_was_cancelled_is_not_followed_by_another_unasked(tmp_pat
     small, folder = kernel(tmp_path, head), tmp_path / "chain"
     server.cancelled.add(1)
     with pytest.raises(KitError, match=r"version 1 was cancelled on Kaggle\. Start the chain again"):
-        chain(small, kaggle, print, folder=folder)
+        chain(small, kaggle, folder=folder)
     assert len(server.kernels[REF].requests) == 1
     kernel(tmp_path, COUNTS)
-    assert chain(small, kaggle, print, folder=folder).state == "done"
+    assert chain(small, kaggle, folder=folder).state == "done"
     assert server.kernels[REF].requests[1].get("kernelDataSources") == source
 
 
 def test_the_number_of_one_kernels_versions_is_not_taken_for_anothers(tmp_path, server, kaggle):
     """A push that was refused leaves it; the chain is started again with the other of a pair."""
     small, folder = kernel(tmp_path, COUNTS), tmp_path / "chain"
-    chain(small, kaggle, print, folder=folder, max_sessions=1)
+    chain(small, kaggle, folder=folder, max_sessions=1)
     server.faults["SaveKernel"].append(403)
     with pytest.raises(KitError, match="403"):
-        chain(small, kaggle, print, folder=folder)
+        chain(small, kaggle, folder=folder)
     for _ in range(2):  # another's, whose text is equal
-        push(small, kaggle, print, least_step=3, changes={"id": f"{REF}-b", "title": "kit small b"})
-    assert chain(small, kaggle, print, folder=folder, via="pair").state == "done"
+        push(small, kaggle, least_step=3, changes={"id": f"{REF}-b", "title": "kit small b"})
+    assert chain(small, kaggle, folder=folder, via="pair").state == "done"
     assert len(server.kernels[f"{REF}-b"].requests) == 3
 
 
 def test_a_chain_that_has_nothing_to_do_says_why_and_what_to_do(tmp_path, server, kaggle):
     small, folder, said = kernel(tmp_path, COUNTS), tmp_path / "chain", []
     for limit in ({"max_sessions": 1}, {"max_sessions": 1}, {"until": 3}, {}, {}):
-        chain(small, kaggle, said.append, folder=folder, **limit)
+        chain(small, replace(kaggle, say=said.append), folder=folder, **limit)
     assert [line for line in said if "Raise it" in line or "remove that file" in line] == [
-        "1 of --max-sessions 1 were, those of earlier starts included. Raise it for more.",
+        "--max-sessions 1 is reached (1 sessions, earlier starts included). Raise it to go on.",
         "The run is at step 3, --until 3. Raise it to go on.",
         f"{folder / 'chain.json'} tells of a run that is done. For another one, such as a changed head's, remove that file or choose "
         "another --out.",
@@ -381,7 +383,7 @@ def test_a_chain_that_has_nothing_to_do_says_why_and_what_to_do(tmp_path, server
 @pytest.mark.parametrize("words", ["RecursionError: maximum recursion depth exceeded", "Read timed out"])
 def test_what_a_failed_session_says_of_limits_is_no_time_limit(tmp_path, server, kaggle, words):
     with pytest.raises(KitError, match=f"version 1 ended as ERROR(.|\n)*{words}"):
-        chain(kernel(tmp_path, f"raise SystemExit({words!r})\n"), kaggle, print, folder=tmp_path / "chain")
+        chain(kernel(tmp_path, f"raise SystemExit({words!r})\n"), kaggle, folder=tmp_path / "chain")
 
 
 @pytest.mark.parametrize(
@@ -400,32 +402,32 @@ def test_kaggle_tells_its_time_limit_from_others(reason, limit):
 def test_a_chain_that_looks_late_excuses_no_session_that_failed_at_once(tmp_path, server, kaggle):
     small, asleep = kernel(tmp_path, "raise SystemExit('no photos')\n"), lambda line: time.sleep(1.5 if "https://" in line else 0)
     with pytest.raises(KitError, match=r"version 1 ended as ERROR"):
-        chain(small, kaggle, asleep, folder=tmp_path / "chain", timeout=1)
+        chain(small, replace(kaggle, say=asleep), folder=tmp_path / "chain", timeout=1)
 
 
 @pytest.mark.parametrize("head", ["import time\ntime.sleep(2)", """print('[{"time": 0.99, "data": "epoch 300"}]')"""], ids=["looks", "log"])
 def test_a_session_that_ran_until_its_limit_is_followed_by_another(tmp_path, server, kaggle, head):
     with pytest.raises(KitError, match="2 sessions in a row"):
-        chain(kernel(tmp_path, f"{head}\nraise SystemExit(1)\n"), kaggle, print, folder=tmp_path / "chain", timeout=1)
+        chain(kernel(tmp_path, f"{head}\nraise SystemExit(1)\n"), kaggle, folder=tmp_path / "chain", timeout=1)
 
 
 def test_a_session_is_told_of_the_limit_that_it_must_end_before(tmp_path, server, kaggle):
     small = kernel(tmp_path, QUICK + "from kit.remote.kernel import session_seconds\nprint(session_seconds('8h30m'))\n")
-    chain(small, kaggle, print, folder=tmp_path / "chain", timeout=14_400)
+    chain(small, kaggle, folder=tmp_path / "chain", timeout=14_400)
     assert server.kernels[REF].log == "12600.0\n"
 
 
 def test_a_session_that_only_hands_in_is_kept_at_home(tmp_path, server, kaggle):
     """The one before it had ended its time with the last step."""
     folder, small = tmp_path / "chain", kernel(tmp_path, QUICK.replace("done", "suspended"))
-    chain(small, kaggle, print, folder=folder, max_sessions=1)
+    chain(small, kaggle, folder=folder, max_sessions=1)
     kernel(tmp_path, QUICK + "open('submission.csv', 'w')\n")
-    assert chain(small, kaggle, print, folder=folder).steps == [7, 7]
+    assert chain(small, kaggle, folder=folder).steps == [7, 7]
     assert (folder / "output" / "submission.csv").is_file()
 
 
 def test_a_run_that_tells_no_steps_is_lived_with(tmp_path, server, kaggle):
-    story = chain(kernel(tmp_path, QUICK.replace("7", "None")), kaggle, print, folder=tmp_path / "chain")
+    story = chain(kernel(tmp_path, QUICK.replace("7", "None")), kaggle, folder=tmp_path / "chain")
     assert (story.state, story.steps) == ("done", [0])
 
 
@@ -433,7 +435,7 @@ def test_a_session_that_failed_after_it_brought_the_run_further_is_followed_by_a
     """Nothing in its log or in Kaggle's words says why: the limit may have ended it."""
     small = kernel(tmp_path, COUNTS)
     server.wordless = {2}
-    assert chain(small, kaggle, print, folder=tmp_path / "chain").steps == [3, 6, 9]
+    assert chain(small, kaggle, folder=tmp_path / "chain").steps == [3, 6, 9]
 
 
 def test_a_kaggle_that_does_not_tell_logs_or_gpu_time_is_lived_with(tmp_path, server, kaggle):
@@ -442,14 +444,14 @@ def test_a_kaggle_that_does_not_tell_logs_or_gpu_time_is_lived_with(tmp_path, se
     (small / "kernel-metadata.json").write_text(json.dumps(metadata | {"enable_gpu": True}))
     server.faults["GetAcceleratorQuotaStatistics"].extend([404] * 9)
     server.faults["ListKernelSessionOutput"].extend([404])
-    assert chain(small, kaggle, print, folder=tmp_path / "chain").state == "done"
+    assert chain(small, kaggle, folder=tmp_path / "chain").state == "done"
 
 
 @pytest.mark.parametrize("method", ["GetKernelSessionStatus", "GetKernel", "ListKernelSessionOutput", "SaveKernel", "download"])
 def test_a_chain_outlasts_an_outage_and_says_so_once(tmp_path, server, kaggle, method):
     said = []
     server.faults[method].extend([503] * 9)
-    assert chain(kernel(tmp_path), kaggle, said.append, folder=tmp_path / "chain").state == "done"
+    assert chain(kernel(tmp_path), replace(kaggle, say=said.append), folder=tmp_path / "chain").state == "done"
     assert len(server.kernels[REF].requests) == 1
     words = "asking whether" if method == "SaveKernel" else "asking again every 5 minutes, for 12 h at most"
     assert sum(words in line for line in said) == 1
@@ -458,8 +460,8 @@ def test_a_chain_outlasts_an_outage_and_says_so_once(tmp_path, server, kaggle, m
 def test_a_file_that_is_refused_for_good_ends_a_chain_at_once(tmp_path, server, kaggle):
     server.faults["download"].append(403)
     with pytest.raises(KitError, match=r"could not be fetched \(403 .*\. Try again later\."):
-        chain(kernel(tmp_path), kaggle, print, folder=tmp_path / "chain")
-    assert chain(kernel(tmp_path), kaggle, print, folder=tmp_path / "chain").state == "done"
+        chain(kernel(tmp_path), kaggle, folder=tmp_path / "chain")
+    assert chain(kernel(tmp_path), kaggle, folder=tmp_path / "chain").state == "done"
     assert len(server.kernels[REF].requests) == 1  # its session had ended well, and is looked at again
 
 
@@ -469,7 +471,7 @@ def test_used_up_gpu_time_stops_the_chain_before_it_pushes(tmp_path, server, kag
     (small / "kernel-metadata.json").write_text(json.dumps(metadata | {"enable_gpu": True}))
     server.used = 108_000
     with pytest.raises(KitError, match="30 GPU hours are used up"):
-        chain(small, kaggle, print, folder=tmp_path / "chain")
+        chain(small, kaggle, folder=tmp_path / "chain")
     assert REF not in server.kernels
 
 
@@ -504,12 +506,12 @@ def test_a_chain_does_not_begin_among_other_peoples_files(tmp_path, server, kagg
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "thesis.tex").touch()
     with pytest.raises(KitError, match=r"output holds files that no chain fetched.* or choose another --out"):
-        chain(kernel(tmp_path), kaggle, print, folder=tmp_path)
+        chain(kernel(tmp_path), kaggle, folder=tmp_path)
     assert furthest(tmp_path / "chain.json", REF, kaggle) == REF  # who only looks takes nothing away
     saved = tmp_path / "output" / "checkpoints" / "distil-000000300-e3b0c44298fc1c14.pt"
     saved.parent.mkdir()
     saved.touch()  # its own, of a session that was killed and a story that was removed to begin anew
-    assert chain(kernel(tmp_path), kaggle, print, folder=tmp_path).state == "done"
+    assert chain(kernel(tmp_path), kaggle, folder=tmp_path).state == "done"
 
 
 def test_a_story_that_is_written_is_read_again(tmp_path):
@@ -521,7 +523,7 @@ def test_a_story_that_is_written_is_read_again(tmp_path):
 def test_output_is_fetched_whole_or_not_at_all(tmp_path, server, kaggle):
     small = kernel(tmp_path)
     (small / "main.py").write_text("from pathlib import Path\nfor i in range(5):\n    Path(f'{i}.txt').write_text(str(i) * 100)\n")
-    chain(small, kaggle, print, folder=tmp_path / "chain", max_sessions=1)
+    chain(small, kaggle, folder=tmp_path / "chain", max_sessions=1)
     assert list(list_output(kaggle, REF)[0]) == [f"{i}.txt" for i in range(5)]
     server.faults["download"].extend([503, 500])
     (pulled,) = fetch(kaggle, REF, tmp_path / "pulled", "3.txt")
@@ -546,7 +548,7 @@ def test_what_a_later_session_left_is_not_mixed_with_the_csv_of_an_earlier_one(t
     for number, wanted in enumerate(["submission.csv", "log.txt", "log.txt"]):
         kernel(tmp_path, f"open('submission.csv', 'w').write('{number}')\nopen('log.txt', 'w').write('{number}')\n")
         if number < 2:
-            chain(tmp_path / "kernels" / "small", kaggle, print, folder=tmp_path / f"chain-{number}", max_sessions=1)
+            chain(tmp_path / "kernels" / "small", kaggle, folder=tmp_path / f"chain-{number}", max_sessions=1)
         pull(kaggle, REF, "small", folder, wanted)
     first, second = sorted(folder.glob("*-small*"))
     assert {file.name: file.read_text() for file in first.iterdir() if file.suffix != ".json"} == {"submission.csv": "0"}
@@ -563,14 +565,14 @@ def test_what_a_later_session_left_is_not_mixed_with_the_csv_of_an_earlier_one(t
 
 def test_a_provenance_with_other_types_is_not_pulled(tmp_path, server, kaggle):
     small = kernel(tmp_path, """open('provenance.json', 'w').write('{"csv_sha256": 7}')\nopen('submission.csv', 'w')\n""")
-    chain(small, kaggle, print, folder=tmp_path / "chain", max_sessions=1)
+    chain(small, kaggle, folder=tmp_path / "chain", max_sessions=1)
     with pytest.raises(KitError, match=rf"provenance\.json of {REF} is not as a run writes it: csv_sha256: .* \(got 7\)"):
         pull(kaggle, REF, "small", tmp_path / "submissions")
 
 
 def test_the_provenance_alone_can_be_pulled(tmp_path, server, kaggle):
     small = kernel(tmp_path, "open('provenance.json', 'w').write('{\"recipe\": \"small\"}')\n")
-    chain(small, kaggle, print, folder=tmp_path / "chain", max_sessions=1)
+    chain(small, kaggle, folder=tmp_path / "chain", max_sessions=1)
     (file,) = pull(kaggle, REF, "small", tmp_path / "submissions", r"provenance\.json")
     assert json.loads(file.read_text())["kernel"] == REF
 
@@ -578,7 +580,7 @@ def test_the_provenance_alone_can_be_pulled(tmp_path, server, kaggle):
 @pytest.mark.slow
 def test_of_a_pair_that_takes_turns_the_one_that_is_furthest_is_pulled(tmp_path, server, kaggle):
     small = kernel(tmp_path, COUNTS + "open('submission.csv', 'w').write(str(step + 3))\n")
-    chain(small, kaggle, print, folder=tmp_path / "runs" / "chain-small", via="pair", until=6)
+    chain(small, kaggle, folder=tmp_path / "runs" / "chain-small", via="pair", until=6)
     done = subprocess.run([sys.executable, "-m", "kit", "pull", "small"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert f"the run is furthest in {REF}-b, whose output is pulled" in done.stdout.replace("\n", ""), done.stderr
     (place,) = (tmp_path / "submissions").glob("*-small")
@@ -587,10 +589,10 @@ def test_of_a_pair_that_takes_turns_the_one_that_is_furthest_is_pulled(tmp_path,
 
 def test_where_a_later_session_is_the_newest_pull_says_where_the_furthest_ones_files_lie(tmp_path, server, kaggle, capsys):
     small, file = kernel(tmp_path), tmp_path / "chain" / "chain.json"
-    chain(small, kaggle, print, folder=file.parent)
+    chain(small, kaggle, folder=file.parent)
     assert (furthest(file, REF, kaggle), furthest(tmp_path / "none.json", REF, kaggle)) == (REF, REF)
     assert "furthest" not in capsys.readouterr().out
-    push(small, kaggle, print)
+    push(small, kaggle)
     furthest(file, REF, kaggle)
     assert "the newest alone, 2. What version 1 left lies in" in capsys.readouterr().out.replace("\n", "")
 

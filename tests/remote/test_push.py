@@ -50,7 +50,7 @@ def kaggle(server, slept):
 
 def send(clone, kaggle, **how):
     said = []
-    return push(clone / "kernels" / "smoke", kaggle, said.append, **how), said
+    return push(clone / "kernels" / "smoke", replace(kaggle, say=said.append), **how), said
 
 
 def refused(clone, kaggle, **how):
@@ -155,9 +155,9 @@ def test_a_kaggle_that_never_answers_ends_in_words(clone, kaggle, server):
 
 
 def test_a_patient_client_goes_on_asking_and_says_so_once(clone, kaggle, server, slept):
-    said = []
     server.faults["GetKernel"].extend([503] * 6)
-    assert send(clone, replace(kaggle, patience=7200, say=said.append))[0].version == 1
+    pushed, said = send(clone, replace(kaggle, patience=7200))
+    assert pushed.version == 1
     assert slept == [2, 5, 15, 45, 300, 300]
     assert said == ["Kaggle answers 503: fault 503; asking again every 5 minutes, for 2 h at most"]
     server.faults["GetKernel"].extend([503] * 7)
@@ -183,7 +183,7 @@ def test_a_state_that_the_client_does_not_know_ends_in_words(clone, kaggle, serv
     pushed, _ = send(clone, kaggle)
     server.kernels[REF].states = type(server.kernels[REF].states)(["DREAMING"])
     with pytest.raises(KitError, match=r"can't be read \('DREAMING'\), 5 times"):
-        wait_for(pushed, kaggle, print)
+        wait_for(pushed, kaggle)
 
 
 def test_a_kaggle_that_is_silent_is_not_waited_for_for_ever(clone, kaggle, server, slept):
@@ -275,7 +275,7 @@ def test_a_session_is_followed_to_its_end(clone, kaggle, server, slept):
     kernel, said = server.kernels[REF], []
     kernel.states.extendleft(["RUNNING", "RUNNING", "QUEUED"])
     kernel.log = json.dumps([{"stream_name": "stdout", "data": "distil 1/2\n"}, {"stream_name": "stdout", "data": "done\n"}])
-    wait_for(pushed, kaggle, said.append)
+    wait_for(pushed, replace(kaggle, say=said.append))
     states = [f"{REF} version 1: {state}" for state in ("QUEUED", "RUNNING", "COMPLETE")]
     assert [line for line in said if line in states] == states
     assert said.count("done") == 1
@@ -285,7 +285,7 @@ def test_a_session_is_followed_to_its_end(clone, kaggle, server, slept):
 def test_an_outage_ends_no_following(clone, kaggle, server):
     pushed, said = send(clone, kaggle)
     server.faults["GetKernelSessionStatus"].extend([503] * 9)
-    wait_for(pushed, kaggle, said.append)
+    wait_for(pushed, replace(kaggle, say=said.append))
     assert said[-2:] == ["Kaggle answers 503: fault 503; asking again every 5 minutes, for 12 h at most", f"{REF} version 1: COMPLETE"]
 
 
@@ -294,7 +294,7 @@ def test_a_session_that_failed_is_an_error_with_the_end_of_its_log(clone, kaggle
     kernel = server.kernels[REF]
     kernel.states, kernel.log, kernel.failure = type(kernel.states)(["ERROR"]), "one\nerror: no GPU\n", "exit code 1"
     with pytest.raises(KitError, match=r"ended as ERROR\. exit code 1\none\nerror: no GPU"):
-        wait_for(pushed, kaggle, print).insist("it")
+        wait_for(pushed, kaggle).insist("it")
 
 
 def command(clone, *words, verb="push"):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def write(file, shift, rows=2218):
 
 def hand_in(place, kaggle, tmp_path, **how):
     said = []
-    submit(read_entry(place, None, said.append), kaggle, said.append, tmp_path / "submissions", **how)
+    submit(read_entry(place, None, said.append), replace(kaggle, say=said.append), tmp_path / "submissions", **how)
     return said
 
 
@@ -126,7 +127,7 @@ def test_what_was_handed_in_is_said_where_the_ledger_can_not_be_written(run, kag
     (submissions / "ledger.csv").mkdir()
     said = []
     with pytest.raises(KitError, match=r"ledger\.csv can't be written"):
-        submit(read_entry(run, None, print), kaggle, said.append, submissions)
+        submit(read_entry(run, None, print), replace(kaggle, say=said.append), submissions)
     assert said[0].startswith("handed in to ml2023spring-hw13 as 100")
 
 
@@ -289,7 +290,7 @@ def test_a_csv_whose_score_is_not_there_yet_is_not_sent_twice(run, kaggle, serve
 def test_scores_that_were_not_waited_for_are_fetched_later(run, kaggle, server, submissions, tmp_path):
     assert len(hand_in(run, kaggle, tmp_path, wait=False)) == 1
     for _ in range(2):
-        fetch_scores(kaggle, submissions, print)
+        fetch_scores(kaggle, submissions)
     assert read(submissions)[0]["public_score"] == "0.50000"
 
 
@@ -301,7 +302,7 @@ def test_a_private_score_that_comes_after_the_deadline_has_its_own_column(run, k
     server.submissions[0] |= {"status": "COMPLETE", "publicScore": public}
     for private in ("", "0.49000"):
         server.submissions[0]["privateScore"] = private
-        fetch_scores(kaggle, submissions, print)
+        fetch_scores(kaggle, submissions)
         assert shown() == [(public, private)]
     (submissions / "ledger.csv").unlink()
     with pytest.raises(KitError, match="Kaggle's list says"):
@@ -313,7 +314,7 @@ def test_a_private_score_alone_is_said(run, kaggle, server, submissions, tmp_pat
     hand_in(run, kaggle, tmp_path, wait=False)
     server.submissions[0] |= {"status": "COMPLETE", "privateScore": "0.49000"}
     said = []
-    wait_for_score(read_entry(run, None, print), kaggle, said.append, submissions, set())
+    wait_for_score(read_entry(run, None, print), replace(kaggle, say=said.append), submissions, set())
     assert said == ["public score not shown, private score 0.49000"]
 
 
@@ -321,7 +322,7 @@ def test_a_csv_that_kaggle_could_not_score_is_told_of_when_scores_are_fetched(ru
     hand_in(run, kaggle, tmp_path, wait=False)
     server.submissions[0] |= {"status": "ERROR", "errorDescription": "bad ids"}
     said = []
-    fetch_scores(kaggle, submissions, said.append)
+    fetch_scores(replace(kaggle, say=said.append), submissions)
     assert said == ["Kaggle could not score record (100): bad ids."]
 
 
