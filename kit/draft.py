@@ -32,8 +32,8 @@ TEMPLATE = '''r"""{name}: {photos}
     kit plan ./{name}.py --data {data} --budget 9h
     kit run ./{name}.py --data {data} --budget 9h
 
-The first takes a minute or a few, the second measures how many hours the third needs. A run belongs to the values below: to change one after it has
-begun, choose another --out. `kit run ./{name}.py --dry-run` prints all fields that there are, with those that are not named here.
+The first takes a few minutes at most, the second measures how many hours the third needs. A run belongs to the values below: to change one
+after it has begun, choose another --out. `kit run ./{name}.py --dry-run` prints all fields that there are, with those not named here.
 """
 
 from kit.config.schema import Augment, Config, Data, Predict, Student, Teacher, Train
@@ -102,7 +102,7 @@ def draft(name: str, data: Path, folder: Path) -> Iterator[str]:
     )
     write_durably(file, text.encode())
     yield dataset.counts()
-    yield f"{file}: competition {competition}, {side} px. Try it, a minute or a few: kit run ./{file.name} --data {shlex.quote(str(data))} --tiny"
+    yield f"{file}: competition {competition}, {side} px. Try it: kit run ./{file.name} --data {shlex.quote(str(data))} --tiny"
 
 
 def check_name(name: str) -> str:

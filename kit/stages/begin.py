@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from kit import predict
 from kit.config.schema import Config, Student
 from kit.data.splits import Dataset
-from kit.distill.align import classifier
 from kit.errors import KitError
 from kit.models.library import shapes_on
+from kit.models.look import classifier
 from kit.models.recognise import as_network
 from kit.models.students import build_student, count_parameters, widths_of
 from kit.models.widths import widths_for

@@ -20,7 +20,6 @@ from kit.distill.align import take_classifier
 from kit.distill.objective import Objective
 from kit.distill.panel import Panel
 from kit.errors import KitError
-from kit.models.library import shapes_on
 from kit.models.look import classifier, hooked
 from kit.models.quick import Stem
 from kit.models.students import FrozenStem, build_student, count_parameters, widths_of

@@ -366,12 +366,12 @@ def test_sharpness_aware_steps_follow_the_gradient_from_uphill_and_leave_no_othe
 
 def test_a_sharpness_aware_step_counts_once_in_batch_norms_of_adapters():
     student, norm = network(line=True), nn.BatchNorm1d(3)
-    state = begin(student, nn.Sequential(norm), Train(epochs=1, sam_rho=0.05), PER_EPOCH, cpu(""))
+    state = begin(student, nn.Sequential(norm), Train(epochs=1, sam_rho=0.05), PER_EPOCH, cpu_because(""))
 
     def loss(images, labels, p):
         return norm(student(images)).cos().mean(), {}
 
-    take_step(state, Backward(loss, state.optimizer, state.scaler, cpu("")), batches, World())
+    take_step(state, Backward(loss, state.optimizer, state.scaler, cpu_because("")), batches, World())
     assert norm.num_batches_tracked == 1
 
 
