@@ -404,6 +404,19 @@ def test_a_teacher_that_knows_nothing_is_refused_before_the_first_step(place, re
     assert "hardly better than chance" in refusal(place, "simple", *TINY, "--teacher", "teacher.pt")
 
 
+@pytest.mark.slow
+def test_a_run_whose_teacher_is_missing_is_refused_and_trains_no_other(run, place, refusal):
+    """Here its own, of which nothing is left: a teacher that knows something takes longer to train."""
+    run(place, "medium", *TINY)
+    out = place / "out"
+    for file in (out / "teacher.ckpt", out / "metrics.jsonl", *(saved.path for saved in saved_in(out) if saved.stage == "teacher")):
+        file.unlink()
+    there = sorted(out.rglob("*.pt"))
+    assert "that it did not train, and none is there now: name it by --teacher" in refusal(place, "medium", *TINY)
+    assert sorted(out.rglob("*.pt")) == there
+    assert not (out / "teacher.ckpt").exists()
+
+
 def test_a_student_over_the_limit_is_refused_at_once(place, refusal):
     words = ["simple", "--set", "student.name=hw7"]
     assert "256,779 parameters are over hw13-2023's limit of 60,000" in refusal(place, *words)

@@ -178,12 +178,20 @@ def train_teacher(session: Session, material: Material) -> Path:
     """A ResNet-18 from pretrained weights where they are on disk, else from scratch; its result is teacher.ckpt.
 
     The weights lie in the stage's result too, so that either file makes the other again.
+
+    Raises:
+        KitError: the run was begun with another's, which is not there now: it would take none that is trained here.
     """
     file, checkpoints = session.out / TEACHER, session.checkpoints("teacher")
     if done := checkpoints.result() or session.world.lead(lambda: result_from_file(session, file, checkpoints)):
         session.write_metrics("teacher", done["history"])
         session.world.lead(lambda: bring_back(file, done))
         return file
+    if (before := session.begun_with.get("teacher")) and not (session.histories.get("teacher") or checkpoints.files()):
+        raise KitError(
+            f"The run in {session.out} was begun with a teacher ({before}) that it did not train, and none is there now: name it by "
+            "--teacher, or bring it back beside the photos. For another one choose another --out."
+        )
     config, side = session.config.teacher, session.config.data.image_size
     if session.config.teacher_side != side:
         raise KitError(
