@@ -187,6 +187,12 @@ WRITERS: dict[str, Callable[[Mapping[str, Tensor]], bytes]] = {
 
 
 def write_foreign(file: Path, form: str, weights: Mapping[str, Tensor]) -> int:
-    """Write a state dict as another program's file, by a name of WRITERS; returns its size in bytes."""
+    """Write a state dict as another program's file, by a name of WRITERS; returns its size in bytes.
+
+    Raises:
+        KitError: a weight is NaN or infinite.
+    """
+    if broken := next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None):
+        raise KitError(f"{broken} holds NaN or an infinite number: the student's training broke. Give an earlier checkpoint of it.")
     write_durably(file, WRITERS[form](weights))
     return file.stat().st_size

@@ -5,6 +5,7 @@ Three shapes are known, at any depth: the course's flat one (`training/3_17.jpg`
 is held out. More training photos without labels may lie in `unlabelled/`, or in `training/unlabeled/` as in 2021; their label is -1.
 """
 
+import errno
 import os
 import re
 from collections import Counter
@@ -190,8 +191,8 @@ def photos_in(folder: Path) -> list[Path]:
         KitError: a name or its folder's is no UTF-8, as of an archive that was made elsewhere: no CSV and no student.kit could hold it. Or
             a link leads nowhere, as where large files were not fetched.
     """
-    with os.scandir(folder) as entries:  # told by the folder: no photo is asked, but for links
-        named = [e for e in entries if Path(e.name).suffix.lower() in PHOTO and e.name[0] != "." and not e.is_dir()]
+    with os.scandir(folder) as entries:
+        named = [e for e in entries if Path(e.name).suffix.lower() in PHOTO and e.name[0] != "." and not is_folder(e)]
     if gone := next((e.path for e in named if e.is_symlink() and not os.path.exists(e.path)), None):
         raise KitError(f"{gone} is a link to {os.readlink(gone)}, which is not there. Fetch the photos themselves, or remove the link.")
     found = sorted((Path(e) for e in named), key=lambda p: p.name)
@@ -227,8 +228,18 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def folders_below(folder: Path) -> list[Path]:
-    entries = (entry for entry in os.scandir(folder) if entry.is_dir())  # told by the folder: no photo is asked
+    entries = (entry for entry in os.scandir(folder) if is_folder(entry))
     return sorted(Path(entry) for entry in entries if entry.name not in (*UNLABELLED, OF_A_MAC) and entry.name[0] != ".")
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Told by the folder that it is in: no photo is asked, but for links. One that leads to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
 
 
 def deeper_in(split: Path) -> list[Path]:

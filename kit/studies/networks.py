@@ -42,14 +42,14 @@ def boxes(model: nn.Module, image_size: int) -> list[Box]:
     return [(name, tuple(shape[1:]), sum(p.numel() for p in module.parameters())) for name, module, shape in rows]
 
 
-def blocks_of(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
+def blocks_of(module: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
     """A sequence of blocks is opened, and timm's network inside a student; a sequence of layers is one block, as is every other module.
     Of single layers those with a weight of their own to learn: convolutions and linear ones."""
-    found: list[tuple[str, nn.Module]] = []
+    found: dict[str, nn.Module] = {}
     for name, child in module.named_children():
         parts = list(child.children())
         if name == "body" or (isinstance(child, nn.Sequential) and any(list(part.children()) for part in parts)):
-            found += blocks_of(child, f"{prefix}{name}.")
+            found |= blocks_of(child, f"{prefix}{name}.")
         elif isinstance(child, (nn.Conv2d, nn.Linear)) or (parts and any(True for _ in child.parameters())):
-            found.append((f"{prefix}{name}", child))
+            found[f"{prefix}{name}"] = child
     return found

@@ -26,7 +26,7 @@ from kit.config.stages import AFTER_DISTILLING, REPEATED, STAGES, kind_of
 from kit.console import Log
 from kit.device import shortages_named
 from kit.errors import KitError, in_brief
-from kit.files import write_durably
+from kit.files import make_folder, write_durably
 from kit.world import World
 
 FOLDER = "checkpoints"
@@ -76,7 +76,7 @@ class Checkpoints:
         self.out, self.stage, self.identity, self.config, self.log = out, stage, identity, config, log
         self.world = world or World()
         self.folder = out / FOLDER
-        self.world.lead(lambda: self.folder.mkdir(exist_ok=True))
+        self.world.lead(lambda: make_folder(self.folder))
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """A new generation. The older ones are there until it is whole.
