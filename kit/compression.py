@@ -164,7 +164,10 @@ def fit_bytes(
         config = with_bits(config, bits)
         if packed_size(config, student, classes) <= most:
             return student, config
-    return pruned(student, Target(bytes=most), config, classes, photos), config
+    room = most
+    while (size := packed_size(config, slimmer := pruned(student, Target(bytes=room), config, classes, photos), classes)) > most:
+        room -= size - most  # batch norms that are measured anew have other codes, of a few bytes more
+    return slimmer, config
 
 
 def with_bits(config: Config, bits: int) -> Config:

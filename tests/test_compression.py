@@ -83,6 +83,11 @@ def test_bytes_that_four_bits_do_not_reach_are_reached_by_pruning(tmp_path, draw
     assert unpack(tmp_path / "t.kit").parameters <= 15_000
 
 
+def test_batch_norms_that_are_measured_anew_take_no_byte_more_than_was_asked_for(tmp_path, drawn):
+    list(compress(student_file(tmp_path / "w.ckpt"), ["14997B"], tmp_path / "s.kit", drawn, tmp_path / "cache", None, SMALL))
+    assert 14_500 < (tmp_path / "s.kit").stat().st_size <= 14_997  # it was 14,999 before they were measured
+
+
 def test_photos_of_other_classes_do_not_measure_it(tmp_path, drawn):
     list(compress(student_file(tmp_path / "w.ckpt"), ["4bit"], tmp_path / "s.kit", drawn, tmp_path / "cache", None, SMALL))
     with pytest.raises(KitError, match=r"s.kit knows other classes than the data has \('0' for '<script>x'\)"):
