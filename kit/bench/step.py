@@ -18,7 +18,6 @@ from kit.bench.material import classes_of, decoded, memory, training_photos
 from kit.bench.outcome import Outcome, Row, milliseconds, number
 from kit.bench.roofline import Rates, floor, layers_of, measure_rates
 from kit.config.schema import Config
-from kit.data.loader import Batches
 from kit.data.order import Order
 from kit.device import Device
 from kit.distill.objective import Objective
@@ -49,76 +48,100 @@ class Part:
     floor: Callable[[Rates], float] | None = None
 
 
+class Subject:
+    """A recipe's networks with new weights, its feed and the first batch of that: what all ways work with.
+
+    fast, plain: its objective, fused by torch and not, over the same adapters. compiled: a run of the recipe would take the first.
+    """
+
+    def __init__(self, config: Config, data: Path | None, cache: Path, device: Device):
+        split, train, side, where = training_photos(data, config), config.train, config.data.image_size, device.device
+        classes = classes_of(split)
+        torch.manual_seed(train.seed)
+        student = build_student(config.student.name, widths_for(config.student, classes), classes)
+        self.teachers = [build_teacher(config.teacher.arch, classes).eval().requires_grad_(False)] if wants_teacher(config) else []
+        for teacher in self.teachers:
+            prepare(student, teacher, config)
+        self.config, self.device, self.student = config, device, student.to(where)
+        self.panel = panel_of(self.teachers, config, device)
+        order = Order(len(split), train.batch_size, train.seed)
+        self.feed = cached_batches(decoded(split, config, cache), order, config.data, config.data.augment, where)
+        self.batch = self.feed(0)
+        self.fast = Objective(student, self.panel, config.distill, side, fuse=fused)
+        self.plain = copy.copy(self.fast)
+        self.plain.weigh = self.plain.compute
+        self.compiled = bool(with_compile_decided(train, len(split), side, where, World()).compile)
+        self.state = begin(student, self.fast.adapters, train, STEPS // train.epochs, device)
+
+    def backward(self, loss: Loss) -> Backward:
+        return Backward(loss, self.state.optimizer, self.state.scaler, self.device, self.config.train.clip_norm)
+
+    def recorded(self, learn: Backward, prepare: Callable[[float], Hashable], updates: bool = True) -> Learn:
+        """As a run learns: on a GPU as a CUDA graph."""
+        return Recorded(learn, prepare, print, True, updates) if self.device.device.type == "cuda" else learn
+
+    def live(self, learn: Learn) -> None:
+        take_step(self.state, learn, self.feed, World())
+
+    def frozen(self, learn: Learn) -> None:
+        take_step(self.state, learn, lambda _: self.batch, World())
+
+
 def bench(config: Config, data: Path | None, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
-    split, where, train, side = training_photos(data, config), device.device, config.train, config.data.image_size
-    torch.manual_seed(train.seed)
-    student = build_student(config.student.name, widths_for(config.student, classes_of(split)), classes_of(split))
-    teachers = [build_teacher(config.teacher.arch, classes_of(split)).eval().requires_grad_(False)] if wants_teacher(config) else []
-    for teacher in teachers:
-        prepare(student, teacher, config)
-    panel = panel_of(teachers, config, device)
-    order, student = Order(len(split), train.batch_size, train.seed), student.to(where)
-    feed = cached_batches(decoded(split, config, cache), order, config.data, config.data.augment, where)
-    fast = Objective(student, panel, config.distill, side, fuse=fused)
-    plain = copy.copy(fast)  # of the same networks and adapters
-    plain.weigh = plain.compute
-    compiled = bool(with_compile_decided(train, len(split), side, where, World()).compile)
-    usual, other = (fast, plain) if compiled else (plain, fast)
-    state = begin(student, fast.adapters, train, STEPS // train.epochs, device)
-    images, labels = feed(0)
-
-    def step(learn: Learn, batches: Batches = lambda _: (images, labels)) -> None:
-        take_step(state, learn, batches, World())
-
-    def ce(images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(student(images).float(), labels)
-
-    look, loss = (fused(panel.forward), fused(ce)) if compiled else (panel.forward, ce)
-
-    def learner(loss: Loss, prepare: Callable[[float], Hashable], updates: bool = True) -> tuple[Backward, Learn]:
-        launched = Backward(loss, state.optimizer, state.scaler, device, train.clip_norm)
-        return launched, Recorded(launched, prepare, print, True, updates) if where.type == "cuda" else launched
-
-    (launched, whole), (_, second) = learner(usual, usual.prepare), learner(other, other.prepare)
-    _, alone = learner(lambda images, labels, progress: (loss(images, labels), {}), lambda progress: None, updates=False)
-    learns = device.autocast or torch.float32
-    warped = images.numel() * images.itemsize + len(images) * config.data.cache_side**2 * 3  # bytes
-    parts = [Part(Way("feed", "order, draws, squares, warp", counted(feed)), learns, lambda rates: warped / rates.bandwidth)]
-    if config.taught:
-        says = f"a look, {str(device.teacher).removeprefix('torch.')}, batch norm folded"
-        folded = ready(teachers[0], device)
-        looks = next(folded.parameters()).dtype
-        seen = panel.sized(images).to(looks)
-        parts.append(Part(Way("teacher", says, always(lambda: look(images))), looks, of_layers(folded, seen, looks)))
-    says = "forward and backward of cross entropy"
-    parts.append(Part(Way("student", says, always(lambda: alone(images, labels, 0))), learns, of_layers(student, images, learns)))
-    parts.append(Part(Way("optimiser", f"{train.optimizer} over what the student learnt", always(launched.update)), learns))
+    it, where, train = Subject(config, data, cache, device), device.device, config.train
+    usual, other = (it.fast, it.plain) if it.compiled else (it.plain, it.fast)
+    launched = it.backward(usual)
+    whole, second = it.recorded(launched, usual.prepare), it.recorded(it.backward(other), other.prepare)
+    parts = parts_of(it, launched)
     *others, last = (part.way.name for part in parts[1:])
     ways = [
-        Way(LIVE, f"{', '.join(others)} and {last} on a new batch each", always(lambda: step(whole, feed))),
-        Way(FROZEN, "the same on one batch that is there", always(lambda: step(whole))),
+        Way(LIVE, f"{', '.join(others)} and {last} on a new batch each", always(lambda: it.live(whole))),
+        Way(FROZEN, "the same on one batch that is there", always(lambda: it.frozen(whole))),
         *(part.way for part in parts),
     ]
     if where.type == "cuda":
-        ways.append(Way("step, kernel by kernel", "one frozen batch, no CUDA graph", always(lambda: step(launched))))
+        ways.append(Way("step, kernel by kernel", "one frozen batch, no CUDA graph", always(lambda: it.frozen(launched))))
         torch.cuda.reset_peak_memory_stats(where)
-    with hooked(fast.handles), stem_shared(student, teachers, panel, device):
+    with hooked(it.fast.handles), stem_shared(it.student, it.teachers, it.panel, device):
         for _ in range(WARM + 2):  # recorded from the last but one on; the adapters' gradients are there from the first
-            step(whole, feed)
+            it.live(whole)
         taken = peak(where)
         try:
             for _ in range(WARM + 2):
-                step(second)
+                it.frozen(second)
         except KitError as error:  # no compiler here
             print(error)
         else:
-            word, setting = ("not compiled", "false") if compiled else ("compiled", "true")
-            ways.append(Way(f"step, {word}", f"one frozen batch, train.compile={setting}", always(lambda: step(second))))
+            word, setting = ("not compiled", "false") if it.compiled else ("compiled", "true")
+            ways.append(Way(f"step, {word}", f"one frozen batch, train.compile={setting}", always(lambda: it.frozen(second))))
         rows = milliseconds(measure(ways, rounds, where, seconds))
-    what = f"A step of {config.recipe}: {train.batch_size} photos at {side} px{', compiled' if compiled else ''}"
+    what = f"A step of {config.recipe}: {train.batch_size} photos at {config.data.image_size} px{', compiled' if it.compiled else ''}"
     share = {} if where.type == "cuda" else shares(rows)  # a GPU's feed works while the step does
-    facts = share | taken | floors(parts, where, rows)
-    return Outcome("step", what, "ms", FROZEN, rows, facts)
+    return Outcome("step", what, "ms", FROZEN, rows, share | taken | floors(parts, where, rows))
+
+
+def parts_of(it: Subject, launched: Backward) -> list[Part]:
+    """Feed, teacher where one is looked at, student and optimiser, each alone."""
+    images, labels = it.batch
+
+    def ce(images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(it.student(images).float(), labels)
+
+    look, loss = (fused(it.panel.forward), fused(ce)) if it.compiled else (it.panel.forward, ce)
+    alone = it.recorded(it.backward(lambda images, labels, progress: (loss(images, labels), {})), lambda progress: None, updates=False)
+    learns = it.device.autocast or torch.float32
+    warped = images.numel() * images.itemsize + len(images) * it.config.data.cache_side**2 * 3  # bytes
+    parts = [Part(Way("feed", "order, draws, squares, warp", counted(it.feed)), learns, lambda rates: warped / rates.bandwidth)]
+    if it.config.taught:
+        says = f"a look, {str(it.device.teacher).removeprefix('torch.')}, batch norm folded"
+        folded = ready(it.teachers[0], it.device)
+        looks = next(folded.parameters()).dtype
+        seen = it.panel.sized(images).to(looks)
+        parts.append(Part(Way("teacher", says, always(lambda: look(images))), looks, of_layers(folded, seen, looks)))
+    says = "forward and backward of cross entropy"
+    parts.append(Part(Way("student", says, always(lambda: alone(images, labels, 0))), learns, of_layers(it.student, images, learns)))
+    optimiser = Way("optimiser", f"{it.config.train.optimizer} over what the student learnt", always(launched.update))
+    return [*parts, Part(optimiser, learns)]
 
 
 def shares(rows: list[Row]) -> dict[str, str]:

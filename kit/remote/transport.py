@@ -38,8 +38,10 @@ def carry(story: Story, kernel: Path, kaggle: Kaggle, folder: Path) -> dict[str,
 
 
 def next_way(story: Story, changes: dict[str, Any], drop: Dropped) -> Via:
-    """Raises:
-    KitError: what was dropped is not the state, or there is no other way left.
+    """How the state travels where Kaggle dropped its source.
+
+    Raises:
+        KitError: what was dropped is not the state, or there is no other way left.
     """
     carried = {source for name, value in changes.items() if name.endswith("_sources") for source in value}
     if story.via == VIAS[-1] or not carried.intersection(drop.sources):
