@@ -7,6 +7,7 @@ last the factor stays.
 import bisect
 import math
 from collections.abc import Callable
+from functools import cache
 
 from kit.errors import nearest
 
@@ -35,6 +36,12 @@ def is_off(ramp: str | Points, p: float) -> bool:
     return factor(ramp, p) == factor(ramp, p + 1e-6) == 0
 
 
+@cache  # a study builds thousands of recipes, which share a few ramps
+def off_places(ramp: str | Points) -> frozenset[float]:
+    """Those of PLACES at which it is off."""
+    return frozenset(p for p in PLACES if is_off(ramp, p))
+
+
 def between(points: Points, p: float) -> float:
     after = bisect.bisect_right([x for x, _ in points], p)
     if after in (0, len(points)):
@@ -43,6 +50,7 @@ def between(points: Points, p: float) -> float:
     return u + (v - u) * (p - a) / (b - a)
 
 
+@cache
 def check(ramp: str | Points) -> str | Points:
     """The ramp, if it is one.
 

@@ -320,9 +320,8 @@ class Config(Section):
         terms = [term for term in self.distill if term.weight]
         if not terms:
             raise ValueError("the weights of all terms of distill are zero, and nothing is learnt: give one of them a weight")
-        for p in ramps.PLACES:
-            if all(ramps.is_off(term.ramp, p) for term in terms):
-                raise ValueError(f"the ramps of all terms of distill are zero at p = {p:g}, and nothing is learnt there: change one")
+        if off := frozenset.intersection(*(ramps.off_places(term.ramp) for term in terms)):
+            raise ValueError(f"the ramps of all terms of distill are zero at p = {min(off):g}, and nothing is learnt there: change one")
         later = [(f"{name}.{field}", getattr(section, field)) for name, field in LATER if (section := getattr(self, name))]
         for name, epochs in [("train.epochs", self.train.epochs), *later]:
             if epochs and not any(ramps.factor(term.ramp, epoch / epochs) for epoch in range(epochs) for term in terms):

@@ -1,7 +1,7 @@
 """The widest student at a limit: its widths scaled together until they meet the limit from below, then channel by channel."""
 
 import math
-from collections.abc import Sequence
+from functools import cache
 
 import torch
 
@@ -18,7 +18,8 @@ def widths_for(student: Student, classes: int) -> tuple[int, ...]:
     return student.widths if student.parameters is None else solve(student.name, student.parameters, classes, student.widths)
 
 
-def solve(name: str, limit: int, classes: int, base: Sequence[int] = (), multiple: int = 1) -> tuple[int, ...]:
+@cache
+def solve(name: str, limit: int, classes: int, base: tuple[int, ...] = (), multiple: int = 1) -> tuple[int, ...]:
     """The largest widths with at most `limit` parameters: `base` times one factor, rounded down, then single steps wherever they still
     fit, the width that is furthest behind its proportion first. Equal arguments give equal widths.
 
@@ -31,20 +32,21 @@ def solve(name: str, limit: int, classes: int, base: Sequence[int] = (), multipl
     if is_library(name):
         raise KitError(f"Student {name!r} has no widths to solve for: leave student.parameters empty, or choose one of the kit's.")
     spec, groups = find(name)
-    base, step = tuple(base) or spec.widths, math.lcm(multiple, *groups)
+    base, step = base or spec.widths, math.lcm(multiple, *groups)
     ties = [(i,) for i in range(len(base))] if spec.ties is None else spec.ties
     shares = [base[tie[0]] / step for tie in ties]
 
-    def widths(sizes: Sequence[int]) -> tuple[int, ...]:
+    def widths(sizes: tuple[int, ...]) -> tuple[int, ...]:
         moved = {place: size * step for tie, size in zip(ties, sizes, strict=True) for place in tie}
         return tuple(moved.get(place, width) for place, width in enumerate(base))
 
-    def fits(sizes: Sequence[int]) -> bool:
+    @cache  # near the limit most factors give the same sizes
+    def fits(sizes: tuple[int, ...]) -> bool:
         with torch.device("meta"):
             return count_parameters(build_student(name, widths(sizes), classes)) <= limit
 
-    def scaled(factor: float) -> list[int]:
-        return [max(1, int(share * factor)) for share in shares]
+    def scaled(factor: float) -> tuple[int, ...]:
+        return tuple(max(1, int(share * factor)) for share in shares)
 
     if not fits(scaled(0)):
         raise KitError(f"No student {name!r} fits into {limit:,} parameters, not even with {step} channels in every layer. Choose another.")
@@ -57,7 +59,7 @@ def solve(name: str, limit: int, classes: int, base: Sequence[int] = (), multipl
     sizes, open_ = scaled(low), list(range(len(ties)))
     while open_:
         behind = min(open_, key=lambda i: (sizes[i] + 1) / shares[i])
-        wider = [size + (i == behind) for i, size in enumerate(sizes)]
+        wider = tuple(size + (i == behind) for i, size in enumerate(sizes))
         if fits(wider):
             sizes = wider
         else:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from kit.compress.surgery import refuse_unprunable
@@ -11,7 +12,7 @@ from kit.config.schema import Config
 from kit.console import Log
 from kit.errors import KitError
 from kit.models.blocks import Branches
-from kit.models.library import is_library, refuse_unusable
+from kit.models.library import is_library, refuse_unusable, shapes_on
 from kit.models.students import build_student, count_parameters
 from kit.models.teacher import build_teacher
 from kit.models.widths import widths_for
@@ -39,7 +40,7 @@ def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = (), b
     for mark in check_limits(config.competition, count_parameters(student)) if config.limit else []:
         log(f"note: {mark} (kept as published; its own limit is {config.limit}'s)")
     teachers = [read_teacher(file_of(source), config, rules.classes) for source in teacher_files]
-    check_terms(config, teachers[0] if teachers else build_teacher(config.teacher.arch, classes))
+    check_terms(config, teachers[0] if teachers else teacher_shape(config, classes))
     if begin:
         check_beginning(begin, config)
 
@@ -56,6 +57,11 @@ def check_photos(session: Session, material: Material, begin: Path | None) -> No
     make_order(session, material, config.train, config.data.augment)  # refuses batches that can't be shared
     if begin:
         check_learnt(begin, config, dataset)
+
+
+def teacher_shape(config: Config, classes: int) -> nn.Module:
+    with torch.device(shapes_on(config.teacher.arch)):
+        return build_teacher(config.teacher.arch, classes)
 
 
 def new_student(config: Config, classes: int) -> nn.Module:
