@@ -75,16 +75,18 @@ def what_it_tells(run: Run) -> str:
 
 def beside(run: Run, teacher: Stage, parameters: int, accuracy: float) -> str:
     """The student's size and accuracy in shares of its teacher's. A size that is much the same is passed over."""
-    whose, their = ("its teachers’", "their") if several(run) else ("its teacher’s", "its")
+    name = teacher_of(run)
+    whose, their = (f"{name}’", "their") if name.endswith("s") else (f"{name}’s", "its")
     share = f"{accuracy / teacher.accuracy:.0%}".replace("%", "\u202f%") if teacher.accuracy else "–"
     if teacher.parameters <= 1.5 * parameters:
         return f": {share} of {whose} accuracy"
     return f": 1/{teacher.parameters / parameters:,.0f} of {whose} size and {share} of {their} accuracy"
 
 
-def several(run: Run) -> bool:
-    """Whether more than one teaches together."""
-    return len(run.record["stages"]["teacher"].get("accuracies", [])) > 1
+def teacher_of(run: Run) -> str:
+    """What is measured as the teacher: several may teach together, and a student of the labels alone has none of its own."""
+    several = len(run.record["stages"]["teacher"].get("accuracies", [])) > 1
+    return f"{'its' if run.config.taught else 'the'} teacher{'s' if several else ''}"
 
 
 def yardstick(run: Run) -> dict[str, Any] | None:
@@ -95,7 +97,7 @@ def yardstick(run: Run) -> dict[str, Any] | None:
     counts = np.bincount(labels)
     largest, least = run.classes[counts.argmax()], float(counts.max() / len(labels))
     rows = [(f"always answering “{largest}”", least, "c3"), ("the student", accuracy, "c1")]
-    rows += [("its teachers" if several(run) else "its teacher", stage.accuracy, "c2") for stage in run.stages if stage.key == "teacher"]
+    rows += [(teacher_of(run), stage.accuracy, "c2") for stage in run.stages if stage.key == "teacher"]
     return {"rows": rows, "largest": largest, "beaten": accuracy > least}
 
 

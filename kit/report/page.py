@@ -55,10 +55,9 @@ def sections(run: Run) -> dict[str, Any]:
 def means(run: Run) -> dict[str, str]:
     """{kind of stage: what it does, for one who has never heard of it}."""
     config = run.config
-    taught = "from its teacher" if any(stage.key == "teacher" for stage in run.stages) else "from the labels"
     return {
-        "teacher": "a large network, to be learned from",
-        "distil": f"the student, as it learned {taught}",
+        "teacher": "a large network, " + ("to be learned from" if config.taught else "to compare with"),
+        "distil": "the student, as it learned from " + ("its teacher" if config.taught else "the labels"),
         "prune": "its least useful channels cut out",
         "finetune": "trained on, to mend the cut",
         "lowrank": "its layers made of thinner ones, and trained on",

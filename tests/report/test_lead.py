@@ -60,6 +60,13 @@ def test_a_run_of_labels_alone_names_no_teacher(runs, tmp_path):
     assert "the student, as it learned from the labels" in page(ran)
 
 
+def test_a_teacher_that_was_only_measured_is_not_called_the_students_own(runs):
+    ran = read_run(runs.done)
+    alone = replace(ran, config=override(ran.config, ["prune=null", 'distill=[{"loss":"ce"}]']))
+    assert re.search(r"of the teacher’s size and [\d.]+\u202f% of its accuracy", sentence(alone))
+    assert yardstick(alone)["rows"][-1][0] == "the teacher"
+
+
 def test_a_final_fit_claims_no_accuracy(runs, tmp_path):
     ran = shortly(runs, tmp_path / "fit", "train.final_fit=true")
     html = (tmp_path / "fit" / "report.html").read_text(encoding="utf-8")
