@@ -18,7 +18,7 @@ from kit.files import write_durably
 @dataclass
 class Answers:
     """N photos, K classes. photos: their digest. labels: int64 [N]. logits: stage → float32 [N, K]. of: stage → digest of the weights that
-    answered. thumbnails: row → JPEG, of the worst mistakes."""
+    answered. thumbnails: row → JPEG, of the surest right answers and the worst mistakes."""
 
     photos: str
     classes: tuple[str, ...]

@@ -3,7 +3,7 @@
 import importlib.resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from kit.duration import say_duration
@@ -11,12 +11,13 @@ from kit.duration import say_duration
 
 def render(name: str, values: dict[str, Any]) -> str:
     """A template of this package, everything in it escaped that is not Markup: names of classes and files are other people's."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    loader = FunctionLoader(template)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "points": points, "short": short, "brief": brief, "duration": say_duration}
     environment.filters["number"] = "{:,}".format
     environment.globals["style"] = Markup(template("style.css"))
     environment.globals["head"] = Markup(template("head.html"))
-    return environment.from_string(template(name)).render(values)
+    return environment.get_template(name).render(values)
 
 
 def template(name: str) -> str:

@@ -49,6 +49,10 @@ class Stage:
     size: int
     seconds: float | None
 
+    @property
+    def kind(self) -> str:
+        return kind_of(self.key)
+
 
 @dataclass(frozen=True)
 class Run:

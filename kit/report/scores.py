@@ -1,4 +1,4 @@
-"""The figures of the page that are made from logits: per class, calibration, agreement, mistakes."""
+"""The figures of the page that are made from logits: per class, calibration, agreement, the photos that are shown."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import softmax
 
 BINS = 10  # of the reliability diagram
-SHOWN = 18  # mistakes
+SHOWN = 18  # photos of a kind: at 112 px 36 of them are some 150 kB of the page
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,15 @@ def worst(logits: np.ndarray, labels: np.ndarray) -> list[int]:
     shares = softmax(logits, axis=1)[np.arange(len(labels)), labels]
     wrong = np.flatnonzero(logits.argmax(1) != labels)
     return [int(row) for row in wrong[np.argsort(shares[wrong], kind="stable")][:SHOWN]]
+
+
+def surest(logits: np.ndarray, labels: np.ndarray) -> list[int]:
+    """Rows of right answers: of each class the one with the largest share, the surest class first."""
+    shares = softmax(logits, axis=1).max(1)
+    right = np.flatnonzero(logits.argmax(1) == labels)
+    ranked = right[np.argsort(-shares[right], kind="stable")]
+    _, best = np.unique(labels[ranked], return_index=True)
+    return [int(row) for row in ranked[np.sort(best)]][:SHOWN]
 
 
 def most_confused(table: np.ndarray, count: int = 5) -> list[tuple[int, int, int]]:

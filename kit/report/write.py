@@ -62,7 +62,7 @@ def write_page(run: Run, place: Path | None = None) -> Path:
 
 
 def look_at_students(session: Session, material: Material) -> None:
-    """Answers of the stages' best students, each asked once and while there is time, and the worst mistakes' thumbnails."""
+    """Answers of the stages' best students, each asked once and while there is time, and thumbnails of its best and worst."""
     photos, classes = material.validation, material.dataset.classes
     answers = answers_to(session.out / ANSWERS, photos, classes)
     for stage in up_to_pruning(session.config.prune):  # qat's are the packed one's
@@ -83,9 +83,10 @@ def look_at_students(session: Session, material: Material) -> None:
 def thumbnails(answers: Answers, photos: Photos) -> dict[int, bytes]:
     if "quantize" not in answers.logits:
         return {}
-    from kit.report.scores import worst  # here: as above
+    from kit.report.scores import surest, worst  # here: as above
 
-    return {row: thumbnail(photos.pixels[row], *photos.sizes[row]) for row in worst(answers.logits["quantize"], answers.labels)}
+    shown = [row for choose in (surest, worst) for row in choose(answers.logits["quantize"], answers.labels)]
+    return {row: thumbnail(photos.pixels[row], *photos.sizes[row]) for row in shown}
 
 
 def thumbnail(square: np.ndarray, width: int, height: int) -> bytes:

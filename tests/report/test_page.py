@@ -20,15 +20,18 @@ from kit.data.decode import to_square
 from kit.errors import KitError
 from kit.models.students import widths_of
 from kit.pipeline import run
+from kit.report.answered import moves
 from kit.report.figures import Line, Plot, plot
-from kit.report.page import accuracy_plot, again, looks, lost, moves, page
+from kit.report.learning import accuracy_plot, lost
+from kit.report.page import again, looks, page
 from kit.report.run import read_run
 from kit.report.write import report, thumbnail, write_page
 from kit.session import open_session
 from kit.train.budget import Budget
 
 SECTIONS = (
-    "answer", "stages", "curves", "times", "classes", "moves", "agreement", "calibration", "mistakes", "widths", "weights", "again",
+    "answer", "right", "mistakes", "stages", "curves", "times", "classes", "moves", "agreement", "calibration", "widths", "weights",
+    "again",
 )  # fmt: skip
 
 
@@ -87,8 +90,9 @@ def test_the_answer_is_the_runs_own(runs, html):
     record = json.loads((runs.done / "run.json").read_text())
     assert f"{100 * record['validation_accuracy']:.1f}<small>%</small>" in html
     assert f"<dd>{record['bytes']:,}</dd>" in html
-    assert "60 validation photos in 6 classes are known by" in html
-    assert re.search(r"Its teacher, \d+ times as large, knows <b>[\d.]+\u202f%</b>", html)
+    assert "share of 60 validation photos whose class it names" in html
+    teacher = f"{100 * record['stages']['teacher']['accuracy']:.1f}"
+    assert f'<span class="bar c2" style="--v:{teacher}"></span><b class="value">{teacher}\u202f%</b>' in html
     assert "session 2" in html  # where it went on
     assert "<code>kit report</code> with their folder" in html  # whose name alone is no path to it
     ran = read_run(runs.done)
@@ -123,7 +127,7 @@ def test_a_page_is_drawn_again_from_the_folder_alone_byte_for_byte(runs, html, t
 @pytest.mark.parametrize(
     ("lost", "sections"),
     [
-        ("validation.npz", {"classes", "moves", "agreement", "calibration", "mistakes"}),
+        ("validation.npz", {"classes", "moves", "agreement", "calibration", "right", "mistakes"}),
         ("student.kit", {"weights"}),
         ("checkpoints", {"weights"}),
         ("timing.jsonl", set()),
@@ -185,8 +189,10 @@ def test_each_stage_has_answered_and_none_is_asked_twice(runs):
     assert set(answers.logits) == {"teacher", "distil", "prune", "finetune", "quantize"}
     accuracy = (answers.logits["quantize"].argmax(1) == answers.labels).mean()
     assert accuracy == json.loads((runs.done / "run.json").read_text())["validation_accuracy"]
-    wrong = (answers.logits["quantize"].argmax(1) != answers.labels).sum()
-    assert len(answers.thumbnails) == min(wrong, 18)
+    answer = answers.logits["quantize"].argmax(1)
+    assert sum(answer[row] != answers.labels[row] for row in answers.thumbnails) == min((answer != answers.labels).sum(), 18)
+    right = [answers.labels[row] for row in answers.thumbnails if answer[row] == answers.labels[row]]
+    assert sorted(right) == sorted(set(answers.labels[answer == answers.labels]))  # one of each class of which any is known
 
 
 @pytest.mark.parametrize("side", [16, 128])
@@ -228,6 +234,22 @@ def test_a_session_without_the_time_leaves_the_page_out_and_says_so(tmp_path, lo
     report(session, object())
     assert f"report.html is left out, there is no time for it: `kit report '{tmp_path}/my run'` writes it" in capsys.readouterr().out
     assert not list((tmp_path / "my run").glob("*.html"))
+
+
+def test_the_config_is_folded_and_begins_with_what_differs_from_the_recipe(html):
+    folded = re.search(r"<details><summary>The config, and what differs from the recipe: (\d+) fields</summary>(.*?)</details>", html, re.S)
+    rows = re.findall(r"<tr><td><code>(.*?)</code></td><td>(.*?)</td><td>(.*?)</td></tr>", folded[2].partition("<pre>")[0])
+    assert len(rows) == int(folded[1])
+    assert ("train.epochs", "18", "4") in rows
+
+
+def test_each_stage_says_in_plain_words_what_it_did(html):
+    stages = re.findall(r'<th scope="row">(.*?)<small>(.*?)</small></th>', html)
+    assert [name for name, _ in stages] == ["teacher", "distilled", "pruned", "fine-tuned", "packed"]
+    assert len({words for _, words in stages}) == 5
+    assert all(
+        word in html for word in ("Agreement is how often", "Expected calibration error (ECE)", "Macro F1, its mean", "Recall: how many")
+    )
 
 
 @pytest.mark.parametrize(

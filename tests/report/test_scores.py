@@ -7,7 +7,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from kit.predict import confusion
 from kit.report.figures import sizes, ticks
 from kit.report.render import brief, short
-from kit.report.scores import agreement, calibrate, most_confused, per_class, recalls, worst
+from kit.report.scores import agreement, calibrate, most_confused, per_class, recalls, surest, worst
 
 LABELS = np.array([0, 0, 0, 1])
 LOGITS = np.log(np.array([[0.9, 0.1, 1e-9], [0.6, 0.4, 1e-9], [0.2, 0.8, 1e-9], [0.3, 0.7, 1e-9]]))
@@ -51,6 +51,13 @@ def test_the_four_parts_of_an_agreement_are_all_photos():
 def test_the_worst_mistake_comes_first_and_what_is_right_never():
     logits = np.array([[0.0, 1.0], [0.0, 9.0], [5.0, 0.0]])
     assert worst(logits, np.array([0, 0, 0])) == [1, 0]
+
+
+def test_of_each_class_the_surest_right_answer_is_chosen_and_the_surest_class_first():
+    logits = np.array([[2.0, 0], [5.0, 0], [0, 9.0], [7.0, 0], [0, 1.0]])
+    assert surest(logits, np.array([0, 0, 1, 1, 1])) == [2, 1]
+    assert surest(np.eye(30), np.arange(30)) == list(range(18))
+    assert surest(logits, np.array([1, 1, 0, 1, 0])) == []
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.12, 0.97), (0, 1e-7), (950, 1063), (0.3, 0.3), (-2, 5)])
