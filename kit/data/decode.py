@@ -20,6 +20,7 @@ from kit.data.records import is_record, open_record, read_record
 from kit.errors import KitError
 
 cv2.setNumThreads(0)  # whoever calls it is one of several already
+BITS_PER_SAMPLE = 258  # TIFF's tag
 Image.MAX_IMAGE_PIXELS = 500_000_000  # a phone's photo has 200 million; PIL warns of 90 and refuses 180
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what a damaged photo raises
@@ -98,8 +99,17 @@ def read_rgb(path: Path) -> Image.Image:
 
 
 def in_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # grey of 16 bits, which PIL would cut off at 255
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    """Of 16 bits the upper 8: PIL would cut them off at 255. What is transparent has the colour that is stored.
+
+    Raises:
+        ValueError: grey of another kind (12 or 32 bits, floats), of which no number is known to be white.
+    """
+    if image.mode[0] in "IF":  # grey of more than 8 bits; older PIL's had "I" for a PNG of 16
+        bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))
+        if bits != (16,) or not (image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG")):
+            raise ValueError(f"grey of neither 8 nor 16 bits (PIL's mode {image.mode}), whose white isn't known: save it as an 8-bit photo")
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image.info.pop("transparency", None)  # a palette's PIL would warn of
     return image.convert("RGB")
 
 
