@@ -189,12 +189,15 @@ def photos_in(folder: Path) -> list[Path]:
 
     Raises:
         KitError: a name or its folder's is no UTF-8, as of an archive that was made elsewhere: no CSV and no student.kit could hold it. Or
-            a link leads nowhere, as where large files were not fetched.
+            a link leads nowhere, as where large files were not fetched. Or it is a pipe or the like, which would be waited for.
     """
     with os.scandir(folder) as entries:
         named = [e for e in entries if Path(e.name).suffix.lower() in PHOTO and e.name[0] != "." and not is_folder(e)]
-    if gone := next((e.path for e in named if e.is_symlink() and not os.path.exists(e.path)), None):
+    odd = [e for e in named if not e.is_file(follow_symlinks=False)]  # told by the folder, too
+    if gone := next((e.path for e in odd if not os.path.exists(e.path)), None):
         raise KitError(f"{gone} is a link to {os.readlink(gone)}, which is not there. Fetch the photos themselves, or remove the link.")
+    if pipe := next((e.path for e in odd if not os.path.isfile(e.path)), None):
+        raise KitError(f"{pipe} is no file but a pipe, a socket or a device, which can't be a photo. Remove it or rename it.")
     found = sorted((Path(e) for e in named), key=lambda p: p.name)
     if odd := next((p for p in found if os.fsencode(p) != str(p).encode(errors="replace")), None):
         raise KitError(f"The name of {str(odd)!a} is no UTF-8. Rename it, and what else came with it.")

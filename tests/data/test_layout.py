@@ -299,6 +299,14 @@ def test_a_folder_that_is_called_like_a_photo_is_none_and_a_link_that_leads_nowh
     assert len(find(copy).training) == 121
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_a_pipe_that_is_called_like_a_photo_is_told_and_not_waited_for(copy, link):
+    os.mkfifo(copy / ("pipe" if link else "training/0_pipe.jpg"))
+    if link:
+        (copy / "training" / "0_pipe.jpg").symlink_to(copy / "pipe")
+    refused(copy, "0_pipe.jpg is no file but a pipe, a socket or a device", "Remove it")
+
+
 def test_the_only_photo_of_a_class_can_not_be_held_out_and_is_named(copy):
     shutil.rmtree(copy / "validation")
     for photo in list((copy / "training").glob("5_*"))[1:]:
