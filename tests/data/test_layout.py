@@ -1,5 +1,6 @@
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +59,16 @@ def test_class_folders_that_are_numbers_are_in_the_order_of_the_numbers(copy):
     assert dataset.classes == ("0", "2", "9", "10", "11", "100")
     assert {int(path.parent.name): label for path, label in zip(dataset.training.paths, dataset.training.labels, strict=True)}[100] == 5
     assert find(copy, tuple(sorted(dataset.classes))).classes == tuple(sorted(dataset.classes))  # as a student of before knows them
+
+
+def test_every_folder_is_listed_once(copy, monkeypatch):
+    """On a disk that answers slowly each time of ten thousand photos is seconds."""
+    for name in ("training", "validation"):
+        to_class_folders(copy / name)
+    scan, listed = os.scandir, []
+    monkeypatch.setattr(os, "scandir", lambda place: listed.append(Path(place)) or scan(place))
+    find(copy)
+    assert sorted(listed) == sorted([copy, *(place for place in copy.rglob("*") if place.is_dir())])
 
 
 def test_a_labelled_evaluation_split_keeps_its_labels(copy):
