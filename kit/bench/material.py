@@ -12,12 +12,12 @@ import numpy as np
 from kit.config.schema import Config
 from kit.console import Log
 from kit.data.cache import Photos, load_photos, scan
-from kit.data.decode import cores, die_with_parent, signals_held
 from kit.data.folders import read_folder
 from kit.data.layout import find_dataset
 from kit.data.records import is_record
 from kit.data.splits import Split, stratify
 from kit.errors import KitError
+from kit.processes import cores, die_with_parent, signals_held
 
 
 def training_photos(data: Path | None, config: Config) -> Split:

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from kit.console import Log, progress
-from kit.data.decode import cores, photo_digest, photo_size, to_squares
+from kit.data.decode import photo_digest, photo_size, to_squares
 from kit.data.splits import Split
 from kit.errors import KitError
 from kit.files import FREE, StorageError, flush_folder, locked, make_folder, sha256_of, write_durably
+from kit.processes import cores
 
 VERSION = 4
 CHUNK = 16  # photos a thread takes at once
