@@ -41,7 +41,8 @@ class Folder:
 
 
 def read_folder(path: Path) -> Folder:
-    """
+    """The folder at `path`.
+
     Raises:
         KitError: a photo's name or its folder's is no UTF-8, as of an archive that was made elsewhere: no CSV and no student.kit could hold
             it. Or a link leads nowhere, as where large files were not fetched. Or it is a pipe or the like, which would be waited for.
@@ -64,10 +65,10 @@ def read_folder(path: Path) -> Folder:
 
 
 def check_photos(photos: Entries) -> None:
-    irregular = [entry.path for entry in photos if not entry.is_file(follow_symlinks=False)]
-    if gone := next((path for path in irregular if not os.path.exists(path)), None):
+    irregular = [entry for entry in photos if not entry.is_file(follow_symlinks=False)]  # told by the folder, too
+    if gone := next((entry.path for entry in irregular if not os.path.exists(entry.path)), None):
         raise KitError(f"{gone} is a link to {os.readlink(gone)}, which is not there. Fetch the photos themselves, or remove the link.")
-    if pipe := next((path for path in irregular if not os.path.isfile(path)), None):
+    if pipe := next((entry.path for entry in irregular if not entry.is_file()), None):
         raise KitError(f"{pipe} is no file but a pipe, a socket or a device, which can't be a photo. Remove it or rename it.")
     if odd := next((entry.path for entry in photos if os.fsencode(entry.path) != entry.path.encode(errors="replace")), None):
         raise KitError(f"The name of {odd!a} is no UTF-8. Rename it, and what else came with it.")
