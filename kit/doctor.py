@@ -131,7 +131,7 @@ def disk(place: Path) -> Finding:
 
 
 def memory() -> Finding:
-    from kit.data.decode import cores
+    from kit.processes import cores
 
     try:
         size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIGABYTE

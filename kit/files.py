@@ -98,8 +98,8 @@ def flush_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(place: Path, wait: Callable[[], object] | None = None, tick: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Hold a folder or a file alone, until the block or the process ends. A file system without locks is taken as it is.
+def locked(place: Path, wait: Callable[[], object] | None = None, tick: Callable[[], object] = lambda: None) -> Iterator[bool]:
+    """Hold a folder or a file alone, until the block or the process ends. A file system without locks is taken as it is: False, then.
 
     Args:
         wait: called where another process holds it, whose end is then waited for; None: it is not.
@@ -107,7 +107,7 @@ def locked(place: Path, wait: Callable[[], object] | None = None, tick: Callable
     Raises:
         Busy: another process holds it.
     """
-    descriptor = os.open(place, os.O_RDONLY)
+    descriptor, held = os.open(place, os.O_RDONLY), False
     try:
         with suppress(OSError):
             if not taken(descriptor):
@@ -117,7 +117,8 @@ def locked(place: Path, wait: Callable[[], object] | None = None, tick: Callable
                 while not taken(descriptor):
                     tick()
                     time.sleep(PAUSE)
-        yield
+            held = True
+        yield held
     finally:
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone would leave it to a child that another thread is just starting

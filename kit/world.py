@@ -21,6 +21,7 @@ from torch import Tensor
 from kit.errors import KitError
 
 PATIENCE = datetime.timedelta(hours=12)  # the first may decode for hours; torchrun ends the others when it dies
+LAUNCH = "torchrun --nproc-per-node 2 -m kit run … sets all that several processes need; for one alone, unset WORLD_SIZE."
 
 
 class World:
@@ -111,14 +112,33 @@ class World:
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """The world that torchrun has described in the environment; without it, one process alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """The world that torchrun has described in the environment; without it, one process alone.
+
+    Raises:
+        KitError: the description has a gap, or the others are not to be found by it.
+    """
+    size = told("WORLD_SIZE", range(1, 2**16)) if "WORLD_SIZE" in os.environ else 1
+    if size == 1:
         yield World()
         return
+    told("RANK", range(size))
+    told("MASTER_PORT", range(1, 2**16))
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        torch.cuda.set_device(told("LOCAL_RANK", range(torch.cuda.device_count())))
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    except (ValueError, dist.DistNetworkError) as error:  # no MASTER_ADDR, or another run has the port
+        raise KitError(f"The {size} processes can't find each other ({str(error).splitlines()[0].rstrip('.')}). {LAUNCH}") from None
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+def told(name: str, allowed: range) -> int:
+    """A number in the environment."""
+    found = os.environ.get(name)
+    if found is None or not found.isdecimal() or int(found) not in allowed:
+        says = "is not set" if found is None else f"is {found!r}"
+        raise KitError(f"{name} {says} in the environment, and should be a number from {allowed[0]} to {allowed[-1]}. {LAUNCH}")
+    return int(found)

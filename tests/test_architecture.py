@@ -12,7 +12,7 @@ import pytest
 import kit
 
 FLOORS = [
-    {"errors", "events", "rng", "duration", "files", "console", "config", "device", "fuse", "names", "version", "world"},
+    {"errors", "events", "rng", "duration", "files", "console", "config", "device", "fuse", "names", "processes", "version", "world"},
     {"data", "augment", "models"},
     {"distill", "compress"},
     {"train"},

@@ -53,6 +53,41 @@ def test_a_batch_that_can_not_be_shared_is_refused():
     assert few.share == slice(12, 24)
 
 
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two' in the environment, and should be a number from 1 to"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE is '' in the environment, and should be"),
+        ({"WORLD_SIZE": "2"}, "RANK is not set in the environment, and should be a number from 0 to 1"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is '2' in the environment, and should be a number from 0 to 1"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "2"},
+            "The 2 processes can't find each other (Error initializing torch.distributed",
+        ),
+    ],
+)
+def test_an_environment_that_does_not_describe_the_processes_is_told_in_words(refused, monkeypatch, drawn, tmp_path, where, says):
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in where.items():
+        monkeypatch.setenv(name, value)
+    error = refused(tmp_path, "run", "sample", "--tiny", "--data", str(drawn), "--out", "out")
+    assert says in error
+    assert "torchrun --nproc-per-node 2 -m kit run … sets all that several processes need" in error
+
+
+def test_a_port_that_another_run_has_is_told_in_words(refused, monkeypatch, drawn, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for name, value in {"WORLD_SIZE": 2, "RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": taken.getsockname()[1]}.items():
+            monkeypatch.setenv(name, str(value))
+        assert "can't find each other" in refused(tmp_path, "run", "sample", "--tiny", "--data", str(drawn), "--out", "out")
+
+
+def test_a_rank_that_a_clusters_shell_has_silences_no_error(refused, monkeypatch, tmp_path):
+    monkeypatch.setenv("RANK", "3")
+    assert "There is no folder" in refused(tmp_path, "run", "sample", "--tiny", "--data", "nowhere", "--out", "out")
+
+
 def as_two(code, *words):
     """A short program in two processes; (exit codes, the lines that each has said, without those of torch 2.10's gloo)."""
     with socket.socket() as free:

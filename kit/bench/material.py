@@ -12,11 +12,12 @@ import numpy as np
 from kit.config.schema import Config
 from kit.console import Log
 from kit.data.cache import Photos, load_photos, scan
-from kit.data.decode import cores, die_with_parent, signals_held
-from kit.data.layout import find_dataset, photos_in
+from kit.data.folders import read_folder
+from kit.data.layout import find_dataset
 from kit.data.records import is_record
 from kit.data.splits import Split, stratify
 from kit.errors import KitError
+from kit.processes import cores, die_with_parent, signals_held
 
 
 def training_photos(data: Path | None, config: Config) -> Split:
@@ -29,8 +30,8 @@ def training_photos(data: Path | None, config: Config) -> Split:
     share, seed = config.data.subset, config.train.seed
     if data is None:
         raise KitError("This benchmark needs --data DIR, the folder that holds the data set, at any depth, or photos alone.")
-    if data.is_dir() and (paths := photos_in(data)):
-        split = Split("training", tuple(paths), np.zeros(len(paths), np.int64))
+    if data.is_dir() and (paths := read_folder(data).photos):
+        split = Split("training", paths, np.zeros(len(paths), np.int64))
     else:
         split = find_dataset(data, None, config.data.holdout, seed).training
     if is_record(split.paths[0]):

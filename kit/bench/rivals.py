@@ -16,10 +16,10 @@ from torchvision import transforms
 
 from kit.augment.reference import SeededPipeline
 from kit.config.schema import Augment, Data
-from kit.data.decode import signals_held
 from kit.data.loader import start_worker
 from kit.data.splits import Split
 from kit.errors import KitError
+from kit.processes import signals_held
 
 ENDLESS = 10**9  # photos that a sampler gives: the clock says when it is enough
 

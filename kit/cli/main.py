@@ -70,6 +70,12 @@ def refuse_unspeakable(words: list[str]) -> None:
 
 
 def fail(message: str, code: int = 1) -> None:
-    if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+    if not another_says_it():
         print(hide(f"error: {message}"), file=sys.stderr)
     sys.exit(code)
+
+
+def another_says_it() -> bool:
+    """Of several processes the first does. A RANK without them, as a cluster's shell may have, silences none."""
+    rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    return rank.isdecimal() and size.isdecimal() and 0 < int(rank) < int(size)

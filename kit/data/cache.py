@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,15 +21,17 @@ from typing import Any
 import numpy as np
 
 from kit.console import Log, progress
-from kit.data.decode import cores, photo_digest, photo_size, to_squares
+from kit.data.decode import photo_digest, photo_size, to_squares
 from kit.data.splits import Split
 from kit.errors import KitError
 from kit.files import FREE, StorageError, flush_folder, locked, make_folder, sha256_of, write_durably
+from kit.processes import cores
 
 VERSION = 4
 CHUNK = 16  # photos a thread takes at once
 READERS = 16  # threads that read files alone: a mounted disk answers slowly, and many at a time
 AHEAD = 3  # chunks for each thread that are under way or done and not yet written
+HALF_MADE = re.compile(r"\.\w+-\d+px-[0-9a-f]{16}")
 Tick = Callable[[], None]
 
 
@@ -113,7 +116,9 @@ def load_split(split: Split, side: int, folder: Path, log: Log, workers: int, ti
     digest = content_digest(split, side, tick)
     place = folder / f"{split.name}-{side}px-{digest[:16]}"
     if find_damage(place, split):
-        with locked(folder, wait=lambda: log(f"another run decodes photos into {folder}: waiting for it"), tick=tick):
+        with locked(folder, wait=lambda: log(f"another run decodes photos into {folder}: waiting for it"), tick=tick) as held:
+            if held:  # then no other process builds any
+                remove_half_made(folder, log)
             if damage := find_damage(place, split):  # still: the other one's were others
                 if place.exists():
                     log(f"the cache {place} is damaged ({damage}) and is built again")
@@ -129,6 +134,14 @@ def load_split(split: Split, side: int, folder: Path, log: Log, workers: int, ti
         {int(row): reason for row, reason in index["bad"].items()},
         digest,
     )
+
+
+def remove_half_made(folder: Path, log: Log) -> None:
+    """What builds have left that were killed: as large as a cache, and of photos that nobody may ask for again."""
+    for place in folder.iterdir():
+        if HALF_MADE.fullmatch(place.name):
+            log(f"the cache {place}, which was left half made, is removed")
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def fit_side(split: Split, side: int) -> int:
@@ -191,12 +204,12 @@ def build(split: Split, side: int, place: Path, log: Log, workers: int, tick: Ti
         StorageError: the disk is full, or would be: told before the work.
     """
     temporary = place.with_name(f".{place.name}")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(temporary, ignore_errors=True)  # it is there still where files have no locks
     wanted, free = len(split) * side**2 * 3, shutil.disk_usage(place.parent).free
     if wanted > free:
         raise StorageError(
-            f"{len(split):,} {split.name} photos take {wanted / 1e9:,.1f} GB in squares of {side} px, and the disk of {place.parent} has "
-            f"{free / 1e9:,.1f} GB free. {FREE}; --set data.feed=decode keeps none of training."
+            f"{len(split):,} {split.name} photos take {in_words(wanted)} in squares of {side} px, and the disk of {place.parent} has "
+            f"{in_words(free)} free. {FREE}; --set data.feed=decode keeps none of training."
         )
     temporary.mkdir()
     try:
@@ -209,6 +222,11 @@ def build(split: Split, side: int, place: Path, log: Log, workers: int, tick: Ti
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     log(f"decoded {len(split):,} {split.name} photos into squares of {side} px")
+
+
+def in_words(size: int) -> str:
+    """Bytes: GB, or MB where those would be 0.0."""
+    return f"{size / 1e9:,.1f} GB" if size >= 50e6 else f"{size / 1e6:,.1f} MB"
 
 
 def decode_into(file: Path, split: Split, side: int, workers: int, tick: Tick) -> tuple[list[tuple[int, int]], dict[int, str], str]:

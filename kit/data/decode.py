@@ -2,14 +2,8 @@
 
 import errno
 import hashlib
-import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import active_children, parent_process
-from multiprocessing.resource_tracker import ensure_running
-from multiprocessing.util import Finalize
 from pathlib import Path
 
 import cv2
@@ -22,45 +16,8 @@ from kit.errors import KitError
 cv2.setNumThreads(0)  # whoever calls it is one of several already
 Image.MAX_IMAGE_PIXELS = 500_000_000  # a phone's photo has 200 million; PIL warns of 90 and refuses 180
 
+BITS_PER_SAMPLE = 258  # TIFF's tag
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what a damaged photo raises
-
-
-def cores() -> int:
-    """CPU cores that this process may use: a container or taskset may allow fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def signals_held() -> Iterator[None]:
-    """Processes that begin in here never see Ctrl-C or SIGTERM, which reach the whole process group: they inherit the mask, from their
-    first instruction on. The parent alone decides what a signal means.
-
-    multiprocessing's own helper is begun before, for that takes the mask away again. At its exit multiprocessing waits for whom it has sent
-    SIGTERM: those that still work are killed first."""
-    ensure_running()
-    Finalize(None, kill_workers, exitpriority=0)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def kill_workers() -> None:
-    for worker in active_children():
-        if worker.daemon:
-            worker.kill()
-
-
-def die_with_parent() -> None:
-    """A pool's initializer: when the parent is killed, no worker stays behind."""
-
-    def watch() -> None:
-        if parent := parent_process():
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
@@ -98,8 +55,17 @@ def read_rgb(path: Path) -> Image.Image:
 
 
 def in_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # grey of 16 bits, which PIL would cut off at 255
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    """Of 16 bits the upper 8: PIL would cut them off at 255. What is transparent has the colour that is stored.
+
+    Raises:
+        ValueError: grey of another kind (12 or 32 bits, floats), of which no number is known to be white.
+    """
+    if image.mode[0] in "IF":  # grey of more than 8 bits; older PIL's had "I" for a PNG of 16
+        bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))
+        if bits != (16,) or not (image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG")):
+            raise ValueError(f"grey of neither 8 nor 16 bits (PIL's mode {image.mode}), whose white isn't known: save it as an 8-bit photo")
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image.info.pop("transparency", None)  # a palette's PIL would warn of
     return image.convert("RGB")
 
 

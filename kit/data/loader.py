@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from kit.data.cache import Photos
-from kit.data.decode import die_with_parent, read_rgb, signals_held
+from kit.data.decode import read_rgb
 from kit.data.order import Order
 from kit.data.splits import Split
 from kit.data.squares import choose_squares
 from kit.device import sent
 from kit.errors import KitError
+from kit.processes import die_with_parent, signals_held
 from kit.rng import derive, generator
 
 Batch = tuple[Tensor, Tensor]  # images, labels

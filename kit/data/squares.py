@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kit.data.decode import cores
 from kit.data.order import Order
 from kit.device import is_shortage, sent
+from kit.processes import cores
 
 Squares = Callable[[int], Tensor]
 THREADS = 4  # gathering is a matter of memory, which few cores saturate

@@ -17,12 +17,12 @@ from kit.augment.views import training_views
 from kit.augment.warp import normalise
 from kit.config.schema import Augment, Data, Train
 from kit.data.cache import Photos, load_photos, scan
-from kit.data.decode import cores
 from kit.data.layout import find_dataset
 from kit.data.loader import Batches, CachedBatches, DecodingBatches
 from kit.data.order import Order
 from kit.data.splits import Dataset, subset
 from kit.errors import KitError
+from kit.processes import cores
 from kit.rng import derive
 from kit.session import Session
 

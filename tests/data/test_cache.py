@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -132,7 +134,8 @@ def test_a_disk_that_is_too_small_is_named_before_the_work(drawn, tmp_path):
     if not shutil.which("unshare") or subprocess.run([*within, "true"], capture_output=True).returncode:
         pytest.skip("a small disk can't be mounted for one process here")
     done = subprocess.run([*within, sys.executable, "-c", LOADS, drawn, tmp_path], capture_output=True, text=True, timeout=120)
-    assert "120 training photos take 0.0 GB in squares of 32 px, and the disk of" in done.stderr, done.stderr
+    assert "120 training photos take 0.4 MB in squares of 32 px, and the disk of" in done.stderr, done.stderr
+    assert "has 0.1 MB free" in done.stderr
     assert "decoded" not in done.stdout
 
 
@@ -144,6 +147,40 @@ def test_an_interrupted_build_leaves_nothing_that_looks_whole(drawn, tmp_path, l
     with pytest.raises(Suspended):
         load(drawn, tmp_path / "cache", log, tick=out_of_time)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.fixture
+def half_made(tmp_path):
+    """As a build leaves it that was killed."""
+    (place := tmp_path / "cache" / ".training-256px-0123456789abcdef").mkdir(parents=True)
+    (place / "pixels.npy").write_bytes(b"")
+    return place
+
+
+def test_what_a_killed_build_has_left_is_removed_by_the_next_build_of_other_photos(drawn, half_made, tmp_path, log, capsys):
+    (mine := half_made.with_name(".training-notes")).mkdir()
+    load(drawn, tmp_path / "cache", log)
+    assert (half_made.exists(), mine.exists()) == (False, True)
+    assert f"the cache {half_made}, which was left half made, is removed" in capsys.readouterr().out
+
+
+def test_what_another_process_is_just_building_is_left_alone(drawn, half_made, tmp_path, log, capsys):
+    def stop():
+        if "waiting for it" in capsys.readouterr().out:
+            raise Suspended
+
+    with locked(tmp_path / "cache"), pytest.raises(Suspended):
+        load(drawn, tmp_path / "cache", log, tick=stop)
+    assert half_made.exists()
+
+
+def test_on_a_disk_without_locks_nothing_half_made_is_removed(drawn, half_made, tmp_path, log, monkeypatch):
+    def none_here(*_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", none_here)
+    assert len(load(drawn, tmp_path / "cache", log)["training"]) == 120
+    assert half_made.exists()
 
 
 def test_a_damaged_cache_is_named_and_built_again(drawn, tmp_path, log, capsys):

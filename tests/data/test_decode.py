@@ -1,4 +1,5 @@
 import io
+import struct
 import sys
 
 import numpy as np
@@ -11,11 +12,42 @@ from kit.errors import KitError
 COLOUR = (220, 120, 20)  # red, green and blue differ
 
 
-def test_grey_of_16_bits_keeps_its_shades(tmp_path):
-    ramp = np.linspace(0, 65_535, 64 * 64).reshape(64, 64)
-    Image.fromarray(ramp.astype(np.uint16)).save(tmp_path / "grey.png")
-    for pixels in (np.asarray(read_rgb(tmp_path / "grey.png")), to_square(tmp_path / "grey.png", 64)[0]):
-        assert np.abs(pixels[..., 0] - ramp / 257).max() <= 1
+def ramp(highest):
+    return np.linspace(0, highest, 64 * 64).reshape(64, 64)
+
+
+@pytest.mark.parametrize(("name", "numbers"), [("grey.png", "<u2"), ("grey.tif", "<u2"), ("grey.tif", ">u2")])
+def test_grey_of_16_bits_keeps_its_shades(tmp_path, name, numbers):
+    Image.fromarray(ramp(65_535).astype(numbers)).save(tmp_path / name)
+    for pixels in (np.asarray(read_rgb(tmp_path / name)), to_square(tmp_path / name, 64)[0]):
+        assert np.abs(pixels[..., 0] - ramp(65_535) / 257).max() <= 1
+
+
+@pytest.mark.parametrize(("numbers", "highest"), [("i4", 2**31 - 1), ("i4", 255), ("f4", 1)])
+def test_grey_whose_white_is_not_known_does_not_decode(tmp_path, numbers, highest):
+    """It became a black square, or a white one, without a word."""
+    Image.fromarray(ramp(highest).astype(numbers)).save(tmp_path / "grey.tif")
+    assert photo_size(tmp_path / "grey.tif") == (64, 64)
+    assert "whose white isn't known: save it as an 8-bit photo" in to_square(tmp_path / "grey.tif", 64)
+    with pytest.raises(ValueError, match="grey of neither 8 nor 16 bits"):
+        read_rgb(tmp_path / "grey.tif")
+
+
+def test_grey_of_12_bits_does_not_decode_either(tmp_path):
+    """PIL gives it the mode of 16."""
+    tags = [(256, 8), (257, 8), (258, 12), (259, 1), (262, 1), (273, 102), (277, 1), (279, 96)]
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    (tmp_path / "grey.tif").write_bytes(head.ljust(102, b"\0") + bytes(range(96)))
+    assert "grey of neither 8 nor 16 bits" in to_square(tmp_path / "grey.tif", 8)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA"])
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_shades_are_the_same_in_every_mode_and_what_is_transparent_keeps_its_colour(tmp_path, mode, kind):
+    half = Image.fromarray((ramp(1) > 0.5).astype(np.uint8) * 255)
+    half.convert(mode).save(tmp_path / f"photo.{kind}", **({"transparency": bytes([0, 100])} if (mode, kind) == ("P", "png") else {}))
+    for pixels in (np.asarray(read_rgb(tmp_path / f"photo.{kind}")), to_square(tmp_path / f"photo.{kind}", 64)[0]):
+        assert (pixels == np.asarray(half)[..., None]).all()
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("jpg", "RGB"), ("jpg", "CMYK"), ("png", "RGBA"), ("png", "P")])

@@ -1,5 +1,6 @@
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +59,16 @@ def test_class_folders_that_are_numbers_are_in_the_order_of_the_numbers(copy):
     assert dataset.classes == ("0", "2", "9", "10", "11", "100")
     assert {int(path.parent.name): label for path, label in zip(dataset.training.paths, dataset.training.labels, strict=True)}[100] == 5
     assert find(copy, tuple(sorted(dataset.classes))).classes == tuple(sorted(dataset.classes))  # as a student of before knows them
+
+
+def test_every_folder_is_listed_once(copy, monkeypatch):
+    """On a disk that answers slowly each time of ten thousand photos is seconds."""
+    for name in ("training", "validation"):
+        to_class_folders(copy / name)
+    scan, listed = os.scandir, []
+    monkeypatch.setattr(os, "scandir", lambda place: listed.append(Path(place)) or scan(place))
+    find(copy)
+    assert sorted(listed) == sorted([copy, *(place for place in copy.rglob("*") if place.is_dir())])
 
 
 def test_a_labelled_evaluation_split_keeps_its_labels(copy):
@@ -297,6 +308,14 @@ def test_a_folder_that_is_called_like_a_photo_is_none_and_a_link_that_leads_nowh
     (copy / "training" / "0_annexed.jpg").unlink()
     (copy / "training" / "0_linked.jpg").symlink_to(copy / "training" / "0_1.jpg")
     assert len(find(copy).training) == 121
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_pipe_that_is_called_like_a_photo_is_told_and_not_waited_for(copy, link):
+    os.mkfifo(copy / ("pipe" if link else "training/0_pipe.jpg"))
+    if link:
+        (copy / "training" / "0_pipe.jpg").symlink_to(copy / "pipe")
+    refused(copy, "0_pipe.jpg is no file but a pipe, a socket or a device", "Remove it")
 
 
 def test_the_only_photo_of_a_class_can_not_be_held_out_and_is_named(copy):

@@ -18,7 +18,7 @@ from server import DROP_AFTER, DROP_BEFORE, KEY, Server, Silence, loopback
 
 from kit.cli.kaggle import as_table
 from kit.config.competitions import COMPETITIONS, Competition
-from kit.data.layout import photos_in
+from kit.data.folders import read_folder
 from kit.errors import KitError
 from kit.files import sha256_of
 from kit.ledger import COLUMNS, enter, file_away, read
@@ -196,7 +196,7 @@ def pets(monkeypatch, drawn, run):
     rules = Competition("Pets of the town", columns=("image", "label"), slug="pets-of-the-town")
     monkeypatch.setitem(COMPETITIONS, "pets", rules)
     csv = run / "submission.csv"
-    write_csv(csv, [file.stem for file in photos_in(drawn / "evaluation")], np.arange(24) % 6, rules)
+    write_csv(csv, [file.stem for file in read_folder(drawn / "evaluation").photos], np.arange(24) % 6, rules)
     (run / "provenance.json").write_text(json.dumps(MADE | {"competition": "pets", "csv_sha256": sha256_of(csv), "problems": []}))
     return csv
 
