@@ -106,6 +106,37 @@ def test_what_a_session_measured_is_what_the_next_one_reckons_with(session, tmp_
     assert again(tmp_path, log).budget.longest == {}
 
 
+def ended(session, error, doing=lambda: None):
+    """run.json after a session that an error ended."""
+    with pytest.raises(type(error)), session.account(), session.stage("distil"):
+        doing()
+        raise error
+    return read_record(session.out, session.log)
+
+
+@pytest.mark.parametrize(("error", "how"), [(KitError("other photos"), "refused"), (KeyboardInterrupt(), "stopped")])
+def test_a_session_that_did_nothing_leaves_the_account_as_it_was_but_for_its_line(session, tmp_path, log, error, how):
+    with session.account(), session.stage("distil"):
+        pass
+    before = read_record(tmp_path, log)
+    after = ended(again(tmp_path, log), error)
+    assert [line["ended"] for line in after.pop("sessions")] == ["done", how]
+    assert after == {name: value for name, value in before.items() if name != "sessions"}
+    assert after["state"] == after["stages"]["distil"]["state"] == "done"
+
+
+def test_a_session_that_fails_after_it_has_done_something_is_stopped(session, tmp_path, log):
+    with session.account():
+        pass
+    later = again(tmp_path, log)
+    assert ended(later, KitError("diverged"), lambda: later.checkpoints("distil").save(20, {}))["state"] == "stopped"
+
+
+def test_a_refusal_after_a_kill_calls_the_run_stopped(session, tmp_path, log):
+    assert session.record["state"] == "running"
+    assert ended(again(tmp_path, log), KitError("other photos"))["state"] == "stopped"
+
+
 def test_a_package_that_is_not_there_ends_no_session(monkeypatch):
     """Kaggle's image may drop one that most recipes do without."""
     monkeypatch.setattr("kit.session.VERSIONS", ("torch", "no-such-package"))

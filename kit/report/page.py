@@ -50,7 +50,7 @@ def answer(run: Run) -> dict[str, Any]:
         "competition": competition(run.config.competition),
         "problems": record.get("submission", {}).get("problems", []),
         "seconds": sum(session.get("seconds", 0) for session in record["sessions"]),
-        "last": record["sessions"][-1] if record["sessions"] else {},
+        "last": next((session for session in reversed(record["sessions"]) if "error" not in session), {}),
         "photos": len(run.answers.labels) or None,
         "discs": discs(run),
     }
@@ -88,8 +88,9 @@ def sections(run: Run) -> dict[str, Any]:
 
 
 def again(run: Run) -> list[str]:
-    """The commands of its sessions, each once. What began one on Kaggle is none."""
-    said = [shlex.split(session.get("command", "")) for session in run.record["sessions"]]
+    """The commands of its sessions, each once. What began one on Kaggle is none, and what was refused did nothing."""
+    sessions = [session for session in run.record["sessions"] if session.get("ended") != "refused"]
+    said = [shlex.split(session.get("command", "")) for session in sessions]
     return list(dict.fromkeys(shlex.join(["kit", *words[1:]]) for words in said if words and Path(words[0]).name in ("kit", "__main__.py")))
 
 

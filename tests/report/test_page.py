@@ -253,6 +253,15 @@ def test_a_session_that_was_killed_has_a_line_on_the_page_and_no_figures(runs, t
     assert "<td>killed</td>" in page(replace(read_run(tmp_path / "run"), record=record))
 
 
+def test_a_refused_session_changes_neither_why_the_run_is_suspended_nor_what_repeats_it(runs):
+    run = read_run(runs.suspended)
+    refused = {"started": "2026-11-29 10:00:00", "command": "kit run sample --data elsewhere", "error": "KitError: …", "ended": "refused"}
+    more = replace(run, record=run.record | {"sessions": [*run.record["sessions"], refused]})
+    assert "Suspended: SIGTERM came" in page(more)
+    assert "<td>refused</td>" in page(more)
+    assert again(more) == again(run)
+
+
 def test_what_was_packed_is_shown_at_its_epoch_and_what_the_later_ones_lost_is_said(runs):
     way = [{"epoch": epoch, "accuracy": accuracy} for epoch, accuracy in enumerate((0.2, 0.6, 0.4), 1)]
     fell = replace(read_run(runs.suspended), histories={"distil": way})
