@@ -24,10 +24,12 @@ from kit.config.schema import Config
 from kit.console import Log
 from kit.device import Device, choose_device
 from kit.errors import KitError
+from kit.events import FOLDER as EVENTS
 from kit.events import Events
-from kit.files import Busy, StorageError, locked, make_folder, write_durably, write_json
+from kit.files import Busy, StorageError, locked, make_folder, sweep, write_durably, write_json
 from kit.names import METRICS, PROVENANCE, RECORD, STUDENT, SUBMISSION, TEACHER, TIMING
 from kit.train.budget import Budget
+from kit.train.checkpoint import FOLDER as CHECKPOINTS
 from kit.train.checkpoint import Checkpoints, begun_in, saved_in, steps_done
 from kit.version import commit
 from kit.world import World
@@ -198,13 +200,15 @@ def append(file: Path, line: str) -> None:
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Hold a run's folder.
+    """Hold a run's folder, swept of what killed sessions were writing in it.
 
     Raises:
         KitError: another process is at work in it, with its number and command.
     """
     try:
         with locked(make_folder(out)):
+            for folder in (out, out / CHECKPOINTS, *(out / EVENTS).glob("**")):
+                sweep(folder)
             yield
     except Busy:
         session = (read_record(out, Log()) or {"sessions": []})["sessions"][-1:]

@@ -1,6 +1,7 @@
 """The account of a run, and who may write it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -42,6 +43,23 @@ def test_a_second_run_in_a_folder_is_refused_and_names_the_first(tmp_path, log):
     first.communicate()
     with alone(tmp_path):  # a killed one holds nothing
         pass
+
+
+def test_what_killed_processes_were_writing_is_swept_and_nothing_of_those_that_run(tmp_path):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True).stdout.strip()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "tensorboard" / "distil").mkdir(parents=True)
+    left = [
+        f".student.kit.{gone}.tmp",
+        f"checkpoints/.distil.pt.{gone}.tmp",
+        f"tensorboard/distil/.events.{gone}.tmp",
+        f".a.{os.getpid()}.tmp",
+    ]
+    kept = [f".report.html.{os.getppid()}.tmp", ".notes.tmp", f"photos.{gone}.tmp", "student.kit"]
+    for name in left + kept:
+        (tmp_path / name).touch()
+    with alone(tmp_path):
+        assert {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()} == set(kept)
 
 
 def test_histories_of_stages_that_a_session_does_not_come_to_stay(session, tmp_path, log):
