@@ -126,9 +126,14 @@ def test_what_a_session_measured_is_what_the_next_one_reckons_with(session, tmp_
 
 def ended(session, error, doing=lambda: None):
     """run.json after a session that an error ended."""
-    with pytest.raises(type(error)), session.account(), session.stage("distil"):
-        doing()
-        raise error
+
+    def failing():
+        with session.account(), session.stage("distil"):
+            doing()
+            raise error
+
+    with pytest.raises(type(error)):
+        failing()
     return read_record(session.out, session.log)
 
 

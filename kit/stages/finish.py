@@ -15,7 +15,7 @@ from kit.config.competitions import check_limits
 from kit.errors import KitError
 from kit.files import sha256_of, write_json
 from kit.ledger import file_away
-from kit.names import ANSWERS, PROVENANCE, STUDENT, SUBMISSION
+from kit.names import ANSWERS, MADE_WITH, PROVENANCE, STUDENT, SUBMISSION
 from kit.session import Session, command
 from kit.stages.packing import pack_student, rounded
 from kit.stages.photos import Material
@@ -134,7 +134,7 @@ def report_submission(session: Session, csv: Path, state: str, found: list[str])
     for problem in found:
         session.log(f"can't be submitted: {problem}")
     if session.record["partial"]:
-        kind = "partial (--subset), can't be submitted"
+        kind = f"a try ({session.config.tried_with}), can't be submitted"
     else:
         kind = "can't be submitted" if found else "provisional" if state == "suspended" else "checked"
     session.log(f"{csv}: {session.record['submission']['rows']:,} rows, {kind}")
@@ -142,6 +142,7 @@ def report_submission(session: Session, csv: Path, state: str, found: list[str])
 
 def provenance(session: Session, state: str) -> dict[str, Any]:
     """Where a submission came from, enough to make it again."""
+    tried = [f"{MADE_WITH} {session.config.tried_with}"] if session.record["partial"] else []
     kept = ("recipe", "validation_accuracy", "parameters", "bytes", "commit", "versions", "device", "photos", "teacher", "stages", "config")
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),  # as Kaggle dates what is handed in
@@ -151,7 +152,7 @@ def provenance(session: Session, state: str) -> dict[str, Any]:
         "checkpoint": session.record["stages"]["quantize"]["checkpoint"],
         "student_sha256": sha256_of(session.out / STUDENT),
         "csv_sha256": session.record["submission"]["sha256"],
-        "problems": session.record["submission"]["problems"] + (["it was made with --subset"] if session.record["partial"] else []),
+        "problems": session.record["submission"]["problems"] + tried,
         "partial": session.record["partial"],
         **{key: session.record[key] for key in kept},
     }

@@ -112,7 +112,7 @@ def test_a_suspended_run_says_so_and_how_it_goes_on(runs):
     assert '<span class="state suspended">suspended</span>' in html
     assert "Suspended: SIGTERM came" in html
     assert "epochs are left" in html
-    assert "provisional" in html or "can’t be submitted" in html  # so early it may give one class to all
+    assert "A try (<code>--tiny</code>), which can’t be submitted" in html
 
 
 def test_a_page_is_drawn_again_from_the_folder_alone_byte_for_byte(runs, html, tmp_path):
