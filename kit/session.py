@@ -21,7 +21,7 @@ from typing import Any
 
 from kit.config.competitions import Competition, competition
 from kit.config.schema import Config
-from kit.console import Log
+from kit.console import Log, counted
 from kit.device import Device, choose_device
 from kit.errors import KitError
 from kit.events import FOLDER as EVENTS
@@ -259,7 +259,7 @@ def open_session(
     session = Session(config, out, log, budget, device, record, begun_with or {}, former, histories=histories, watch=watch, world=world)
     session.write()
     others = f", {session.world.size} processes" if session.world.size > 1 else ""
-    log(f"{config.recipe} {config.digest()} on {device.says}, {device.choices()['threads']} threads{others}")
+    log(f"{config.recipe} {config.digest()} on {device.says}, {counted(device.choices()['threads'], 'thread')}{others}")
     return session
 
 

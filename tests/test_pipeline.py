@@ -363,7 +363,7 @@ def test_an_unlabelled_split_that_is_not_there_is_named(place, refusal):
 def test_a_bad_evaluation_photo_keeps_its_row_and_is_called_a_guess(run, place):
     (place / "photos" / "evaluation" / "0007.jpg").write_bytes(b"\xff\xd8 nothing")
     printed = run(place, "simple", *TINY)
-    assert "1 rows are guesses" in printed
+    assert "1 row is a guess" in printed
     assert record_of(place)["submission"]["guessed_ids"] == ["0007"]
     assert len(read_csv(place / "out" / "submission.csv")) == 24
 

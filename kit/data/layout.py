@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kit.console import counted
 from kit.data import records
 from kit.data.splits import Dataset, Split, stratify, without_labels
 from kit.errors import KitError
@@ -167,11 +168,12 @@ def there_instead(root: Path, halves: Halves) -> str:
     if folders := folders_in(root):
         if table := next(iter(sorted(root.glob("*.csv"))), None):
             return f"Where the labels are in {table}, docs/your-own-photos.md shows how to sort photos by a table. {shape}"
-        return f"{root} itself holds {len(folders):,} folders of photos, {folders[0].name} for one: {above}move them into train/. {shape}"
+        inside = counted(len(folders), "folder of photos", "folders of photos")
+        return f"{root} itself holds {inside}, {folders[0].name} for one: {above}move them into train/. {shape}"
     if link := next((path for path in sorted(root.iterdir()) if path.is_symlink() and path.is_dir()), None):
         return f"{link} is a link, and links are not followed: give --data {link}. {shape}"
     if photos := photos_in(root):
-        return f"{root} itself holds {len(photos):,} photos, {photos[0].name} for one: {above}sort them. {shape}"
+        return f"{root} itself holds {counted(len(photos), 'photo')}, {photos[0].name} for one: {above}sort them. {shape}"
     return f"Check that the archive is unpacked and that --data points at it or above it. {shape}"
 
 
@@ -217,8 +219,8 @@ def class_folders(folder: Path) -> list[Path]:
     found, loose = folders_in(folder), photos_in(folder)
     if found and loose:
         raise KitError(
-            f"{folder} holds {len(loose):,} photos and, beside them, folders of photos, {found[0].name} for one: sort the photos into "
-            "those, or move the folders away."
+            f"{folder} holds {counted(len(loose), 'photo')} and, beside them, folders of photos, {found[0].name} for one: sort the photos "
+            "into those, or move the folders away."
         )
     return found
 
@@ -309,7 +311,7 @@ def flat_labels(folder: Path) -> np.ndarray:
     unlabelled = [p for p, match in zip(paths, matches, strict=True) if not match]
     if unlabelled:
         raise KitError(
-            f"{len(unlabelled)} of {len(paths)} photos in {folder} have no label, {unlabelled[0].name} for one. "
+            f"{folder} holds photos without a label, {len(unlabelled)} of {len(paths)}, {unlabelled[0].name} for one. "
             "Name them <label>_<id>.jpg or sort them into a folder per class."
         )
     return np.array([int(match[1]) for match in matches if match], dtype=np.int64)

@@ -6,6 +6,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from kit.console import counted
 from kit.duration import say_duration
 
 
@@ -13,7 +14,7 @@ def render(name: str, values: dict[str, Any]) -> str:
     """A template of this package, everything in it escaped that is not Markup: names of classes and files are other people's."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "points": points, "short": short, "brief": brief, "duration": say_duration}
-    environment.filters["number"] = "{:,}".format
+    environment.filters |= {"number": "{:,}".format, "counted": counted}
     environment.globals["style"] = Markup(template("style.css"))
     environment.globals["head"] = Markup(template("head.html"))
     return environment.from_string(template(name)).render(values)

@@ -12,6 +12,7 @@ from kit.answers import keep_answer
 from kit.compress.adjust import adjust_logits
 from kit.compress.pack import Packed, unpack
 from kit.config.competitions import check_limits
+from kit.console import counted
 from kit.errors import KitError
 from kit.files import sha256_of, write_json
 from kit.ledger import file_away
@@ -116,7 +117,8 @@ def submit(session: Session, material: Material, packed: Packed, state: str, sub
         submission.write_csv(csv, ids, predict.classes_of(answer, material.evaluation, most_frequent), session.rules)
         guesses = [ids[row] for row in material.evaluation.bad]
         if guesses:
-            session.log(f"{len(guesses)} rows are guesses (class {most_frequent}), their photos do not decode: {', '.join(guesses)}")
+            said = counted(len(guesses), "row is a guess", "rows are guesses")
+            session.log(f"{said} (class {most_frequent}), since there a photo does not decode: {', '.join(guesses)}")
         found = submission.problems(submission.read_csv(csv), session.rules, classes, ids, training) + session.record["over_the_limit"]
         session.record["submission"] = {"problems": found, "guessed_ids": guesses, "sha256": sha256_of(csv), "rows": len(ids)}
         report_submission(session, csv, state, found)
@@ -137,7 +139,7 @@ def report_submission(session: Session, csv: Path, state: str, found: list[str])
         kind = f"a try ({session.config.tried_with}), can't be submitted"
     else:
         kind = "can't be submitted" if found else "provisional" if state == "suspended" else "checked"
-    session.log(f"{csv}: {session.record['submission']['rows']:,} rows, {kind}")
+    session.log(f"{csv}: {counted(session.record['submission']['rows'], 'row')}, {kind}")
 
 
 def provenance(session: Session, state: str) -> dict[str, Any]:
