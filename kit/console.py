@@ -22,6 +22,11 @@ class Screen(Console):
 console = Screen(soft_wrap=True, highlight=False, emoji=False)
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 epoch`, `2,000 epochs`. many: where it takes more than an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 class Log:
     """`log(line)` prints a line and appends it, with the time, to log.txt.
 

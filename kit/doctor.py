@@ -14,10 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from kit.console import console
+from kit.console import console, counted
 from kit.errors import KitError
 from kit.remote import credentials as secrets
 from kit.remote.metadata import kernels_here
@@ -34,15 +34,14 @@ SECONDS = 10.0  # that Kaggle may be silent here
 
 def examine(data: Path | None, cache: Path) -> bool:
     """Print the table; True when nothing is broken."""
-    table = Table("", "what", "found", "what to do", show_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"  # a long path is worth its lines
+    table = Table("", Column("what", no_wrap=True), Column("found → what to do", overflow="fold"), show_edge=False)
     works = True
     for name, look in checks(data, cache):
         verdict, found, remedy = outcome(look)
         works &= verdict != "broken"
         colour = {"ok": "green", "note": "yellow", "broken": "red"}[verdict]
-        table.add_row(f"[{colour}]{verdict}[/]", name, Text(found), Text(remedy))  # a path may hold what rich takes for markup
+        told = Text(f"{found} → {remedy}" if remedy else found)  # no markup: a path may hold what rich takes for that
+        table.add_row(f"[{colour}]{verdict}[/]", name, told)
     console.print(table)
     return works
 
@@ -137,7 +136,7 @@ def memory() -> Finding:
         size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIGABYTE
     except (ValueError, OSError):
         return "note", "not told by this system", ""
-    return ("ok" if size > 6 else "note"), f"{size:.0f} GB, {cores()} cores", "" if size > 6 else "use --set data.workers=1"
+    return ("ok" if size > 6 else "note"), f"{size:.0f} GB, {counted(cores(), 'core')}", "" if size > 6 else "use --set data.workers=1"
 
 
 def credentials() -> Finding:

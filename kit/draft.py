@@ -12,6 +12,7 @@ import numpy as np
 
 from kit.config.competitions import COMPETITIONS
 from kit.config.recipes import RECIPES
+from kit.console import counted
 from kit.data.decode import photo_size
 from kit.data.layout import find_dataset
 from kit.data.splits import Dataset, Split
@@ -84,8 +85,8 @@ def draft(name: str, data: Path, folder: Path) -> Iterator[str]:
     competition = rules_of(dataset)
     side = side_for(dataset.training)
     photos = (
-        f"{len(dataset.training):,} photos of {len(dataset.classes)} classes to learn from, {len(dataset.validation):,} to validate with"
-        f"{' (held out of training)' if dataset.held_out else ''}, {len(dataset.evaluation):,} to predict."
+        f"{counted(len(dataset.training), 'photo')} of {len(dataset.classes)} classes to learn from, {len(dataset.validation):,} to "
+        f"validate with{' (held out of training)' if dataset.held_out else ''}, {len(dataset.evaluation):,} to predict."
     )
     text = TEMPLATE.format(
         name=name,

@@ -13,6 +13,7 @@ from kit.compress.foreign import write_foreign
 from kit.compress.onnx import runner, to_int8, write_onnx
 from kit.config.choices import Format
 from kit.config.schema import Config
+from kit.console import counted
 from kit.data.cache import Photos
 from kit.data.order import Order
 from kit.data.squares import as_tensor
@@ -52,7 +53,7 @@ def export(
             student, config = understand(found, name, assignments)
             weights = student.state_dict() if config.predict.logit_adjustment else weights
         size = write_foreign(out, form, weights)
-        yield f"{out}: {form}, {len(found.weights)} tensors of {found.origin}, {size:,} bytes"
+        yield f"{out}: {form}, {counted(len(found.weights), 'tensor')} of {found.origin}, {size:,} bytes"
 
 
 def export_graph(
@@ -75,7 +76,8 @@ def export_graph(
     yield f"{out}: ONNX in int8, {config.student.name} at {config.data.image_size} px, {len(small):,} bytes"
     for kind, each in (("float32", graph), ("int8", small)):
         accuracy, pace = measure(runner(each, torch.get_num_threads()), photos.validation, config)
-        yield f"{kind}: validation accuracy {accuracy:.4f}, {pace:.0f} images/s by ONNX Runtime on {torch.get_num_threads()} threads"
+        threads = counted(torch.get_num_threads(), "thread")
+        yield f"{kind}: validation accuracy {accuracy:.4f}, {pace:.0f} images/s by ONNX Runtime on {threads}"
 
 
 def views_of(photos: Photos, rows: Tensor, config: Config) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from kit.errors import KitError
 
+TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)\.tmp")
 PAUSE = 0.1  # seconds between two looks at a lock
 ELSEWHERE = "Point --out or --cache elsewhere"
 PERMIT = "Mend its permissions, or point --out or --cache elsewhere"
@@ -61,6 +62,25 @@ def write_durably(path: Path, content: bytes) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise StorageError.of(path, error) from None
+
+
+def sweep(folder: Path) -> None:
+    """Remove from a folder what `write_durably` left there in processes that were killed."""
+    for file in folder.glob(".*.tmp"):
+        found = TEMPORARY.fullmatch(file.name)
+        if found and (int(found["process"]) == os.getpid() or not runs(int(found["process"]))):  # a container's are often numbered alike
+            with suppress(OSError):
+                file.unlink()
+
+
+def runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def make_folder(path: Path) -> Path:

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kit.compress.fold import fold
+from kit.console import counted
 from kit.device import choose_device
 from kit.errors import KitError
 from kit.models.cost import activation_bytes, count_macs, step_seconds
@@ -41,7 +42,7 @@ def compare(names: Sequence[str], image_size: int, classes: int, limit: int | No
     yield (
         f"{classes} classes at {image_size} px. Parameters as a limit counts them; trained: with the branches that fuse away. MACs of the "
         f"folded network and kB that a training step keeps, each for one photo. ms: median of {REPEATS} steps (forward, backward) of "
-        f"{BATCH} photos on the CPU with {torch.get_num_threads()} threads, student alone, without teacher and views."
+        f"{BATCH} photos on the CPU with {counted(torch.get_num_threads(), 'thread')}, student alone, without teacher and views."
     )
 
 

@@ -9,4 +9,5 @@ TEACHER = "teacher.ckpt"
 LOG = "log.txt"
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
+MADE_WITH = "it was made with"  # how provenance.json's problems name the options of a try
 OWN = {RECORD, STUDENT, SUBMISSION, PROVENANCE, ANSWERS, TEACHER, LOG, METRICS, TIMING}

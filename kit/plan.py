@@ -15,7 +15,7 @@ from rich.table import Table
 
 from kit.config.override import override
 from kit.config.schema import Config
-from kit.console import console
+from kit.console import console, counted
 from kit.duration import say_duration
 from kit.errors import KitError
 from kit.files import make_folder
@@ -115,7 +115,8 @@ def describe(config: Config, measured: Measured, budget: float, quota: float) ->
     table.add_row("all else, each session", "", "", say_duration(measured.overhead))
     yield table
     number, whole = sessions(config, measured, budget), total(config, measured, budget)
-    patience = f"; less where {config.train.patience} epochs bring nothing better" if config.train.patience else ""
-    yield f"{say_duration(whole)} in {number} session{'s' if number > 1 else ''} of {say_duration(budget)}{patience}"
+    waits = config.train.patience
+    patience = f"; less where {counted(waits, 'epoch brings', 'epochs bring')} nothing better" if waits else ""
+    yield f"{say_duration(whole)} in {counted(number, 'session')} of {say_duration(budget)}{patience}"
     share = whole / quota
     yield f"{share:.0%} of {say_duration(quota)}" + ("" if share <= 1 else f": {math.ceil(share)} quotas; --epochs auto finds what fits")

@@ -9,7 +9,7 @@ from kit import predict, submission
 from kit.compress.pack import Packed, unpack
 from kit.config.choices import SplitName
 from kit.config.competitions import competition
-from kit.console import Log
+from kit.console import Log, counted
 from kit.data.cache import load_photos
 from kit.data.layout import find_photos
 from kit.data.splits import Dataset
@@ -28,7 +28,7 @@ def predict_split(file: Path, data: Path, out: Path, split: SplitName, cache: Pa
     if alone:
         most_frequent, why = 0, "there are no training photos to count classes in"
         numbered = ", ".join(f"{i} {name}" for i, name in enumerate(packed.classes))
-        yield f"{len(alone):,} photos below {data} and none to learn from; the classes are those of {file}: {numbered}"
+        yield f"{counted(len(alone), 'photo')} below {data} and none to learn from; the classes are those of {file}: {numbered}"
     else:
         dataset = dataset_to_predict(file, packed, data, split)
         most_frequent, why = int(dataset.training.per_class(len(packed.classes)).argmax()), "that is the most frequent in training"
@@ -44,10 +44,10 @@ def predict_split(file: Path, data: Path, out: Path, split: SplitName, cache: Pa
         yield classification_report(photos.labels, predicted, labels=numbers, target_names=list(packed.classes), digits=4, zero_division=0)
         scores = predict.scores_of(predicted, photos.labels)
         seen = f", which it was trained on ({predict.SEEN})" if config.train.final_fit and split == "validation" else ""
-        yield f"accuracy {scores['accuracy']:.4f}, macro-F1 {scores['macro_f1']:.4f} on {len(predicted):,} {split} photos{seen}"
+        yield f"accuracy {scores['accuracy']:.4f}, macro-F1 {scores['macro_f1']:.4f} on {counted(len(predicted), f'{split} photo')}{seen}"
     for row in photos.bad:
         yield f"row {ids[row]} is a guess, class {most_frequent}: its photo does not decode, and {why}"
-    yield f"{out}: {len(predicted):,} rows"
+    yield f"{out}: {counted(len(predicted), 'row')}"
 
 
 def dataset_to_predict(file: Path, packed: Packed, data: Path, split: SplitName) -> Dataset:

@@ -4,6 +4,7 @@ run.json is an account and no more: what a run may go on from is decided by its 
 lines and nothing else.
 """
 
+import copy
 import hashlib
 import importlib.metadata
 import json
@@ -20,14 +21,16 @@ from typing import Any
 
 from kit.config.competitions import Competition, competition
 from kit.config.schema import Config
-from kit.console import Log
+from kit.console import Log, counted
 from kit.device import Device, choose_device
 from kit.errors import KitError
+from kit.events import FOLDER as EVENTS
 from kit.events import Events
-from kit.files import Busy, StorageError, locked, make_folder, write_durably, write_json
-from kit.names import METRICS, RECORD, TIMING
+from kit.files import Busy, StorageError, locked, make_folder, sweep, write_durably, write_json
+from kit.names import METRICS, PROVENANCE, RECORD, STUDENT, SUBMISSION, TEACHER, TIMING
 from kit.train.budget import Budget
-from kit.train.checkpoint import Checkpoints, begun_in, steps_done
+from kit.train.checkpoint import FOLDER as CHECKPOINTS
+from kit.train.checkpoint import Checkpoints, begun_in, saved_in, steps_done
 from kit.version import commit
 from kit.world import World
 
@@ -42,8 +45,8 @@ Watch = Callable[[str, list[dict[str, Any]]], str | None]  # (stage, its history
 class Session:
     """What every stage needs.
 
-    record: run.json's content. begun_with: the digests in the newest checkpoint. identity: those of this session, which every
-    checkpoint must agree with to be used.
+    record: run.json's content. former: what it was before this session, None for a new run. begun_with: the digests in the newest
+    checkpoint. identity: those of this session, which every checkpoint must agree with to be used.
     """
 
     config: Config
@@ -53,6 +56,7 @@ class Session:
     device: Device
     record: dict[str, Any]
     begun_with: dict[str, str]
+    former: dict[str, Any] | None = None
     identity: dict[str, str] = field(default_factory=dict)
     histories: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     suspended: str | None = None  # why the session ended before the plan did
@@ -120,23 +124,36 @@ class Session:
 
     @contextmanager
     def account(self) -> Iterator[None]:
-        """This session's line in run.json: when it began, how long it took, how it ended. Sets `state` if the run is over."""
+        """This session's line in run.json: when it began, how long it took, how it ended. Sets `state` if the run is over.
+
+        One that ends by an error before it has changed what the run leaves, as a refused command does, adds its line and nothing else.
+        """
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.budget.started))
         entry = {"started": began, "process": os.getpid(), "command": command(), "device": self.device.says}
         self.record["sessions"].append(entry)
         self.write()
+        before = made_in(self.out)
         try:
             yield
-            self.record["state"] = "suspended" if self.suspended else "done"
+            self.end(entry, "suspended" if self.suspended else "done")
         except BaseException as error:
-            self.record["state"] = "stopped"
             entry["error"] = f"{type(error).__name__}: {error}"
+            if self.former and made_in(self.out) == before:
+                state = self.former["state"].replace("running", "stopped")  # it was killed
+                self.record = self.former | {"state": state, "sessions": [*self.former["sessions"], entry]}
+                entry["ended"] = "refused" if isinstance(error, KitError) else "stopped"
+            else:
+                self.end(entry, "stopped")
             raise
         finally:
-            longest = self.budget.longest.items()
-            self.record["measured"] = {kind: round(seconds, 3) for kind, seconds in longest if kind == "hand in" or kind.endswith(" save")}
-            entry |= {"seconds": round(self.budget.elapsed(), 1), "ended": self.suspended or self.record["state"]}
+            entry["seconds"] = round(self.budget.elapsed(), 1)
             self.write()
+
+    def end(self, entry: dict[str, Any], state: str) -> None:
+        longest = self.budget.longest.items()
+        measured = {kind: round(seconds, 3) for kind, seconds in longest if kind == "hand in" or kind.endswith(" save")}
+        self.record |= {"state": state, "measured": measured}
+        entry["ended"] = self.suspended or state
 
     def write_metrics(self, stage: str, history: list[dict[str, Any]], seconds: dict[str, float] | None = None) -> None:
         """metrics.jsonl, a line an epoch, rewritten from the histories that the checkpoints hold: a resume leaves nothing twice.
@@ -151,6 +168,16 @@ class Session:
             line = {"session": len(self.record["sessions"]), "stage": stage, "epoch": history[-1]["epoch"], **seconds}
             self.attempt(TIMING, lambda file: append(file, json.dumps(line)))
             self.attempt("tensorboard", lambda _: self.events.add(stage, history[-1]))
+
+
+def made_in(out: Path) -> set[tuple[str, int]]:
+    """(name, time of its last change) of the files that later sessions, or Kaggle, go by; those that can be had, should the disk fail."""
+    made = set()
+    with suppress(OSError):
+        for file in [saved.path for saved in saved_in(out)] + [out / name for name in (TEACHER, STUDENT, SUBMISSION, PROVENANCE)]:
+            if file.exists():
+                made.add((file.name, file.stat().st_mtime_ns))
+    return made
 
 
 def read_by_stage(file: Path, *needed: str) -> dict[str, list[dict[str, Any]]]:
@@ -173,13 +200,15 @@ def append(file: Path, line: str) -> None:
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Hold a run's folder.
+    """Hold a run's folder, swept of what killed sessions were writing in it.
 
     Raises:
         KitError: another process is at work in it, with its number and command.
     """
     try:
         with locked(make_folder(out)):
+            for folder in (out, out / CHECKPOINTS, *(out / EVENTS).glob("**")):
+                sweep(folder)
             yield
     except Busy:
         session = (read_record(out, Log()) or {"sessions": []})["sessions"][-1:]
@@ -208,6 +237,7 @@ def open_session(
     if least_step and (steps := steps_done(out, log)) < least_step:
         raise KitError(f"{out} is at step {steps:,}, step {least_step:,} {STALE}. Is the newest output attached?")
     record = read_record(out, log) if begun_with is not None else None
+    former = copy.deepcopy(record)
     record = record or {"recipe": config.recipe, "stages": {}, "sessions": []}
     device = choose_device(record.get("choices"))
     if record.get("choices", device.choices()) != device.choices():
@@ -226,10 +256,10 @@ def open_session(
         budget.longest[kind] = seconds
     histories = read_by_stage(out / METRICS, "epoch", "step", "loss") if begun_with is not None else {}
     world = world or World()
-    session = Session(config, out, log, budget, device, record, begun_with or {}, histories=histories, watch=watch, world=world)
+    session = Session(config, out, log, budget, device, record, begun_with or {}, former, histories=histories, watch=watch, world=world)
     session.write()
     others = f", {session.world.size} processes" if session.world.size > 1 else ""
-    log(f"{config.recipe} {config.digest()} on {device.says}, {device.choices()['threads']} threads{others}")
+    log(f"{config.recipe} {config.digest()} on {device.says}, {counted(device.choices()['threads'], 'thread')}{others}")
     return session
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from kit.config.competitions import FOOD11, Competition, competition
+from kit.console import counted
 from kit.data.layout import find_dataset
 from kit.errors import KitError
 from kit.files import write_durably
@@ -54,11 +55,11 @@ def problems(
     wanted = ids or expected_ids(rules)
     rows = rules.rows or (len(wanted) if wanted else len(given))
     if len(given) != rows:
-        found.append(f"{len(given):,} rows, wanted are {rows:,}")
+        found.append(f"{counted(len(given), 'row')}, wanted are {rows:,}")
     if wanted and given != wanted:
         found.append(describe_ids(given, wanted))
     if len(set(given)) < len(given):
-        found.append(f"{len(given) - len(set(given))} ids come more than once")
+        found.append(f"{counted(len(given) - len(set(given)), 'id comes', 'ids come')} more than once")
     valid = {str(i) for i in range(classes)}
     if wrong := sorted(set(answers) - valid):
         found.append(f"classes that do not exist: {', '.join(map(repr, wrong[:5]))}; there are 0 to {classes - 1}")
@@ -87,8 +88,8 @@ def describe_ids(given: list[str], wanted: list[str]) -> str:
         lost, whole = next(pair for pair in zip(given, wanted, strict=True) if pair[0] != pair[1])
         return f"the ids have lost their padding: {lost!r} instead of {whole!r} (read them with dtype=str)"
     missing, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
-    parts = [f"{len(missing):,} ids are missing, such as {missing[0]!r}"] if missing else []
-    parts += [f"{len(extra):,} ids are unknown, such as {extra[0]!r}"] if extra else []
+    parts = [f"{counted(len(missing), 'id is', 'ids are')} missing, such as {missing[0]!r}"] if missing else []
+    parts += [f"{counted(len(extra), 'id is', 'ids are')} unknown, such as {extra[0]!r}"] if extra else []
     return " and ".join(parts) or "the ids are not those of the evaluation photos"
 
 

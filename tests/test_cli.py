@@ -110,6 +110,7 @@ def test_every_verb_says_what_for_and_shows_an_example_of_itself(verb):
     assert command.epilog.startswith(f"Example: `kit {verb}")
     shown = [line.rstrip() for line in invoke(verb, "--help").output.splitlines()]
     assert any(line.startswith(" Example: ") for line in shown)
+    assert not any("<bool>" in line for line in shown)  # a flag takes no value
     assert not any(re.search(r"^ Usage: .*(\[\[|…|\.{3}\})", line) for line in shown)  # typer writes brackets and dots itself
     for example in re.findall(r"`(k[^`]+)`", command.epilog):  # to be copied: whole, with nothing after it, 80 columns wide
         assert [line for line in shown if line.endswith(f" {example}")], example
@@ -185,6 +186,21 @@ def test_a_dry_run_prints_the_config_and_the_students_size():
     assert '"epochs": 30' in printed
     assert "99,891 parameters" in printed
     assert "limit 100,000" in printed
+
+
+def test_a_dry_run_ends_with_what_differs_from_the_recipe():
+    *_, said, lr, seed = invoke("run", "boss", "--dry-run", "--set", "train.lr=0.5", "--set", "train.seed=1").output.splitlines()
+    assert said == "boss as it is written, but for"
+    assert (lr, seed) == ("train.lr: 0.001 → 0.5", "train.seed: 20220013 → 1")
+    assert invoke("run", "boss", "--dry-run", "--set", "data.workers=1").output.endswith("boss as it is written\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "what"), [(("run", "boss", "--out", ""), "--out"), (("check", "--data=", "x.csv"), "--data"), (("report", ""), "report")]
+)
+def test_an_empty_word_as_of_a_variable_that_is_not_set_is_no_working_folder(words, what, tmp_path, refused):
+    assert re.search(rf"^error: The (value of|word after) '?{what}'? is empty\. Is a variable", refused(tmp_path, *words))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_dry_run_counts_the_classes_of_the_photos_or_says_that_it_does_not(coloured, tmp_path):
@@ -295,6 +311,11 @@ def test_doctor_finds_this_machine_fit_and_shows_the_data(drawn, tmp_path):
     assert re.search(r"training +120 photos", doctor.dataset(drawn)[1])  # the table breaks its lines
 
 
+def test_doctor_splits_no_word_on_a_narrow_screen(drawn, tmp_path):
+    words = {word for line in invoke("doctor", "--cache", str(tmp_path)).output.splitlines() for word in line.split()}
+    assert {"saved", "credentials", "~/.kaggle/access_token", "torchvision"} <= words
+
+
 def test_doctor_counts_photos_that_the_camera_did_not_turn(drawn, tmp_path):
     data, exif = shutil.copytree(drawn, tmp_path / "photos"), Image.Exif()
     exif[doctor.ORIENTATION] = 6
@@ -314,7 +335,7 @@ def test_doctor_shows_a_long_path_with_brackets_whole(drawn, tmp_path):
     place.symlink_to(drawn)
     result = invoke("doctor", "--data", str(place), "--cache", str(tmp_path))
     assert result.exit_code == 0, result.output
-    shown = "".join(line.split("│")[2] for line in result.output.splitlines() if line.count("│") == 3).replace(" ", "")
+    shown = "".join(line.split("│")[2] for line in result.output.splitlines() if line.count("│") == 2).replace(" ", "")
     assert f"/my[old]photos[/b]/{'long' * 20}training" in shown
 
 

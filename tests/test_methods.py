@@ -219,7 +219,7 @@ def test_a_run_that_begins_with_anothers_student_only_prunes_it(place):
     assert record["stages"]["distil"]["accuracy"] == theirs["best"]["accuracy"]
     assert record["stages"]["distil"]["epoch"] == 0
     assert record["parameters"] < record["stages"]["distil"]["parameters"]
-    assert "Validation accuracy of the student over 1 epochs" in (place.root / "out" / "report.html").read_text()
+    assert "Validation accuracy of the student over 1 epoch. " in (place.root / "out" / "report.html").read_text()
     assert run(slimmer, place.photos, place.root / "out", begin=place.assistant, **how)["state"] == "done"
     for _ in range(2):  # one that only packs, and again: its newest checkpoint is the one that tells of the other's student
         assert run(config(CE()), place.photos, place.root / "packed", begin=place.assistant, **how)["state"] == "done"

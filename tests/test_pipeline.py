@@ -115,7 +115,7 @@ def test_pruning_in_steps_narrows_the_student_again_and_again_and_is_resumed(run
 
 @pytest.mark.timed
 def test_a_short_budget_suspends_with_a_provisional_csv_and_goes_on(place, paced):
-    words = ["record", *TINY, "--set", "train.epochs=2000"]
+    words = ["record", *TINY, "--set", "train.epochs=2000", "--set", "trial=null"]
     budget, start = paced(20), time.time()
     printed = a_session(place, *words, "--budget", f"{budget}s")
     assert 0.8 * budget <= time.time() - start < budget
@@ -312,10 +312,17 @@ def test_a_finished_run_is_not_run_again(run, place):
     assert results(place, "out") == before
 
 
-def test_a_subset_is_marked_partial(run, place):
-    printed = run(place, "simple", *TINY, "--subset", "0.5")
+def test_a_try_on_a_subset_or_tiny_is_not_handed_in(run, place, refused):
+    (place / "kit").mkdir()
+    (place / "submissions").mkdir()
+    words = ["simple", "--tiny", "--set", "competition=60000params", "--subset", "0.5"]
+    printed = run(place, *words)
     assert record_of(place)["partial"]
-    assert "partial (--subset), can't be submitted" in printed
+    assert "a try (--subset and --tiny), can't be submitted" in printed
+    assert not list((place / "submissions").iterdir())
+    for how in (["check", "out"], ["check", "out", "--competition", "any"], ["submit", "out", "--competition", "hw13-2023", "--dry-run"]):
+        assert "it was made with --subset and --tiny" in refused(place, *how, "--data", "photos")
+    assert "a try (--subset), can't be submitted" in run(place, *words, "--set", "trial=null")
     assert len(read_csv(place / "out" / "submission.csv")) == 12
 
 
@@ -356,7 +363,7 @@ def test_an_unlabelled_split_that_is_not_there_is_named(place, refusal):
 def test_a_bad_evaluation_photo_keeps_its_row_and_is_called_a_guess(run, place):
     (place / "photos" / "evaluation" / "0007.jpg").write_bytes(b"\xff\xd8 nothing")
     printed = run(place, "simple", *TINY)
-    assert "1 rows are guesses" in printed
+    assert "1 row is a guess" in printed
     assert record_of(place)["submission"]["guessed_ids"] == ["0007"]
     assert len(read_csv(place / "out" / "submission.csv")) == 24
 

@@ -49,13 +49,15 @@ def test_a_plan_says_what_it_is_and_names_no_file_that_is_gone_when_it_is_read(d
     small = [
         word for field in ("data.image_size=32", "data.cache_size=32", "train.batch_size=16", "train.epochs=3") for word in ("--set", field)
     ]
-    words = ["plan", "sample", "--data", str(drawn), "--cache", str(tmp_path), *small]
+    words = ["plan", "sample", "--data", str(drawn), "--cache", str(tmp_path), "--subset", "0.5", *small]
     first, *lines = CliRunner().invoke(app, words).output.splitlines()
     assert first == "one epoch of everything is measured; nothing of it is kept"
-    assert any(line.startswith("finetune: 1 epochs of") for line in lines)
+    assert any(line.startswith("finetune: 1 epoch of") for line in lines)
     assert not any(name in line for line in lines for name in ("student.kit", "submission.csv", "report.html", "session 1:"))
     assert lines[-1].startswith("kit run sample --data")
     assert f"--cache {tmp_path} " in lines[-1]  # where the photos are decoded now
+    assert "--subset 0.5 " in lines[-1]
+    assert "finetune: 1 epoch of 3 steps of 16 photos" in " ".join(lines)  # of 60
     assert lines[-1].count("train.epochs=") == 1
     assert not console.quiet
     assert not list(tmp_path.glob(".plan-*"))

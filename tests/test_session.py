@@ -1,6 +1,7 @@
 """The account of a run, and who may write it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -42,6 +43,23 @@ def test_a_second_run_in_a_folder_is_refused_and_names_the_first(tmp_path, log):
     first.communicate()
     with alone(tmp_path):  # a killed one holds nothing
         pass
+
+
+def test_what_killed_processes_were_writing_is_swept_and_nothing_of_those_that_run(tmp_path):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True).stdout.strip()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "tensorboard" / "distil").mkdir(parents=True)
+    left = [
+        f".student.kit.{gone}.tmp",
+        f"checkpoints/.distil.pt.{gone}.tmp",
+        f"tensorboard/distil/.events.{gone}.tmp",
+        f".a.{os.getpid()}.tmp",
+    ]
+    kept = [f".report.html.{os.getppid()}.tmp", ".notes.tmp", f"photos.{gone}.tmp", "student.kit"]
+    for name in left + kept:
+        (tmp_path / name).touch()
+    with alone(tmp_path):
+        assert {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()} == set(kept)
 
 
 def test_histories_of_stages_that_a_session_does_not_come_to_stay(session, tmp_path, log):
@@ -104,6 +122,42 @@ def test_what_a_session_measured_is_what_the_next_one_reckons_with(session, tmp_
     session.record["choices"] |= {"device": "another"}
     session.write()
     assert again(tmp_path, log).budget.longest == {}
+
+
+def ended(session, error, doing=lambda: None):
+    """run.json after a session that an error ended."""
+
+    def failing():
+        with session.account(), session.stage("distil"):
+            doing()
+            raise error
+
+    with pytest.raises(type(error)):
+        failing()
+    return read_record(session.out, session.log)
+
+
+@pytest.mark.parametrize(("error", "how"), [(KitError("other photos"), "refused"), (KeyboardInterrupt(), "stopped")])
+def test_a_session_that_did_nothing_leaves_the_account_as_it_was_but_for_its_line(session, tmp_path, log, error, how):
+    with session.account(), session.stage("distil"):
+        pass
+    before = read_record(tmp_path, log)
+    after = ended(again(tmp_path, log), error)
+    assert [line["ended"] for line in after.pop("sessions")] == ["done", how]
+    assert after == {name: value for name, value in before.items() if name != "sessions"}
+    assert after["state"] == after["stages"]["distil"]["state"] == "done"
+
+
+def test_a_session_that_fails_after_it_has_done_something_is_stopped(session, tmp_path, log):
+    with session.account():
+        pass
+    later = again(tmp_path, log)
+    assert ended(later, KitError("diverged"), lambda: later.checkpoints("distil").save(20, {}))["state"] == "stopped"
+
+
+def test_a_refusal_after_a_kill_calls_the_run_stopped(session, tmp_path, log):
+    assert session.record["state"] == "running"
+    assert ended(again(tmp_path, log), KitError("other photos"))["state"] == "stopped"
 
 
 def test_a_package_that_is_not_there_ends_no_session(monkeypatch):

@@ -14,7 +14,7 @@ from kit.bench.clock import Way, measure
 from kit.bench.material import in_a_fresh_process, memory, training_photos, workers_of
 from kit.bench.outcome import Outcome, rates
 from kit.config.schema import Config
-from kit.console import Log
+from kit.console import Log, counted
 from kit.data.cache import decode_into, load_photos
 from kit.data.splits import Split
 from kit.device import Device
@@ -35,11 +35,12 @@ def bench(config: Config, data: Path | None, cache: Path, device: Device, rounds
     def pil(folder: Path) -> None:
         decode_by_threads(folder / "pixels.npy", split, side, workers)
 
-    threads = f"PIL, {workers} threads"
+    threads = counted(workers, "thread")
+    baseline = f"PIL, {threads}"
     ways = [
-        Way("kit, decoding", f"{workers} threads, into a file that is hashed and flushed", in_a_folder(cache, decoding), len(split)),
+        Way("kit, decoding", f"{threads}, into a file that is hashed and flushed", in_a_folder(cache, decoding), len(split)),
         Way("kit, the whole cache", "the same, and every photo hashed before", in_a_folder(cache, whole), len(split)),
-        Way(threads, "decoded whole, reduced bilinearly with antialias, into a file that is flushed", in_a_folder(cache, pil), len(split)),
+        Way(baseline, "decoded whole, reduced bilinearly with antialias, into a file that is flushed", in_a_folder(cache, pil), len(split)),
     ]
     rows = rates(measure(ways, rounds, device.device, seconds))
     stored = len(split) * side * side * 3
@@ -49,8 +50,8 @@ def bench(config: Config, data: Path | None, cache: Path, device: Device, rounds
     for times in (1, LONGER):
         longer = Split(split.name, split.paths * times, np.tile(split.labels, times))
         peak = in_a_fresh_process(peak_of_ingest, longer, side, workers, cache)
-        facts[f"peak memory, {len(longer):,} photos"] = f"{peak:,.0f} MB, the whole process with torch"
-    return Outcome("ingest", f"Photos decoded once into squares of {side} px", "photos/s", threads, rows, facts)
+        facts[f"peak memory, {counted(len(longer), 'photo')}"] = f"{peak:,.0f} MB, the whole process with torch"
+    return Outcome("ingest", f"Photos decoded once into squares of {side} px", "photos/s", baseline, rows, facts)
 
 
 def in_a_folder(beside: Path, work: Callable[[Path], None]) -> Callable[[], AbstractContextManager[Callable[[], None]]]:

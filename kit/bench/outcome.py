@@ -17,6 +17,7 @@ import torch
 from rich.table import Table
 
 from kit.bench.clock import Timed
+from kit.console import counted
 from kit.device import Device
 from kit.files import fill_place, write_durably
 from kit.version import commit
@@ -122,8 +123,10 @@ def markdown(outcome: Outcome) -> str:
     lines += ["| " + " | ".join((baseline(way), *rest)) + " |" for way, *rest in cells(outcome)]
     made, rounds = outcome.made, len(outcome.rows[0].values)
     lines += ["", *(f"- {what}: {found}" for what, found in outcome.facts.items())] if outcome.facts else []
-    where = f"{made['device']}; {made['cores']} cores of {made['processor']}, {made['threads']} threads; torch {made['torch']}"
-    lines += ["", f"{rounds} rounds in shuffled order, {made['date']}, commit {made['commit']}. {where}.", "", f"`{made['command']}`"]
+    cores, threads = counted(made["cores"], "core"), counted(made["threads"], "thread")
+    where = f"{made['device']}; {cores} of {made['processor']}, {threads}; torch {made['torch']}"
+    told = f"{counted(rounds, 'round')} in shuffled order, {made['date']}, commit {made['commit']}. {where}."
+    lines += ["", told, "", f"`{made['command']}`"]
     return "\n".join(lines)
 
 

@@ -2,18 +2,40 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from kit.config.recipes import RECIPES
 from kit.console import console
 from kit.duration import parse_duration
 from kit.version import VERSION, commit
 
+
+class Verbs(TyperGroup):
+    """Typer shows <bool> beside a flag, which takes no value."""
+
+    def get_params(self, context: Any) -> list[Any]:
+        return untyped(super().get_params(context))
+
+    def get_command(self, context: Any, name: str) -> Any:
+        if command := super().get_command(context, name):
+            untyped(command.get_params(context))
+        return command
+
+
+def untyped(params: list[Any]) -> list[Any]:
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return params
+
+
 app = typer.Typer(
+    cls=Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -34,6 +56,7 @@ CacheOption = Annotated[
     Path | None,
     typer.Option(help="Where decoded photos are kept; default: the user's cache, temporary disk on Kaggle.", show_default=False),
 ]
+SubsetOption = Annotated[float, typer.Option(min=0.001, max=1, help="Stratified share of every split, for a smoke test on real photos.")]
 TeacherOption = Annotated[
     list[Path],
     typer.Option(

@@ -8,6 +8,7 @@ import typer
 from kit.cli.app import RECIPE_HELP, CacheOption, SetOption, app, recipes_here, say, show
 from kit.config.override import override
 from kit.config.own import find_recipe
+from kit.console import counted
 from kit.files import cache_folder, find_place
 
 
@@ -49,7 +50,7 @@ def bench(
     outcome = run(name, override(find_recipe(name_of_recipe), assignments), data, cache_folder(cache), rounds)
     outcomes.write(outcome, json)
     show(outcomes.screen(outcome), 160)
-    say(f"{json}: {len(outcome.rows)} ways, {rounds} rounds")
+    say(f"{json}: {counted(len(outcome.rows), 'way')}, {counted(rounds, 'round')}")
     if page:
         outcomes.fill(page, outcome)
         say(f"{page}: its table of {name} is written anew")

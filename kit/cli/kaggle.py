@@ -10,7 +10,7 @@ from rich.table import Table
 
 from kit.cli.app import ComparedOption, app, say, submissions_folder
 from kit.config.competitions import ON_KAGGLE
-from kit.console import console
+from kit.console import console, counted
 from kit.duration import parse_duration, say_duration
 from kit.errors import KitError
 
@@ -144,7 +144,7 @@ def as_kernel(title: str, order: str, kernel: Path, kaggle: Any) -> tuple[dict[s
     return {"id": ref, "title": title} | before, {ORDER: order}
 
 
-@app.command(rich_help_panel="Kaggle", epilog="Example: `kit chain record`\n\nLeft alone over night; started again it goes on.")
+@app.command(rich_help_panel="Kaggle", epilog="Example: `kit chain record`\n\nLeft alone overnight; started again it goes on.")
 def chain(
     name: KernelArgument,
     max_sessions: Annotated[
@@ -187,7 +187,7 @@ def chain(
         via=via,
         anew=anew,
     )
-    say(f"{story.ref}: {story.state} after {len(story.steps)} sessions, step {story.step:,}")
+    say(f"{story.ref}: {story.state} after {counted(len(story.steps), 'session')}, step {story.step:,}")
 
 
 @app.command(rich_help_panel="Kaggle", epilog="Example: `kit pull record`\n\nOnly the log: `kit pull record --pattern log.txt`")

@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from io import TextIOWrapper
+from itertools import pairwise
 
 # isort: off
 from kit.cli import runs, files, bench, kaggle  # noqa: F401  the verbs, in the order that --help shows
@@ -43,6 +44,7 @@ def main() -> None:
     atexit.register(gc.freeze)  # what is left when Python ends is the system's to free: taking it apart took 1.6 s that no budget counts
     try:
         refuse_unspeakable(sys.argv)
+        refuse_empty(sys.argv)
         app()
     except KitError as error:
         fail(str(error))
@@ -67,6 +69,19 @@ def refuse_unspeakable(words: list[str]) -> None:
     """
     if odd := next((word for word in words if word != word.encode(errors="replace").decode()), None):
         raise KitError(f"{odd!a} is not valid UTF-8, which run.json and the log need. Rename that file or folder.")
+
+
+def refuse_empty(words: list[str]) -> None:
+    """Refuse what a shell makes of a variable that is not set, as in --out "$OUT": an empty path would be the working folder.
+
+    Raises:
+        KitError: one of the words is empty, or an option's value after =.
+    """
+    for before, word in pairwise(words):
+        option, equals, value = word.partition("=")
+        if not word or (option.startswith("--") and equals and not value):
+            what = f"The value of {option or before}" if (option or before).startswith("--") else f"The word after {before!r}"
+            raise KitError(f"{what} is empty. Is a variable of the shell not set? Give a value, or leave it out.")
 
 
 def fail(message: str, code: int = 1) -> None:

@@ -15,6 +15,7 @@ from kit.cli.app import (
     CacheOption,
     DataOption,
     SetOption,
+    SubsetOption,
     TeacherOption,
     app,
     recipes_here,
@@ -22,6 +23,7 @@ from kit.cli.app import (
     submissions_folder,
 )
 from kit.config.competitions import competition
+from kit.config.differences import differences
 from kit.config.override import override, places_of
 from kit.config.own import find_recipe
 from kit.config.schema import Config
@@ -68,9 +70,7 @@ def run(
         typer.Option(help="Folder for all that the run leaves; default: runs/RECIPE, with --tiny runs/RECIPE-tiny.", show_default=False),
     ] = None,
     budget: BudgetOption = None,
-    subset: Annotated[
-        float, typer.Option(min=0.001, max=1, help="Stratified share of every split, for a smoke test on real photos.")
-    ] = 1.0,
+    subset: SubsetOption = 1.0,
     teachers: TeacherOption = [],
     begin: Annotated[
         Path | None,
@@ -85,16 +85,16 @@ def run(
     ] = [],
     least_step: Annotated[int, typer.Option(min=0, help="Refuse to begin from less than this step, counted over all stages.")] = 0,
     cache: CacheOption = None,
-    tiny: Annotated[bool, typer.Option("--tiny", help="The same path in seconds: two epochs at 32 px.")] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", help="Every stage, two epochs at 32 px: a try, not to be handed in.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the whole config, its digest and the size of the student for --data; do nothing.")
     ] = False,
 ) -> None:
     """Photos in, a checked submission out; or today's part of it."""
-    config = find_recipe(name)
-    config = override(config.tiny() if tiny else config, [*assignments, *([f"data.subset={subset}"] if subset != 1 else [])])
+    recipe = find_recipe(name)
+    config = override(recipe.tiny() if tiny else recipe, [*assignments, *share(subset)])
     if dry_run:
-        print_plan(config, data)
+        print_plan(config, data, recipe)
         return
     from kit.data.draw import draw_dataset
     from kit.pipeline import run as run_pipeline
@@ -141,6 +141,7 @@ def plan(
     quota: Annotated[str, typer.Option(help="The time of all sessions, such as 30h a week.")] = "30h",
     epochs: Annotated[str | None, typer.Option(help="A number of epochs, or auto: as many as the quota holds.", show_default=False)] = None,
     teachers: TeacherOption = [],
+    subset: SubsetOption = 1.0,
     assignments: SetOption = [],
     cache: CacheOption = None,
 ) -> None:
@@ -150,7 +151,8 @@ def plan(
     if epochs not in (None, "auto") and not (epochs.isdecimal() and int(epochs)):
         raise KitError(f"--epochs {epochs}: give a number from 1 on, or auto.")
     number = [f"train.epochs={epochs}"] if epochs not in (None, "auto") else []
-    config, length, all_hours = override(find_recipe(name), [*assignments, *number]), parse_duration(budget), parse_duration(quota)
+    config = override(find_recipe(name), [*assignments, *number, *share(subset)])
+    length, all_hours = parse_duration(budget), parse_duration(quota)
     if not (length and all_hours):
         raise KitError(f"--budget {budget} and --quota {quota} must both be longer than nothing: write 9h, 30m or 1h30m.")
     say("one epoch of everything is measured; nothing of it is kept")
@@ -164,13 +166,21 @@ def plan(
         words += ["--teacher", str(file)]
     if cache:
         words += ["--cache", str(cache)]  # what was decoded to measure is decoded
+    if subset != 1:
+        words += ["--subset", str(subset)]
     for assignment in [*(a for a in assignments if not a.startswith("train.epochs=")), f"train.epochs={config.train.epochs}"]:
         words += ["--set", assignment]
     console.print(shlex.join(words), markup=False)
 
 
-def print_plan(config: Config, data: Path | None) -> None:
-    """The config and what comes of it for the classes of the photos; without any for the competition's, or for as many as `sample` has."""
+def share(subset: float) -> list[str]:
+    """--subset as --set has it. All photos are a recipe's own share, which may be another."""
+    return [f"data.subset={subset}"] if subset != 1 else []
+
+
+def print_plan(config: Config, data: Path | None, recipe: Config) -> None:
+    """The config and what comes of it for the classes of the photos; without any for the competition's, or for as many as `sample` has.
+    At last how it differs from its recipe."""
     from kit.data.draw import SHAPES
     from kit.data.layout import find_dataset
     from kit.models.students import build_student, count_parameters
@@ -189,6 +199,8 @@ def print_plan(config: Config, data: Path | None) -> None:
         f"{'' if known else ' (an example: --data tells)'}, limit {limit}, {'pruned' if config.prune else 'not pruned'}",
         markup=False,
     )
+    changed = differences(recipe.model_dump(mode="json"), config.model_dump(mode="json"))
+    say("\n".join([f"{recipe.recipe} as it is written, but for", *changed]) if changed else f"{recipe.recipe} as it is written")
 
 
 @app.command(rich_help_panel="Runs", epilog="Example: `kit new pets --data ../pets`\n\nThen: `kit run ./pets.py --data ../pets --tiny`")
@@ -233,7 +245,7 @@ def study(
     budget: BudgetOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds each arm is run with.")] = 3,
     only: Annotated[list[str], typer.Option("--arm", help="Only this arm; may be repeated.")] = [],
-    tiny: Annotated[bool, typer.Option("--tiny", help="The same path in seconds; its figures mean nothing.")] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", help="The arms for two epochs at 32 px; their figures mean nothing.")] = False,
     halving: Annotated[bool, typer.Option("--halving", help="Stop arms that lag behind the others early; needs optuna.")] = False,
     full: Annotated[bool, typer.Option("--full", help="The arms as they are, for a GPU; default: reduced to this machine's size.")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Arms go to Ray: several machines or GPUs at once; pip install ray.")] = False,

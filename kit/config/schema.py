@@ -220,6 +220,7 @@ class Config(Section):
     recipe: str
     competition: str  # whose photos, classes and CSV
     limit: str | None = None  # the competition whose limit the student keeps, where that is another one
+    trial: bool | None = None  # what `tiny` makes, which is not handed in; None and not False, or old digests would be others
     data: Data = Data()
     teacher: Teacher = Teacher()
     student: Student
@@ -235,6 +236,11 @@ class Config(Section):
     def whose_limit(self) -> str:
         """The competition whose limit the student keeps."""
         return self.limit or self.competition
+
+    @property
+    def tried_with(self) -> str:
+        """The options by which a run is a try that is not handed in; empty where it is none."""
+        return " and ".join(option for option, given in (("--subset", self.data.subset < 1), ("--tiny", self.trial)) if given)
 
     @property
     def teacher_side(self) -> int:
@@ -342,7 +348,7 @@ class Config(Section):
 
     def tiny(self) -> Self:
         """The same recipe, every stage, for a CPU and a few dozen photos: two epochs of small batches at 32 px."""
-        value = self.shortened(2).model_dump() | {"recipe": f"{self.recipe}-tiny"}  # what it hands in must not pass for the recipe's
+        value = self.shortened(2).model_dump() | {"recipe": f"{self.recipe}-tiny", "trial": True}  # it must not pass for the recipe's
         few = {"batch_size": 16, "warmup_epochs": 0}
         value["data"] |= {"image_size": 32, "cache_size": 32}
         value["train"] |= few
@@ -388,4 +394,4 @@ class Config(Section):
 LATER = (("prune", "finetune_epochs"), ("lowrank", "train_epochs"), ("quantize", "train_epochs"))  # trainings after distillation
 # What a session may bring that another did not: it changes no weight.
 PACE = ("train.save_seconds", "teacher.train.save_seconds", "train.graph", "teacher.train.graph")
-HARMLESS = ("teacher.expected_accuracy", "data.workers", *PACE)
+HARMLESS = ("trial", "teacher.expected_accuracy", "data.workers", *PACE)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from kit.console import Log, progress
+from kit.console import Log, counted, progress
 from kit.data.decode import photo_digest, photo_size, to_squares
 from kit.data.splits import Split
 from kit.errors import KitError
@@ -91,7 +91,7 @@ def judge(found: Sequence[tuple[Split, dict[int, str]]], skip_bad: bool, log: Lo
     """Name every photo that does not decode; stop where that can't be lived with."""
     for split, bad in found:
         if bad:
-            log(f"{len(bad)} of {len(split)} {split.name} photos do not decode:")
+            log(f"{split.name}: {len(bad)} of {counted(len(split), 'photo')} can't be decoded:")
             for row, reason in bad.items():
                 log(f"  {split.paths[row]}: {reason}")
     for split, bad in found:
@@ -99,9 +99,10 @@ def judge(found: Sequence[tuple[Split, dict[int, str]]], skip_bad: bool, log: Lo
             raise KitError(f"Not one of the {len(split)} {split.name} photos decodes, {split.paths[0]} for one. Are they really photos?")
     broken = [split.paths[row] for split, bad in found if split.name != "evaluation" for row in bad]
     if broken and not skip_bad:
+        one, many = "photo of training and validation does not decode", "photos of training and validation do not decode"
         raise KitError(
-            f"{len(broken)} photos of training and validation do not decode, {broken[0]} for one (all are listed above). "
-            "Fetch them again, or go on without them with --set data.skip_bad=true."
+            f"{counted(len(broken), one, many)}, {broken[0]} for one (all are listed above). Fetch them again, or go "
+            "on without them with --set data.skip_bad=true."
         )
 
 
@@ -221,7 +222,7 @@ def build(split: Split, side: int, place: Path, log: Log, workers: int, tick: Ti
         flush_folder(place.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    log(f"decoded {len(split):,} {split.name} photos into squares of {side} px")
+    log(f"decoded {counted(len(split), f'{split.name} photo')} into squares of {side} px")
 
 
 def in_words(size: int) -> str:

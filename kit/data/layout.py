@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kit.console import counted
 from kit.data import records
 from kit.data.folders import PHOTO, UNLABELLED, Folder, read_folder
 from kit.data.locate import locate, walk
@@ -109,8 +110,8 @@ def class_folders(split: Folder) -> tuple[Folder, ...]:
     found, loose = split.with_photos, split.photos
     if found and loose:
         raise KitError(
-            f"{split.path} holds {len(loose):,} photos and, beside them, folders of photos, {found[0].path.name} for one: sort the photos "
-            "into those, or move the folders away."
+            f"{split.path} holds {counted(len(loose), 'photo')} and, beside them, folders of photos, {found[0].path.name} for one: sort "
+            "the photos into those, or move the folders away."
         )
     return found
 
@@ -184,7 +185,7 @@ def flat_labels(split: Folder) -> np.ndarray:
     unlabelled = [path for path, match in zip(split.photos, matches, strict=True) if not match]
     if unlabelled:
         raise KitError(
-            f"{len(unlabelled)} of {len(matches)} photos in {split.path} have no label, {unlabelled[0].name} for one. "
+            f"{split.path} holds photos without a label, {len(unlabelled)} of {len(matches)}, {unlabelled[0].name} for one. "
             "Name them <label>_<id>.jpg or sort them into a folder per class."
         )
     return np.array([int(match[1]) for match in matches if match], dtype=np.int64)

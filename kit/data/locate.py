@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from kit.console import counted
 from kit.data import records
 from kit.data.folders import OF_A_MAC, read_folder
 from kit.errors import KitError
@@ -75,13 +76,12 @@ def there_instead(root: Path, halves: Halves) -> str:
     if folders := here.with_photos:
         if table := next(iter(sorted(root.glob("*.csv"))), None):
             return f"Where the labels are in {table}, docs/your-own-photos.md shows how to sort photos by a table. {shape}"
-        return (
-            f"{root} itself holds {len(folders):,} folders of photos, {folders[0].path.name} for one: {above}move them into train/. {shape}"
-        )
+        held = counted(len(folders), "folder of photos", "folders of photos")
+        return f"{root} itself holds {held}, {folders[0].path.name} for one: {above}move them into train/. {shape}"
     if link := next((path for path in sorted(root.iterdir()) if path.is_symlink() and path.is_dir()), None):
         return f"{link} is a link, and links are not followed: give --data {link}. {shape}"
     if here.photos:
-        return f"{root} itself holds {len(here.photos):,} photos, {here.photos[0].name} for one: {above}sort them. {shape}"
+        return f"{root} itself holds {counted(len(here.photos), 'photo')}, {here.photos[0].name} for one: {above}sort them. {shape}"
     return f"Check that the archive is unpacked and that --data points at it or above it. {shape}"
 
 

@@ -68,7 +68,7 @@ class Dataset:
             if split.labelled:
                 per_class = "per class " + " ".join(map(str, split.per_class(len(self.classes))))
                 per_class += f", {n:,} unlabelled" if (n := int((split.labels < 0).sum())) else ""
-            lines.append(f"{split.name:<10} {len(split):>6,} photos, {per_class}")
+            lines.append(f"{split.name:<10} {len(split):>6,} photo{'s' if len(split) != 1 else ''}, {per_class}")
         if self.held_out:
             lines[1] += " (held out of training)"
         for split, so in ((self.training, "is the archive unpacked whole?"), (self.validation, "no accuracy here tells of it")):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from kit.console import counted
 from kit.errors import KitError
 from kit.files import Busy, locked, make_folder
 from kit.remote.bundle import compose, read_head
@@ -112,7 +113,8 @@ def over(story: Story, file: Path, max_sessions: int | None, until: int | None) 
     if story.state == "done":
         return f"{file} tells of a run that is done. For another one, such as a changed head's, remove that file or choose another --out."
     if max_sessions is not None and len(story.steps) >= max_sessions:
-        return f"--max-sessions {max_sessions} is reached ({len(story.steps)} sessions, earlier starts included). Raise it to go on."
+        so_far = counted(len(story.steps), "session")
+        return f"--max-sessions {max_sessions} is reached ({so_far}, earlier starts included). Raise it to go on."
     if until is not None and story.step >= until:
         return f"The run is at step {story.step:,}, --until {until}. Raise it to go on."
     return ""

@@ -14,6 +14,7 @@ from kit import ledger
 from kit.config.competitions import COMPETITIONS, ON_KAGGLE, Competition, check_limits, competition
 from kit.errors import KitError
 from kit.files import locked, sha256_of
+from kit.names import MADE_WITH
 from kit.remote.client import Kaggle, Refused
 from kit.remote.credentials import hide
 from kit.remote.output import PROVENANCE, read_provenance
@@ -83,7 +84,7 @@ def faults_of_making(made: dict[str, Any], name: str) -> list[str]:
     if name == made.get("competition"):
         return list(made.get("problems", []))
     over = check_limits(name, made.get("parameters") or 0, made.get("bytes"))
-    return over + (["it was made with --subset"] if made.get("partial") else [])
+    return over + [problem for problem in made.get("problems", []) if problem.startswith(MADE_WITH)]
 
 
 def provenance_of(csv: Path) -> dict[str, Any]:

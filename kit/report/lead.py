@@ -18,21 +18,16 @@ def first(run: Run) -> dict[str, Any]:
         "title": title(run),
         "sentence": sentence(run),
         "yardstick": yardstick(run),
-        "tiny": is_tiny(run),
         "part": part_of(run),
         "rules": competition(run.config.whose_limit),
         "competition": competition(run.config.competition),
         "problems": record.get("submission", {}).get("problems", []),
         "days": " to ".join(dict.fromkeys([*days[:1], *days[-1:]])),
         "seconds": sum(session.get("seconds", 0) for session in sessions),
-        "last": sessions[-1] if sessions else {},
+        "last": next((session for session in reversed(sessions) if "error" not in session), {}),
         "photos": len(run.answers.labels) or None,
         "discs": discs(run),
     }
-
-
-def is_tiny(run: Run) -> bool:
-    return run.record["recipe"].endswith("-tiny")
 
 
 def part_of(run: Run) -> str:
@@ -45,7 +40,7 @@ def title(run: Run) -> str:
     """Of the browser's tab, which shows little more than how it begins."""
     accuracy = run.record.get("validation_accuracy")
     found = [percent(accuracy)] if accuracy is not None else []
-    found += ["smoke test"] if is_tiny(run) else []
+    found += ["smoke test"] if run.config.trial else []
     found += [f"{part} of the photos"] if (part := part_of(run)) else []
     return " · ".join([*found, run.record["recipe"], run.name])
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from kit.config.stages import kind_of
+from kit.console import counted
 from kit.report.figures import Line, Plot, plot
 from kit.report.render import brief, percent, whole_percent
 from kit.report.run import LATER, Run
@@ -30,7 +31,7 @@ def curves(run: Run) -> dict[str, Any]:
         found |= {"accuracy": plot(accuracy_plot(run, trained)), "lost": lost(run, trained[-1])}
     if lines := [line for line in run.histories.get("teacher", []) if "accuracy" in line]:
         way = Line("teacher", [(line["epoch"], line["accuracy"]) for line in lines], "c2")
-        says = f"The teacher's validation accuracy over {len(lines)} epochs, best {max(y for _, y in way.points):.1%}."
+        says = f"The teacher's validation accuracy over {counted(len(lines), 'epoch')}, best {max(y for _, y in way.points):.1%}."
         found["teacher"] = plot(Plot(says, [way], borders=borders(run, ("teacher",)), write=whole_percent, least=0.01))
     return found
 
@@ -55,7 +56,7 @@ def accuracy_plot(run: Run, trained: list[str]) -> Plot:
         dots.append((max([start[trained[-1]] + best_epoch(run, trained[-1]), *late]), found["quantize"], "full"))
     level = (found["teacher"], f"teacher {percent(found['teacher'])}") if "teacher" in found else None
     stories = ", ".join(f"{stage.name} {stage.accuracy:.1%}" for stage in run.stages)
-    says = f"Validation accuracy of the student over {end} epochs. {stories}."
+    says = f"Validation accuracy of the student over {counted(round(end), 'epoch')}. {stories}."
     marks = [(start[stage] + 0.5, LATER.get(stage, "fine-tuning")) for stage in trained if stage != "distil"]
     return Plot(says, lines, dots, marks + borders(run, tuple(trained)), level, whole_percent, least=0.01)
 

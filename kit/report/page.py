@@ -100,6 +100,7 @@ def changes(run: Run) -> list[tuple[str, Any, Any]]:
 
 
 def again(run: Run) -> list[str]:
-    """The commands of its sessions, each once. What began one on Kaggle is none."""
-    said = [shlex.split(session.get("command", "")) for session in run.record["sessions"]]
+    """The commands of its sessions, each once. What began one on Kaggle is none, and what was refused did nothing."""
+    sessions = [session for session in run.record["sessions"] if session.get("ended") != "refused"]
+    said = [shlex.split(session.get("command", "")) for session in sessions]
     return list(dict.fromkeys(shlex.join(["kit", *words[1:]]) for words in said if words and Path(words[0]).name in ("kit", "__main__.py")))

@@ -6,6 +6,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from kit.console import counted
 from kit.duration import say_duration
 
 
@@ -14,7 +15,7 @@ def render(name: str, values: dict[str, Any]) -> str:
     loader = FunctionLoader(template)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "points": points, "short": short, "brief": brief, "duration": say_duration}
-    environment.filters["number"] = "{:,}".format
+    environment.filters |= {"number": "{:,}".format, "counted": counted}
     environment.globals["style"] = Markup(template("style.css"))
     environment.globals["head"] = Markup(template("head.html"))
     return environment.get_template(name).render(values)

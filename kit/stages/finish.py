@@ -12,10 +12,11 @@ from kit.answers import keep_answer
 from kit.compress.adjust import adjust_logits
 from kit.compress.pack import Packed, unpack
 from kit.config.competitions import check_limits
+from kit.console import counted
 from kit.errors import KitError
 from kit.files import sha256_of, write_json
 from kit.ledger import file_away
-from kit.names import ANSWERS, PROVENANCE, STUDENT, SUBMISSION
+from kit.names import ANSWERS, MADE_WITH, PROVENANCE, STUDENT, SUBMISSION
 from kit.session import Session, command
 from kit.stages.packing import pack_student, rounded
 from kit.stages.photos import Material
@@ -116,7 +117,8 @@ def submit(session: Session, material: Material, packed: Packed, state: str, sub
         submission.write_csv(csv, ids, predict.classes_of(answer, material.evaluation, most_frequent), session.rules)
         guesses = [ids[row] for row in material.evaluation.bad]
         if guesses:
-            session.log(f"{len(guesses)} rows are guesses (class {most_frequent}), their photos do not decode: {', '.join(guesses)}")
+            said = counted(len(guesses), "row is a guess", "rows are guesses")
+            session.log(f"{said} (class {most_frequent}), since there a photo does not decode: {', '.join(guesses)}")
         found = submission.problems(submission.read_csv(csv), session.rules, classes, ids, training) + session.record["over_the_limit"]
         session.record["submission"] = {"problems": found, "guessed_ids": guesses, "sha256": sha256_of(csv), "rows": len(ids)}
         report_submission(session, csv, state, found)
@@ -134,14 +136,15 @@ def report_submission(session: Session, csv: Path, state: str, found: list[str])
     for problem in found:
         session.log(f"can't be submitted: {problem}")
     if session.record["partial"]:
-        kind = "partial (--subset), can't be submitted"
+        kind = f"a try ({session.config.tried_with}), can't be submitted"
     else:
         kind = "can't be submitted" if found else "provisional" if state == "suspended" else "checked"
-    session.log(f"{csv}: {session.record['submission']['rows']:,} rows, {kind}")
+    session.log(f"{csv}: {counted(session.record['submission']['rows'], 'row')}, {kind}")
 
 
 def provenance(session: Session, state: str) -> dict[str, Any]:
     """Where a submission came from, enough to make it again."""
+    tried = [f"{MADE_WITH} {session.config.tried_with}"] if session.record["partial"] else []
     kept = ("recipe", "validation_accuracy", "parameters", "bytes", "commit", "versions", "device", "photos", "teacher", "stages", "config")
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),  # as Kaggle dates what is handed in
@@ -151,7 +154,7 @@ def provenance(session: Session, state: str) -> dict[str, Any]:
         "checkpoint": session.record["stages"]["quantize"]["checkpoint"],
         "student_sha256": sha256_of(session.out / STUDENT),
         "csv_sha256": session.record["submission"]["sha256"],
-        "problems": session.record["submission"]["problems"] + (["it was made with --subset"] if session.record["partial"] else []),
+        "problems": session.record["submission"]["problems"] + tried,
         "partial": session.record["partial"],
         **{key: session.record[key] for key in kept},
     }

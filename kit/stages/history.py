@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from kit.config.schema import Train
+from kit.console import counted
 from kit.data.order import Order
 from kit.duration import say_duration
 from kit.session import Session
@@ -90,7 +91,8 @@ def describe(line: dict[str, Any], number: int) -> str:
         best = "" if line["best_accuracy"] is None else f", best accuracy {line['best_accuracy']:.4f}"
         parts.append(f"lowest loss {line['lowest_loss']:.3f}{best}")
     if line["epochs_left"]:
-        parts.append(f"left: {line['epochs_left']} epochs" + (f", {say_duration(line['seconds_left'])}" if line["seconds_left"] else ""))
+        seconds = f", {say_duration(line['seconds_left'])}" if line["seconds_left"] else ""
+        parts.append(f"left: {counted(line['epochs_left'], 'epoch')}{seconds}")
         if line["sessions_needed"]:
-            parts.append(f"{line['sessions_needed']} more session{'s' if line['sessions_needed'] > 1 else ''} of this length")
+            parts.append(f"{counted(line['sessions_needed'], 'more session')} of this length")
     return "; ".join(parts)

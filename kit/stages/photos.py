@@ -55,7 +55,7 @@ def read_photos(session: Session, data: Path, cache: Path) -> Material:
         whole = find_dataset(data, session.rules.classes, config.holdout, seed)
         dataset = with_more_training(subset(whole, config.subset, seed), config.unlabelled, session.config.train.final_fit)
         session.log(f"data set {dataset.root}, {len(dataset.classes)} classes\n{dataset.counts()}")
-        session.record["partial"] = config.subset < 1
+        session.record["partial"] = bool(session.config.tried_with)
         how: dict[str, Any] = {
             "workers": config.workers,
             "skip_bad": config.skip_bad,

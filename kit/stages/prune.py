@@ -35,6 +35,7 @@ def prune(session: Session, material: Material, student: nn.Module, step: Step) 
         done = checkpoints.finished()
         slimmer = build_student(config.student.name, done["widths"], len(material.dataset.classes))
         slimmer.load_state_dict(done["best"]["weights"])
+        session.note(step.prune, accuracy=done["best"]["accuracy"], parameters=count_parameters(slimmer), widths=done["widths"])
     return slimmer
 
 
@@ -50,7 +51,6 @@ def choose(session: Session, material: Material, student: nn.Module, step: Step)
         accuracy = scores.get("accuracy")
     after = count_parameters(slimmer)
     session.log(f"{step.prune}: {before:,} → {after:,} parameters, widths {list(widths)}, {predict.say(scores)}")
-    session.note(step.prune, accuracy=accuracy, parameters=after, widths=widths)
     return {"widths": widths, "best": {"accuracy": accuracy, "epoch": 0, "weights": slimmer.state_dict()}}
 
 

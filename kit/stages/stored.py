@@ -9,6 +9,7 @@ from functools import partial
 from kit import predict
 from kit.config.schema import Train
 from kit.config.terms import FixedKD
+from kit.console import counted
 from kit.distill.align import LOGITS, shapes
 from kit.distill.objective import tapped
 from kit.distill.panel import Panel
@@ -65,4 +66,5 @@ def replayed(session: Session, material: Material, stage: str, plan: Train, pane
         yield replay
     finally:
         replay.close()
-        session.log(f"{stage}: the teacher's answers of {replay.replayed:,} steps were read from {file}, of {replay.computed:,} computed")
+        steps = counted(replay.replayed, "step")
+        session.log(f"{stage}: the teacher's answers of {steps} were read from {file}, of {replay.computed:,} computed")

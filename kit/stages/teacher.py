@@ -52,7 +52,7 @@ def get_teachers(session: Session, material: Material, folders: Sequence[Path], 
             session.remember("teacher", "none", "no teacher")
             session.log("no teacher file, and no term of distill looks at one: none is trained")
             return []
-        files = files or [train_teacher(session, material)]
+        of_others, files = bool(files), files or [train_teacher(session, material)]
         teachers = [read_teacher(file, config, classes, material.dataset.held_out) for file in files]
         digest, entry = digest_of(files), session.record["stages"]["teacher"]
         session.remember("teacher", digest, f"the weights in {', '.join(map(str, files))}")
@@ -67,6 +67,8 @@ def get_teachers(session: Session, material: Material, folders: Sequence[Path], 
             refuse_weak(file, accuracy, config.teacher.expected_accuracy)
         if len(files) > 1:
             session.log(f"{len(files)} teachers together: validation accuracy {entry['accuracy']:.4f}")
+        if of_others:  # now that it is not refused
+            forget_own(session, digest)
     return teachers
 
 
@@ -218,6 +220,19 @@ def train_teacher(session: Session, material: Material) -> Path:
     checkpoints.finish(state.step, {"weights": weights, "sha256": sha256_of(file), "history": state.history})
     checkpoints.clear()  # an optimiser's state of 11 million parameters is large
     return file
+
+
+def forget_own(session: Session, digest: str) -> None:
+    """What the run has of a teacher that it had begun to train, now that it has another's, the one with that digest. One that it has
+    finished stays."""
+    file, checkpoints = session.out / TEACHER, session.checkpoints("teacher")
+    if file.is_file() and sha256_of(file)[:16] == digest:
+        return  # its own, by name
+    half_done = [saved.step for saved in checkpoints.files() if not saved.done]
+    session.histories.pop("teacher", None)
+    if half_done:
+        session.log(f"the run's own teacher, half trained at step {half_done[-1]:,}, is not needed any more: its checkpoints are removed")
+        checkpoints.clear()
 
 
 def bring_back(file: Path, done: dict[str, Any]) -> None:

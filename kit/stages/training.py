@@ -8,6 +8,7 @@ from torch import nn
 
 from kit import predict
 from kit.config.schema import Augment, Train
+from kit.console import counted
 from kit.distill.replay import ByStep
 from kit.fuse import Fuse, fused, with_compile_decided
 from kit.session import Session
@@ -49,7 +50,8 @@ def train(
     views = make_views(session, material, order, augment)
     left_out = material.photos - order.steps_per_epoch * order.batch_size
     session.log(
-        f"{stage}: {plan.epochs} epochs of {order.steps_per_epoch} steps of {order.batch_size} photos; each epoch leaves {left_out} out"
+        f"{stage}: {counted(plan.epochs, 'epoch')} of {counted(order.steps_per_epoch, 'step')} of {order.batch_size} photos; each epoch "
+        f"leaves {left_out} out"
     )
     session.log(f"{stage}: {views.says}")
     batches = mixing(views, order, augment, len(material.dataset.classes))

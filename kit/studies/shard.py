@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from kit.config.fields import Count, Section
+from kit.console import counted
 from kit.device import usable_cards
 from kit.errors import KitError
 from kit.files import cache_folder, make_folder, write_durably
@@ -47,7 +48,7 @@ class Share(Section):
         number, of = map(int, match.groups()) if match else (0, 0)
         names = (self.arms or [arm.name for arm in study.arms])[max(0, number - 1) :: of or 1]
         if not (1 <= number <= of and names):
-            raise KitError(f"--shard {self.shard} is no share of {len(self.arms or study.arms)} arms: write k/n, such as 2/4.")
+            raise KitError(f"--shard {self.shard} is no share of {counted(len(self.arms or study.arms), 'arm')}: write k/n, such as 2/4.")
         return choose(study, names)
 
     def title(self) -> str:

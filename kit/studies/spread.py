@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kit.console import counted
 from kit.errors import KitError
 from kit.studies.journal import Entry
 from kit.studies.runner import Job, Say, failed, run_job
@@ -29,7 +30,8 @@ def over_ray(jobs: Sequence[Job], data: Path, cache: Path, budget: Budget, keep:
     resources = ray.cluster_resources()
     cards, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     each = {"num_gpus": 1, "num_cpus": max(1, cores // cards)} if cards else {"num_cpus": 1}
-    say(f"Ray: {len(jobs)} arms over {f'{cards} GPUs' if cards else f'{cores} cores'} of {len(ray.nodes())} machines")
+    workers = counted(cards, "GPU") if cards else counted(cores, "core")
+    say(f"Ray: {counted(len(jobs), 'arm')} over {workers} of {counted(len(ray.nodes()), 'machine')}")
     task = ray.remote(max_retries=0, **each)(run_after)
     tasks: dict[Path, Any] = {}
     for job in jobs:

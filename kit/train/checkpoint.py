@@ -129,8 +129,6 @@ class Checkpoints:
             stale.path.unlink()
         for old in self.files()[:-GENERATIONS]:
             old.path.unlink()
-        for left_over in self.folder.glob(".*.tmp"):
-            left_over.unlink()
         return self.folder / name
 
     def newest(self, done: bool) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from kit.config.competitions import check_limits, competition
-from kit.config.differences import differences
+from kit.config.differences import differences, differing
 from kit.config.override import override, places_of
 from kit.config.recipes import RECIPES, recipe
 from kit.errors import KitError
@@ -47,6 +47,14 @@ def test_a_field_is_found_in_sections_that_may_be_left_out():
 
 def test_workers_and_the_save_interval_are_harmless():
     assert override(recipe("boss"), ["data.workers=3", "train.save_seconds=1"]).digest() == recipe("boss").digest()
+
+
+def test_that_a_tiny_run_is_a_try_is_in_no_digest():
+    tiny = recipe("record").tiny()
+    meant = override(tiny, ["trial=null"])
+    assert (tiny.tried_with, meant.tried_with, recipe("record").tried_with) == ("--tiny", "", "")
+    assert tiny.digest() == meant.digest()
+    assert "trial" not in differing(tiny.model_dump(mode="json"), meant.model_dump(mode="json"))
 
 
 @pytest.mark.parametrize(

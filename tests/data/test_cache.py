@@ -257,7 +257,7 @@ def test_a_scan_for_the_loader_without_a_cache_drops_bad_photos(copy, log):
     split = find_dataset(copy, None, 0.2, 0).training
     kept, _ = scan(split, log, workers=2, skip_bad=True)
     assert len(kept) == 119
-    with pytest.raises(KitError, match="do not decode"):
+    with pytest.raises(KitError, match="1 photo of training and validation does not decode"):
         scan(split, log, workers=2)
 
 

@@ -372,7 +372,7 @@ def test_a_chain_that_has_nothing_to_do_says_why_and_what_to_do(tmp_path, server
     for limit in ({"max_sessions": 1}, {"max_sessions": 1}, {"until": 3}, {}, {}):
         chain(small, replace(kaggle, say=said.append), folder=folder, **limit)
     assert [line for line in said if "Raise it" in line or "remove that file" in line] == [
-        "--max-sessions 1 is reached (1 sessions, earlier starts included). Raise it to go on.",
+        "--max-sessions 1 is reached (1 session, earlier starts included). Raise it to go on.",
         "The run is at step 3, --until 3. Raise it to go on.",
         f"{folder / 'chain.json'} tells of a run that is done. For another one, such as a changed head's, remove that file or choose "
         "another --out.",
@@ -608,7 +608,7 @@ def test_the_command_runs_a_chain_and_pulls_what_it_left(tmp_path, server):
     (tmp_path / "kernels" / "small" / "main.py").write_text("open('submission.csv', 'w').write('Id,Category\\n')\n")
     words = [sys.executable, "-m", "kit"]
     done = subprocess.run([*words, "chain", "small", "--max-sessions", "1"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert "after 1 sessions, step 0" in done.stdout, done.stderr
+    assert "after 1 session, step 0" in done.stdout, done.stderr
     subprocess.run([*words, "pull", "small"], cwd=tmp_path, check=True, timeout=120)
     (place,) = (tmp_path / "submissions").glob("*-small")
     assert (place / "submission.csv").read_text() == "Id,Category\n"

@@ -116,7 +116,8 @@ def test_a_suspended_run_says_so_and_how_it_goes_on(runs):
     assert '<span class="state suspended">suspended</span>' in html
     assert "Suspended: SIGTERM came" in html
     assert "epochs are left" in html
-    assert "provisional" in html or "can’t be submitted" in html  # so early it may give one class to all
+    assert "<code>--tiny</code> goes through every stage once" in html
+    assert "a try, can’t be submitted" in html
 
 
 def test_a_page_is_drawn_again_from_the_folder_alone_byte_for_byte(runs, html, tmp_path):
@@ -273,6 +274,15 @@ def test_a_session_that_was_killed_has_a_line_on_the_page_and_no_figures(runs, t
     killed = {name: record["sessions"][0][name] for name in ("started", "process", "command", "device")}
     record["sessions"] = [*record["sessions"][:place], killed, *record["sessions"][place + 1 :]]
     assert "<td>killed</td>" in page(replace(read_run(tmp_path / "run"), record=record))
+
+
+def test_a_refused_session_changes_neither_why_the_run_is_suspended_nor_what_repeats_it(runs):
+    run = read_run(runs.suspended)
+    refused = {"started": "2026-11-29 10:00:00", "command": "kit run sample --data elsewhere", "error": "KitError: …", "ended": "refused"}
+    more = replace(run, record=run.record | {"sessions": [*run.record["sessions"], refused]})
+    assert "Suspended: SIGTERM came" in page(more)
+    assert "<td>refused</td>" in page(more)
+    assert again(more) == again(run)
 
 
 def test_what_was_packed_is_shown_at_its_epoch_and_what_the_later_ones_lost_is_said(runs):

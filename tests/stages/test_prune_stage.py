@@ -58,6 +58,18 @@ def test_steps_narrow_what_the_step_before_left_or_the_distilled_student_again(d
     assert bool((second.fc.bias == 7).all()) == (restart == "false")
 
 
+def test_what_pruning_came_to_is_known_to_a_session_whose_account_was_lost(drawn, tmp_path, log):
+    session, material, student = begun(drawn, tmp_path, log, "keep=0.5")
+    (step,) = steps_of(session.config.prune)
+    prune(session, material, student, step)
+    told = {"accuracy", "parameters", "widths"}
+    before = {name: session.record["stages"]["prune"][name] for name in told}
+    (tmp_path / "run.json").unlink()
+    later = open_session(session.config, tmp_path, Budget(None), log)
+    prune(later, read_photos(later, drawn, tmp_path / "cache"), student, step)
+    assert {name: later.record["stages"]["prune"][name] for name in told} == before
+
+
 def test_every_target_that_is_given_counts_and_keep_only_without(drawn, tmp_path, log):
     session, material, student = begun(drawn, tmp_path, log, "parameters=30000", "macs=500000", "bytes=20000", "keep=0.01")
     target = target_of(session.config, student, material.dataset.classes)

@@ -1,8 +1,14 @@
 import numpy as np
 import pytest
 
+from kit.config.recipes import recipe
 from kit.errors import KitError
-from kit.stages.teacher import find_teacher, refuse_order, refuse_weak
+from kit.files import sha256_of
+from kit.names import TEACHER
+from kit.session import open_session
+from kit.stages.teacher import find_teacher, forget_own, refuse_order, refuse_weak
+from kit.train.budget import Budget
+from kit.train.checkpoint import saved_in
 
 CLASSES = tuple("abcdef")
 LABELS = np.repeat(np.arange(6), 50)
@@ -75,3 +81,29 @@ def test_a_teacher_that_is_attached_by_itself_is_found_and_two_that_differ_are_r
         find_teacher(name, photos, [tmp_path])
     (photos / name).write_text("beside the photos")
     assert find_teacher(name, photos, [tmp_path]) == photos / name
+
+
+@pytest.fixture
+def session(tmp_path, log):
+    return open_session(recipe("sample").tiny(), tmp_path, Budget(None), log)
+
+
+def test_where_another_teacher_is_given_nothing_is_left_of_the_runs_own_half_trained_one(session, tmp_path, capsys):
+    session.checkpoints("teacher").save(7, {})
+    session.checkpoints("distil").save(3, {})
+    session.histories["teacher"] = [{"epoch": 1}]
+    forget_own(session, "0" * 16)
+    assert [saved.stage for saved in saved_in(tmp_path)] == ["distil"]
+    assert not session.histories
+    assert "half trained at step 7, is not needed any more" in capsys.readouterr().out
+
+
+def test_a_teacher_that_the_run_has_finished_is_kept_whichever_is_given(session, tmp_path):
+    (tmp_path / TEACHER).write_bytes(b"its own")
+    session.checkpoints("teacher").finish(7, {})
+    session.histories["teacher"] = [{"epoch": 1}]
+    forget_own(session, sha256_of(tmp_path / TEACHER)[:16])  # a copy of it
+    assert session.histories == {"teacher": [{"epoch": 1}]}
+    forget_own(session, "0" * 16)
+    assert [saved.done for saved in saved_in(tmp_path)] == [True]
+    assert (tmp_path / TEACHER).is_file()
