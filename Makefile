@@ -30,7 +30,7 @@ lint: $(READY)  ## rules, format and types
 
 quick: $(READY)  ## the tests that take less than a dozen seconds each, two at a time, under ten minutes together
 	rm -rf .coverage
-	OMP_NUM_THREADS=1 $(COUNTED) -n 2 --dist loadgroup -m "not slow and not timed and not long"
+	OMP_NUM_THREADS=1 $(COUNTED) -n 2 -m "not slow and not timed and not long"
 
 slow: $(READY)  ## several processes, a planted key, every option at once
 	OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/chaos -n 2 --dist worksteal -m slow

@@ -23,16 +23,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # of the processes that tests start cov
 os.environ |= dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
 NAMES = ("<script>x", "a&b", "c'd", "disc", "e f", "{{ g }}")  # of class folders, to be escaped
 COLOURS = ("red", "green", "blue", "yellow", "white", "black")
-DEAR = {"runs", "first", "assistant"}  # fixtures that take half a minute to make
 REAL = Path(os.environ.get("KIT_PROVING_GROUND") or Path(__file__).parents[2] / "shared")
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a dear fixture share a worker: two would each make it."""
-    for item in items:
-        for name in DEAR.intersection(item.fixturenames):
-            item.add_marker(pytest.mark.xdist_group(name))
 
 
 def pytest_sessionfinish() -> None:

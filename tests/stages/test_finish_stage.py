@@ -33,7 +33,7 @@ def test_the_checkpoint_that_a_submission_names_is_the_one_that_was_packed(tmp_p
 
 
 def test_a_ledger_that_can_not_be_read_costs_a_run_nothing_but_its_line(drawn, tmp_path, log, capsys):
-    session = open_session(override(recipe("sample").tiny(), ["competition=60000params"]), tmp_path, Budget(None), log)
+    session = open_session(override(recipe("sample").tiny(), ["competition=60000params", "trial=null"]), tmp_path, Budget(None), log)
     material = read_photos(session, drawn, tmp_path / "cache")
     (tmp_path / "submissions").mkdir()
     (tmp_path / "submissions" / "ledger.csv").write_text("submission;date\n")
