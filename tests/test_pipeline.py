@@ -351,7 +351,7 @@ def test_a_final_fit_on_all_photos_with_every_option_claims_no_validation_figure
     lines = [json.loads(line) for line in (place / "out" / "metrics.jsonl").read_text().splitlines()]
     assert not any("accuracy" in line for line in lines)
     page = (place / "out" / "report.html").read_text()
-    assert "No figure is claimed" in page
+    assert "No accuracy is claimed" in page
     assert "The loss term kd over the epochs" in page
 
 
