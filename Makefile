@@ -4,7 +4,7 @@
 VENV := .venv
 READY := $(VENV)/.ready
 PYTEST = $(VENV)/bin/python -m pytest
-QUICK = --ignore tests/chaos -n 2 -m "not slow and not timed and not long"
+COUNTED = $(VENV)/bin/coverage run -m pytest
 export COVERAGE_FILE = $(CURDIR)/.coverage/data
 # The first of these that is there and of a version that the pinned packages have wheels for.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 /usr/bin/python3; do \
@@ -16,7 +16,7 @@ smoke: $(READY)  ## the main job on photos that the kit draws itself
 	$(VENV)/bin/kit check runs/smoke --data runs/smoke/photos
 
 ci:  ## all that is checked before a change is taken, each step a target of its own
-	$(MAKE) lint
+	$(MAKE) test COUNT=1
 	$(MAKE) coverage
 	$(MAKE) slow
 	$(MAKE) chaos KILLS=26
@@ -28,18 +28,17 @@ lint: $(READY)  ## rules, format and types
 	$(VENV)/bin/ruff format --check --quiet kit kernels tests
 	$(VENV)/bin/mypy
 
-quick: $(READY)  ## the tests that take less than a dozen seconds each, two at a time, under ten minutes together
-	OMP_NUM_THREADS=1 $(PYTEST) $(QUICK)
-
-coverage: $(READY)  ## quick, some slower, and the lines of kit/ that it leaves out; less than 90 % is an error
+quick: $(READY)  ## the tests that take less than a dozen seconds each, two at a time; COUNT=1 counts lines for coverage, and is slower
 	rm -rf .coverage
-	OMP_NUM_THREADS=1 $(VENV)/bin/coverage run -m pytest $(QUICK)
-	$(VENV)/bin/coverage combine --quiet --append
-	$(VENV)/bin/coverage report --fail-under=90
+	OMP_NUM_THREADS=1 $(if $(COUNT),$(COUNTED),$(PYTEST)) --ignore tests/chaos -n 2 -m "not slow and not timed and not long"
 
 slow: $(READY)  ## several processes, a planted key, every option at once
 	OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/chaos -n 2 --dist worksteal -m slow
 	OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/chaos -n 2 --dist worksteal -m timed
+
+coverage: $(READY)  ## the lines of kit/ that `make test COUNT=1` left out; less than 90 % is an error
+	$(VENV)/bin/coverage combine --quiet --append
+	$(VENV)/bin/coverage report --fail-under=90
 
 long: $(READY)  ## every command of the documents and of --help, and an arm of every kind of every study; half an hour
 	$(PYTEST) --ignore tests/chaos -m long
