@@ -32,8 +32,8 @@ quick: $(READY)  ## the tests that take less than a dozen seconds each, two at a
 	rm -rf .coverage
 	OMP_NUM_THREADS=1 $(if $(COUNT),$(COUNTED),$(PYTEST)) --ignore tests/chaos -n 2 -m "not slow and not timed and not long"
 
-slow: $(READY)  ## several processes, a planted key, every option at once
-	OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/chaos -n 2 --dist worksteal -m slow
+slow: $(READY)  ## whole runs by every method, several processes, a planted key; the longest test first, or its end is waited for alone
+	OMP_NUM_THREADS=1 $(PYTEST) tests/test_world.py tests --ignore tests/chaos -n 2 --dist worksteal -m slow
 	OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/chaos -n 2 --dist worksteal -m timed
 
 coverage: $(READY)  ## the lines of kit/ that `make test COUNT=1` left out; less than 90 % is an error
@@ -44,7 +44,7 @@ long: $(READY)  ## every command of the documents and of --help, and an arm of e
 	$(PYTEST) --ignore tests/chaos -m long
 
 gpu: $(READY)  ## on a machine with a card: what is skipped elsewhere, and a compiled run that is killed
-	$(PYTEST) tests/train/test_gradients.py tests/data/test_loader.py tests/augment/test_view_kernel.py tests/models/test_quick.py tests/test_fuse.py
+	$(PYTEST) tests/train/test_gradients.py tests/test_rng.py tests/data/test_loader.py tests/augment/test_view_kernel.py tests/models/test_quick.py tests/test_fuse.py
 
 KILLS ?= 300
 chaos: $(READY)  ## the real command killed at random moments, half an hour; KILLS=26 takes 4 minutes, KIT_CHAOS_SEED draws others

@@ -75,6 +75,7 @@ def test_a_compiled_run_that_was_killed_gives_the_bits_of_one_that_was_not(drawn
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_compiler_is_named(drawn, tmp_path):
     done = subprocess.run(**command(drawn, tmp_path, "out", "cache", CXX="/nowhere/g++"), capture_output=True)
     assert done.returncode == 1
@@ -105,6 +106,7 @@ def test_a_plan_that_says_nothing_is_compiled_on_a_gpu_where_it_is_long():
     assert not with_compile_decided(Train(epochs=600, compile=False), 10_000, 224, card, World()).compile
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's own, where it traces
 def test_a_stem_that_is_the_teachers_is_computed_once_in_a_compiled_step():
     """Counted in the graph that Inductor would be given: teacher and student are one, and what both begin with is in it once."""

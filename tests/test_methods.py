@@ -28,6 +28,8 @@ from kit.stages.teacher_file import file_of, read_teacher
 from kit.train.budget import Budget
 from kit.train.checkpoint import saved_in
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Place:

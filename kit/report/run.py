@@ -1,7 +1,7 @@
 """A run's folder as the page reads it: run.json, the lines of its epochs, the answers, the networks that it left."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +126,9 @@ class Run:
             entry = entries.get(key, {})
             if (accuracy := entry.get("accuracy", self.best_so_far(key))) is None or not self.classes:
                 continue
-            ranks, student = self.ranks if key in ("lowrank", "qat", "quantize") else {}, self.config.student.name
-            with torch.device(shapes_on(student)):
-                network = factor_shape(build_student(student, self.widths[key], len(self.classes)), ranks)
-                parameters, macs = cost_of(network, self.config.data.image_size)
+            ranks = tuple((layer, tuple(its)) for layer, its in self.ranks.items()) if key in ("lowrank", "qat", "quantize") else ()
+            student, side = self.config.student.name, self.config.data.image_size
+            parameters, macs = cost_of_student(student, self.widths[key], len(self.classes), ranks, side)
             half_done = entry.get("state") == "half done"
             size = entry.get("bytes", 4 * parameters)
             found.append(Stage(key, f"{name}, so far" if half_done else name, accuracy, parameters, macs, size, entry.get("seconds")))
@@ -171,6 +170,14 @@ class Run:
             return []
         student.load_state_dict(weights)
         return [(name, values, after[name]) for name, values in fold(student).state_dict().items() if values.ndim >= 2]
+
+
+@cache  # most of a run's students are of one shape
+def cost_of_student(
+    name: str, widths: tuple[int, ...], classes: int, ranks: tuple[tuple[str, tuple[int, ...]], ...], side: int
+) -> tuple[int, int]:
+    with torch.device(shapes_on(name)):
+        return cost_of(factor_shape(build_student(name, widths, classes), dict(ranks)), side)
 
 
 def cost_of(network: nn.Module, side: int) -> tuple[int, int]:

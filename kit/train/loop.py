@@ -17,7 +17,7 @@ from kit.console import Log, progress
 from kit.data.loader import Batches
 from kit.device import Device
 from kit.files import StorageError
-from kit.rng import derive
+from kit.rng import derive, seed_global
 from kit.train.average import measure_norms
 from kit.train.budget import Budget
 from kit.train.checkpoint import Checkpoints
@@ -141,7 +141,7 @@ def take_step(state: Training, learn: Learn, batches: Batches, world: World) -> 
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]
 
     def gradients() -> dict[str, Tensor]:
-        torch.manual_seed(derive(train.seed, "global", state.step))  # for dropout and whatever else draws from the global generator
+        seed_global(derive(train.seed, "global", state.step), images.device)  # for dropout and whatever else draws from the global generator
         values = learn(images, labels, state.progress)
         # one message; the losses with it, so that no sum of theirs is rounded by when a checkpoint is due
         world.average([*(p.grad for p in trained if p.grad is not None), *values.values()])

@@ -1,16 +1,16 @@
-"""The real command, killed at seeded moments until it is done, lap after lap; each lap must end as the run that was never killed."""
+"""The real command, once it has loaded torch, killed at seeded moments until it is done, lap after lap; each lap must end as the run that
+was never killed."""
 
-import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from warm import Command
 
 from kit.train.checkpoint import saved_in
 
@@ -54,32 +54,25 @@ class Chaos:
             line, span = STAGES[stage]
             if any(re.match(line, said) for said in iter(process.stdout.readline, "")):
                 time.sleep(self.moments.uniform(0, span))
-            process.send_signal(signal.SIGKILL)
-            said, _ = process.communicate()
-            if process.returncode == -signal.SIGKILL:
+            process.kill()
+            code, said = process.end()
+            if code == -signal.SIGKILL:
                 self.kills[stage] += 1
                 return
-            self.end_lap(process.returncode, said)
+            self.end_lap(code, said)
 
-    def start(self) -> subprocess.Popen:
+    def start(self) -> Command:
         """A session. What is harmless differs from one to the next: the saving interval, the workers, and the threads it is offered."""
         seconds, workers = self.moments.choice([0, 0.05, 0.3]), self.moments.choice([0, 1, 2])
         begun = bool(saved_in(self.place / "out"))
-        threads = {"OMP_NUM_THREADS": self.moments.choice(["1", "2"])} if begun else {}
+        threads = self.moments.choice([1, 2]) if begun else 1
         words = [*self.words, "--set", f"train.save_seconds={seconds}", "--set", f"data.workers={workers}"]
         words += ["--set", f"teacher.train.save_seconds={seconds}"]
-        return subprocess.Popen(
-            [sys.executable, "-m", "kit", *words],
-            cwd=self.place,
-            env=os.environ | threads,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        return Command(self.place, *words, threads=threads)
 
     def end_lap(self, code: int, said: str) -> None:
+        assert code == 0, said
         log = (self.place / "out" / "log.txt").read_text()
-        assert code == 0, log[-3000:] + said
         assert results(self.place / "out") == self.wanted, log[-3000:]
         assert (self.place / "out" / "report.html").is_file(), log[-3000:]
         self.laps += 1
@@ -87,6 +80,4 @@ class Chaos:
 
     def finish(self) -> None:
         """Let the lap end."""
-        process = self.start()
-        said, _ = process.communicate()
-        self.end_lap(process.returncode, said)
+        self.end_lap(*self.start().end())

@@ -1,4 +1,5 @@
-"""Kills at random moments of the real command. `make chaos` is the long form; KIT_CHAOS_SEED draws other moments."""
+"""Kills at random moments of the real command. `make chaos` is the long form; KIT_CHAOS_SEED draws other moments. The run that is never
+killed is a process of its own from its start."""
 
 import os
 import random
@@ -35,7 +36,7 @@ def kill_and_finish(chaos, stages):
 
 @pytest.mark.parametrize("lane", [0, 1])
 def test_killed_in_every_stage_at_any_moment_it_ends_as_if_it_had_not_been(drawn, tmp_path, lane):
-    """Two lanes, since most of a session of this size is loading torch, on one core."""
+    """Two lanes, since a session of this size keeps one core busy."""
     kills = KILLS - DECODING
     stages = [stage for _ in range(-(-kills // len(STAGES))) for stage in STAGES][:kills]
     half = (kills + DECODING + 4) // 2  # the second lane's worker decodes as well

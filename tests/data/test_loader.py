@@ -174,6 +174,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_see_no_signal_from_the_first_on_and_keep_no_process_from_its_end(drawn, tmp_path):
     script = tmp_path / "stays.py"
     script.write_text(STAYS)

@@ -124,6 +124,7 @@ def test_workers_leave_one_unpacked_package_and_nothing_half_done(first):
     assert (unpacked[0] / "kit" / "pipeline.py").is_file()
 
 
+@pytest.mark.slow
 def test_an_earlier_output_is_taken_over_and_gone_on_with(script, first, tmp_path):
     draw_photos(tmp_path / "input" / "competitions" / "photos")
     earlier = tmp_path / "input" / "notebooks" / "someone" / "kit-test"

@@ -47,6 +47,7 @@ def run(study, tmp_path, drawn, said, how=in_turn):
     return place, read(place.journal, study.name, said.append)
 
 
+@pytest.mark.slow
 def test_an_arm_is_taught_by_another_and_a_third_begins_with_it(tmp_path, learnable):
     study, said = chained(), []
     place, entries = run(study, tmp_path, learnable, said)

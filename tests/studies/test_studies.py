@@ -62,6 +62,7 @@ def run(study, tmp_path, drawn, seeds, said, seconds=None, **more):
     return run_study(study, place, drawn, **how, **more)
 
 
+@pytest.mark.slow
 def test_a_study_runs_what_is_missing_and_passes_an_arm_that_fails(tmp_path, drawn):
     """The second arm's hint names a stage that does not exist."""
     study, said = small(), []

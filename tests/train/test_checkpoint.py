@@ -211,6 +211,7 @@ def save_until_killed(checkpoints, first, told):
         os.write(told, step.to_bytes(4, "little"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_two_hundred_kills_while_saving_leave_a_checkpoint_that_is_one_save_old_at_most(checkpoints, tmp_path):
     moments, last = random.Random(20220013), 0
