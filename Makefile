@@ -30,7 +30,7 @@ lint: $(READY)  ## rules, format and types
 
 quick: $(READY)  ## the tests that take less than a dozen seconds each, two at a time; COUNT=1 counts lines for coverage, and is slower
 	rm -rf .coverage
-	OMP_NUM_THREADS=1 $(if $(COUNT),$(COUNTED),$(PYTEST)) --ignore tests/chaos -n 2 -m "not slow and not timed and not long"
+	OMP_NUM_THREADS=1 $(if $(COUNT),$(COUNTED),$(PYTEST)) --ignore tests/chaos -n 2 --dist worksteal -m "not slow and not timed and not long"
 
 slow: $(READY)  ## whole runs by every method, several processes, a planted key; the longest test first, or its end is waited for alone
 	OMP_NUM_THREADS=1 $(PYTEST) tests/test_world.py tests --ignore tests/chaos -n 2 --dist worksteal -m slow
@@ -56,7 +56,7 @@ chain: $(READY)  ## a run over ten sessions on a Kaggle on loopback that kills, 
 $(READY): requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; name it with: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt  # Python compiles the quarter that is used
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 

@@ -24,6 +24,7 @@ import numpy as np
 # Shares of a channel's range that the codes may span; beyond it, weights are cut to its ends. The many near 1 cut hardly anything:
 # nine weights of a depthwise kernel happen to lie well on one of so many grids.
 CLIPS = np.concatenate([[1], np.linspace(1.06, 0.8, 131), np.linspace(0.79, 0.4, 20)])
+AT_ONCE = 2**15  # weights, times the grids that they are rounded on together: more leave the core's cache
 LLOYD = 60  # rounds of k-means; in one dimension it settles in far fewer
 
 
@@ -66,7 +67,7 @@ def best_grid(rows: np.ndarray, scales: np.ndarray, lows: np.ndarray, highs: np.
     Args:
         scales: float [K, C] of every grid. lows, highs: int16 [K, C], ends of its multiples.
     """
-    bounds = np.stack([nearest_error(rows, *grid) for grid in zip(scales, lows, highs, strict=True)])
+    bounds = nearest_errors(rows, scales, lows, highs)
     again = (scales[1:] == scales[:-1]) & (lows[1:] == lows[:-1])
     bounds[1:][again] = np.inf  # clips that float16 does not tell apart
     order, (_, channels) = bounds.argsort(0, kind="stable"), bounds.shape
@@ -85,13 +86,18 @@ def best_grid(rows: np.ndarray, scales: np.ndarray, lows: np.ndarray, highs: np.
     return kept, chosen
 
 
-def nearest_error(rows: np.ndarray, scale: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """[C]: squared error of rounding to the nearest multiple of the scale between low and high; zero scales give zeros."""
-    steps = rows * (1 / np.where(scale == 0, np.inf, scale).astype(np.float32))[:, None]
-    off = np.rint(steps)
-    np.clip(off, low[:, None], high[:, None], out=off)
-    off -= steps
-    return np.einsum("cn,cn->c", off, off, dtype=np.float64) * scale.astype(np.float64) ** 2 + (rows**2).sum(1) * (scale == 0)
+def nearest_errors(rows: np.ndarray, scales: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> np.ndarray:
+    """[K, C]: squared error of rounding to the nearest multiple of each grid's scale between its low and high; zero scales give zeros."""
+    errors, at_once = np.empty(scales.shape), max(1, AT_ONCE // rows.size)
+    inverse = 1 / np.where(scales == 0, np.inf, scales).astype(np.float32)
+    for start in range(0, len(scales), at_once):
+        grids = slice(start, start + at_once)
+        steps = rows * inverse[grids, :, None]
+        off = np.rint(steps)
+        np.clip(off, lows[grids, :, None], highs[grids, :, None], out=off)
+        off -= steps
+        errors[grids] = np.einsum("kcn,kcn->kc", off, off, dtype=np.float64)
+    return errors * scales.astype(np.float64) ** 2 + (rows**2).sum(1) * (scales == 0)
 
 
 def multiples(rows: np.ndarray, scale: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
