@@ -151,7 +151,7 @@ class Session:
 
     def end(self, entry: dict[str, Any], state: str) -> None:
         longest = self.budget.longest.items()
-        measured = {kind: round(seconds, 3) for kind, seconds in longest if kind == "hand in" or kind.endswith(" save")}
+        measured = {kind: round(seconds, 3) for kind, seconds in longest if kind in ("hand in", "prune") or kind.endswith(" save")}
         self.record |= {"state": state, "measured": measured}
         entry["ended"] = self.suspended or state
 

@@ -153,6 +153,12 @@ class Prune(Section):
             raise ValueError("prune.restart says where later steps begin: set prune.steps as well")
         return self
 
+    @model_validator(mode="after")
+    def new_weights_are_trained(self) -> Self:
+        if self.scratch and not self.finetune_epochs:
+            raise ValueError("prune.scratch gives new weights, which prune.finetune_epochs=0 leaves untrained: set some epochs")
+        return self
+
 
 class LowRank(Section):
     """Dense layers as products of thinner ones, batch norm folded (compress/lowrank.py), after all pruning; trained under the run's own

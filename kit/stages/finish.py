@@ -33,10 +33,9 @@ def quantize(session: Session, material: Material, students: dict[str, nn.Module
     with session.stage("quantize"):
         file, classes = session.out / STUDENT, material.dataset.classes
         session.attempt(PROVENANCE, lambda stale: stale.unlink(missing_ok=True))  # it would tell of files that are about to change
-        photos = material.dataset.training.per_class(len(classes))
-        session.note("quantize", per_class=photos.tolist())  # checkpoints are not adjusted, and what is made of them later may be
+        session.note("quantize", per_class=material.per_class.tolist())  # what is made of a checkpoint later may be adjusted
         if tau := session.config.predict.logit_adjustment:
-            students = {stage: adjust_logits(student, photos, tau) for stage, student in students.items()}
+            students = {stage: adjust_logits(student, material.per_class, tau) for stage, student in students.items()}
         chosen, ready = best_packed(session, material, students)
         session.note("quantize", checkpoint=checkpoint_of(session, chosen, checkpoint))
         size = pack_student(file, session.config, ready, classes)
@@ -110,16 +109,16 @@ def submit(session: Session, material: Material, packed: Packed, state: str, sub
     """submission.csv from the packed student, checked against the evaluation photos and the competition, filed with its making."""
     with session.stage("submit"):
         answer = predict.logits(packed.student, material.evaluation, session.config.data, views=session.config.predict)
-        classes = len(material.dataset.classes)
-        training = material.dataset.training.per_class(classes)
-        most_frequent = int(training.argmax())
+        most_frequent = int(material.per_class.argmax())
         ids, csv = submission.ids_for(material.evaluation.names, session.rules), session.out / SUBMISSION
         submission.write_csv(csv, ids, predict.classes_of(answer, material.evaluation, most_frequent), session.rules)
         guesses = [ids[row] for row in material.evaluation.bad]
         if guesses:
             said = counted(len(guesses), "row is a guess", "rows are guesses")
             session.log(f"{said} (class {most_frequent}), since there a photo does not decode: {', '.join(guesses)}")
-        found = submission.problems(submission.read_csv(csv), session.rules, classes, ids, training) + session.record["over_the_limit"]
+        classes = len(material.dataset.classes)
+        found = submission.problems(submission.read_csv(csv), session.rules, classes, ids, material.per_class)
+        found += session.record["over_the_limit"]
         session.record["submission"] = {"problems": found, "guessed_ids": guesses, "sha256": sha256_of(csv), "rows": len(ids)}
         report_submission(session, csv, state, found)
         made = provenance(session, state)

@@ -48,7 +48,8 @@ def summary(session: Session, material: Material) -> dict[str, Any]:
     accuracies = [line["accuracy"] for line in history if "accuracy" in line]
     if newest and (deployed := session.record["stages"].get(newest, {}).get("accuracy")) is not None:
         accuracies.append(deployed)  # of weights that were averaged or measured anew after the last epoch
-    other = {kind: round(seconds, 1) for kind, seconds in budget.spent.items() if kind.partition(" ")[0] not in plans}
+    of_stages = {f"{stage} {kind}" for stage in plans for kind in KINDS}
+    other = {kind: round(seconds, 1) for kind, seconds in budget.spent.items() if kind not in of_stages}
     useful = budget.seconds and budget.seconds - (budget.elapsed() - trained)
     return {
         "epochs": epochs,

@@ -47,6 +47,11 @@ class Material:
         """int64 [photos] of those, -1 for none."""
         return self.training.labels if self.training is not None else self.dataset.training.labels
 
+    @property
+    def per_class(self) -> np.ndarray:
+        """How many of those each class has, int64 [classes]: not what the folders have, where photos that don't decode are left out."""
+        return np.bincount(self.labels[self.labels >= 0], minlength=len(self.dataset.classes))
+
 
 def read_photos(session: Session, data: Path, cache: Path) -> Material:
     """Find the data set, check it, decode it once."""

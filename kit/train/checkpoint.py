@@ -1,9 +1,10 @@
 """Checkpoints that a kill, a full disk or a flipped bit can't take away.
 
 A file is named `<stage>-<step>-<sha256>.pt`, a stage's result `<stage>-<step>-done-<sha256>.pt`, and gets that name when it is whole.
-The two newest generations of a stage are kept. Reading compares the digest, loads weights only, and falls back a generation, aloud;
-what is damaged is put aside as `….damaged`, what a disk or mount won't give stays where it is. Equal states give equal bytes, so a run
-that was killed can be compared with one that was not by the names of its files alone.
+The two newest generations of a stage are kept. What a run that diverged went back from, `<stage>-<step>-withdrawn-<sha256>.pt`, counts as
+older than the others: from there it comes to the same place again. Reading compares the digest, loads weights only, and falls back a
+generation, aloud; what is damaged is put aside as `….damaged`, what a disk or mount won't give stays where it is. Equal states give equal
+bytes, so a run that was killed can be compared with one that was not by the names of its files alone.
 """
 
 import hashlib
@@ -32,7 +33,9 @@ from kit.world import World
 FOLDER = "checkpoints"
 FORMAT = 2  # of what a file holds; one of another format is refused
 GENERATIONS = 2
-NAME = re.compile(r"(?P<stage>[a-z]+)(?P<number>\d*)-(?P<step>\d{9})(?P<done>-done)?-(?P<digest>[0-9a-f]{16})\.pt")
+NAME = re.compile(
+    r"(?P<stage>[a-z]+)(?P<number>\d*)-(?P<step>\d{9})(?P<done>-done)?(?P<withdrawn>-withdrawn)?-(?P<digest>[0-9a-f]{16})\.pt"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Saved:
     stage: str
     step: int
     done: bool
+    withdrawn: bool
     digest: str
 
     @property
@@ -50,11 +54,11 @@ class Saved:
         return kind_of(self.stage)
 
     @property
-    def age(self) -> tuple[int, float, int, int, bool]:
+    def age(self) -> tuple[int, float, int, bool, int, bool]:
         """Sorts a run's checkpoints, oldest first: all steps of what is repeated come in the place of its first stage."""
         number = int(self.stage.removeprefix(self.kind) or 0) or math.inf
         first = REPEATED[0] if self.kind in REPEATED else self.kind
-        return STAGES.index(first), number, STAGES.index(self.kind), self.step, self.done
+        return STAGES.index(first), number, STAGES.index(self.kind), not self.withdrawn, self.step, self.done
 
 
 class Damaged(Exception):
@@ -124,9 +128,9 @@ class Checkpoints:
         )
         name = f"{self.stage}-{step:09d}{'-done' if done else ''}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
         write_durably(self.folder / name, content)
-        ahead = [saved for saved in self.files() if saved.done == done and saved.step >= step and saved.path.name != name]
-        for stale in ahead:  # left by what was taken back
-            stale.path.unlink()
+        for saved in self.files():  # those ahead are what was taken back
+            if (saved.done, saved.withdrawn) == (done, False) and saved.step >= step and saved.path.name != name:
+                saved.path.rename(saved.path.with_name(saved.path.name.replace(saved.digest, f"withdrawn-{saved.digest}")))
         for old in self.files()[:-GENERATIONS]:
             old.path.unlink()
         return self.folder / name
@@ -149,7 +153,7 @@ def saved_in(out: Path) -> list[Saved]:
 def described(path: Path) -> Saved | None:
     """What a file's name says of it; None where it is no checkpoint's."""
     if (m := NAME.fullmatch(path.name)) and m["stage"] in (REPEATED if m["number"] else STAGES):
-        return Saved(path, m["stage"] + m["number"], int(m["step"]), bool(m["done"]), m["digest"])
+        return Saved(path, m["stage"] + m["number"], int(m["step"]), bool(m["done"]), bool(m["withdrawn"]), m["digest"])
     return None
 
 
@@ -160,10 +164,7 @@ def steps_done(out: Path, log: Log) -> int:
 
 def steps_in(files: Iterable[Saved]) -> int:
     """The steps of all stages, by the newest of these files."""
-    newest: dict[str, int] = {}
-    for saved in files:
-        newest[saved.stage] = max(saved.step, newest.get(saved.stage, 0))
-    return sum(newest.values())
+    return sum({saved.stage: saved.step for saved in sorted(files, key=lambda saved: saved.age)}.values())
 
 
 def whole(files: Iterable[Saved], log: Log) -> Iterator[tuple[Saved, dict[str, Any]]]:

@@ -1,4 +1,7 @@
 import copy
+import shutil
+
+import pytest
 
 from kit.config.override import override
 from kit.config.recipes import recipe
@@ -16,6 +19,19 @@ def test_of_students_that_know_as_much_once_they_are_packed_the_last_is_taken(dr
     students = {"training": student, "qat": copy.deepcopy(student)}
     assert best_packed(session, material, students)[0] == "qat"
     assert session.record["stages"]["quantize"]["chosen"] == "qat"
+
+
+@pytest.mark.parametrize("feed", ["cache", "decode"])
+def test_logits_are_adjusted_by_the_photos_that_were_trained_on(drawn, tmp_path, log, feed):
+    """And not by those that don't decode."""
+    data = shutil.copytree(drawn, tmp_path / "photos")
+    for number in range(15):
+        (data / "training" / f"0_{number}.jpg").write_bytes(b"cut")
+    config = override(recipe("sample").tiny(), ["data.skip_bad=true", f"data.feed={feed}", "pack.calibration=0"])
+    session = open_session(config, tmp_path, Budget(None), log)
+    material = read_photos(session, data, tmp_path / "cache")
+    quantize(session, material, {"training": build_student("record", (), 6).eval()})
+    assert session.record["stages"]["quantize"]["per_class"] == [5, 20, 20, 20, 20, 20]
 
 
 def test_the_checkpoint_that_a_submission_names_is_the_one_that_was_packed(tmp_path, log):

@@ -25,3 +25,13 @@ def test_the_best_accuracy_is_that_of_the_weights_that_are_deployed(drawn, tmp_p
     assert summary(session, material)["best_accuracy"] == 0.3
     session.note("distil", accuracy=0.35)
     assert summary(session, material)["best_accuracy"] == 0.35
+
+
+def test_looking_at_a_teacher_that_the_run_has_trained_is_told_beside_its_training(drawn, tmp_path, log):
+    session = open_session(recipe("sample").tiny(), tmp_path, Budget(600, started=time.time()), log)
+    material = read_photos(session, drawn, tmp_path / "cache")
+    for kind in ("teacher step", "teacher", "distil step", "compile"):
+        session.budget.count(kind, 2.0)
+    spent = summary(session, material)["seconds_by_kind"]
+    assert (spent["step"], spent["teacher"], spent["compile"]) == (4.0, 2.0, 2.0)
+    assert spent.keys() == {"step", "evaluate", "save", "wait", "photos", "teacher", "compile"}

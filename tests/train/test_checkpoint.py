@@ -137,6 +137,20 @@ def test_what_was_taken_back_is_not_the_newest_any_more(checkpoints):
     assert checkpoints.load()["step"] == 12
 
 
+def test_a_run_that_went_back_has_two_generations_all_the_same(checkpoints, tmp_path, log):
+    """From what was taken back it would come to the same place again."""
+    for step in (100, 200):
+        checkpoints.save(step, state(step))
+    back = checkpoints.save(50, state(50))
+    assert (checkpoints.load()["step"], steps_done(tmp_path, log), len(checkpoints.files())) == (50, 50, 2)
+    content = back.read_bytes()
+    back.write_bytes(b"")
+    assert (checkpoints.load()["step"], steps_done(tmp_path, log)) == (200, 200)
+    back.write_bytes(content)
+    checkpoints.save(90, state(90))
+    assert [saved.step for saved in checkpoints.files()] == [50, 90]
+
+
 def test_a_result_is_told_from_a_half_done_stage(checkpoints):
     checkpoints.save(10, state(10))
     assert checkpoints.result() is None

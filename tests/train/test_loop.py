@@ -194,6 +194,21 @@ def test_what_was_taken_back_stays_so_after_a_stop(tmp_path, capsys):
     assert "exploded" not in capsys.readouterr().out
 
 
+def test_a_flipped_bit_just_after_a_run_went_back_changes_nothing(tmp_path):
+    """What it went back from is the generation before, from where it goes back again."""
+    plan, straight, broken = PLANS["sgd that diverges once"], *(tmp_path / name for name in ("straight", "broken"))
+    straight.mkdir()
+    broken.mkdir()
+    with pytest.raises(Suspended):
+        train(broken, plan, stop_at=4)
+    with pytest.raises(Killed):
+        train(broken, plan, kill_at=0)
+    back, newest = Checkpoints(broken, "distil", {}, {}, Log()).files()
+    assert (back.step, newest.step) == (4, 0)
+    newest.path.write_bytes(b"")
+    assert to_bytes(train(broken, plan).state()) == to_bytes(train(straight, plan).state())
+
+
 def test_a_session_that_went_back_to_before_its_beginning_still_saves_where_it_stops(tmp_path):
     plan = PLANS["sgd that diverges once"].model_copy(update={"save_seconds": 999})
     for stop in (3, 2):
