@@ -47,7 +47,7 @@ def begin(say: Connection, place: Path, words: tuple[str, ...], threads: int) ->
     for stream in (1, 2):
         os.dup2(say.fileno(), stream)
     say.close()
-    sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # the first process's write to a file, with its place in it
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w") for stream in (1, 2))  # the first process's write to a file, with its place in it
     signal.alarm(PATIENCE)
     torch.set_num_threads(threads)
     sys.argv = ["kit", *words]

@@ -140,9 +140,7 @@ def take_step(state: Training, learn: Learn, batches: Batches, world: World) -> 
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]
 
     def gradients() -> dict[str, Tensor]:
-        seed_global(
-            derive(train.seed, "global", state.step), images.device
-        )  # for dropout and whatever else draws from the global generator
+        seed_global(derive(train.seed, "global", state.step), images.device)  # for dropout and whatever else draws so
         values = learn(images, labels, state.progress)
         # one message; the losses with it, so that no sum of theirs is rounded by when a checkpoint is due
         world.average([*(p.grad for p in trained if p.grad is not None), *values.values()])
