@@ -92,7 +92,7 @@ def test_graphs_are_exported_and_int8_is_measured_on_validation(tmp_path, drawn)
 def test_a_checkpoint_by_itself_knows_as_much_as_its_run(tmp_path):
     """Its config, image size among it, and classes: `kit compress` and `kit export` measure with them."""
     student = packed_run(tmp_path / "run")
-    config = override(recipe("record"), ["data.image_size=64"])
+    config = override(recipe("record"), ["data.image_size=64", "data.unlabelled=true"])
     checkpoints = Checkpoints(tmp_path / "run", "distil", {}, config.model_dump(mode="json"), Log(silent=True))
     file = checkpoints.finish(9, {"best": {"weights": student.state_dict(), "accuracy": 0.5, "epoch": 1}})
     alone, run = find_weights(file), find_weights(tmp_path / "run")
@@ -100,7 +100,8 @@ def test_a_checkpoint_by_itself_knows_as_much_as_its_run(tmp_path):
     assert alone.classes == run.classes == unpack(tmp_path / "run" / "student.kit").classes
     teacher = Checkpoints(tmp_path / "run", "teacher", {}, config.model_dump(mode="json"), Log(silent=True))
     weights = build_teacher("timm/resnet18", 11).state_dict()
-    assert understand(find_weights(teacher.finish(9, {"weights": weights})), None, [])[1].student.name == "timm/resnet18"
+    known = understand(find_weights(teacher.finish(9, {"weights": weights})), None, [])[1]
+    assert (known.student.name, known.data.image_size, known.train) == ("timm/resnet18", 64, config.train)
     on_grid = Checkpoints(tmp_path / "run", "qat", {}, config.model_dump(mode="json"), Log(silent=True))
     with pytest.raises(KitError, match=r"layers that only packing knows\. Give its run's folder"):
         find_weights(on_grid.finish(9, {"weights": weights}))

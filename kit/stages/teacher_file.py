@@ -4,7 +4,6 @@ A student that was trained before may teach a smaller one (the teacher's assista
 teach together: a student.kit, a run's folder, and a file below its `checkpoints/` are read as well as other programs' weights.
 """
 
-from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,8 +14,8 @@ from kit.config.schema import Config
 from kit.errors import KitError
 from kit.models.recognise import as_network, outputs_of
 from kit.models.teacher import build_teacher, load_teacher
-from kit.names import STUDENT, TEACHER
-from kit.stages.weights import NO_ACCOUNT, account_of, classes_in, read_checkpoint, refuse_other_layers, run_of
+from kit.names import STUDENT
+from kit.stages.weights import classes_in, config_beside, read_checkpoint, refuse_other_layers, run_of
 from kit.train.checkpoint import Saved, described, saved_in, weights_in
 
 
@@ -123,15 +122,6 @@ def refuse_leak(source: Path, theirs: Config, ours: Config, held_out: bool) -> N
             f"{source} was trained with {says}. There is no validation folder, and so it has learnt from photos that this run holds out to "
             f"validate. Hold out the same ones: {' '.join(f'--set {name}={their}' for name, (their, _) in differ.items())}."
         )
-
-
-def config_beside(file: Path) -> Config | None:
-    """The config of the run whose folder a teacher.ckpt lies in, for that is weights alone; None for all other files."""
-    if file.name != TEACHER:
-        return None
-    with suppress(*NO_ACCOUNT):
-        return Config.model_validate(account_of(file.parent)["config"])
-    return None
 
 
 def from_checkpoint(saved: Saved, classes: tuple[str, ...] | None) -> tuple[nn.Module, Config]:
