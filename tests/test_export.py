@@ -1,3 +1,4 @@
+import re
 import sys
 
 import pytest
@@ -9,9 +10,10 @@ from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.console import Log
 from kit.errors import KitError
-from kit.export import export
+from kit.export import export, measured
 from kit.models.students import build_student, widths_of
 from kit.models.teacher import build_teacher
+from kit.stages.known import labelled_for
 from kit.stages.weights import find_weights, understand
 from kit.train.checkpoint import Checkpoints
 
@@ -87,6 +89,16 @@ def test_graphs_are_exported_and_int8_is_measured_on_validation(tmp_path, drawn)
     said = said_by(tmp_path / "student.kit", "onnx-int8", tmp_path / "w8.onnx", drawn, tmp_path / "cache")
     assert "int8: validation accuracy" in said
     assert (tmp_path / "w8.onnx").stat().st_size < (tmp_path / "w.onnx").stat().st_size
+
+
+@pytest.mark.parametrize("fit", [True, False])
+def test_a_graphs_accuracy_on_photos_that_its_student_was_trained_on_is_said_to_be_that(fit, drawn, tmp_path):
+    student, config = build_student("record", (), 6).eval(), override(recipe("sample").tiny(), [f"train.final_fit={fit}"])
+    photos = labelled_for(tmp_path, 6, drawn, config, tmp_path / "cache").validation
+    with torch.no_grad():
+        said = measured(student, photos, config)
+    mark = re.fullmatch(r"validation accuracy [01]\.\d{4}(.*), \d+ images/s", said)[1]
+    assert mark == (" on photos that it was trained on (train.final_fit)" if fit else "")
 
 
 def test_a_checkpoint_by_itself_knows_as_much_as_its_run(tmp_path):
