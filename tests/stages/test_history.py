@@ -25,3 +25,11 @@ def test_the_best_accuracy_is_that_of_the_weights_that_are_deployed(drawn, tmp_p
     assert summary(session, material)["best_accuracy"] == 0.3
     session.note("distil", accuracy=0.35)
     assert summary(session, material)["best_accuracy"] == 0.35
+
+
+def test_what_a_final_fits_teacher_knows_of_photos_that_it_has_learnt_from_is_no_best_accuracy(drawn, tmp_path, log):
+    session = open_session(recipe("sample").tiny(), tmp_path, Budget(600, started=time.time()), log)
+    material = read_photos(session, drawn, tmp_path / "cache")
+    session.histories["teacher"] = [{"loss": 0.5}]
+    session.note("teacher", accuracy=0.9, seen=True)
+    assert summary(session, material)["best_accuracy"] is None

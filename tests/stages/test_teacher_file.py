@@ -21,7 +21,7 @@ from kit.models.students import build_student, widths_of
 from kit.models.teacher import build_teacher
 from kit.stages.begin import check_beginning, check_learnt
 from kit.stages.student import check_terms
-from kit.stages.teacher_file import file_of, read_teacher
+from kit.stages.teacher_file import file_of, has_seen, read_teacher
 from kit.train.checkpoint import Checkpoints
 
 CLASSES = tuple("abcdef")
@@ -138,6 +138,18 @@ def test_what_a_final_fit_has_trained_teaches_no_run_that_validates(student, tmp
     with pytest.raises(KitError, match=r"learnt from the validation photos.*--set train.final_fit=true\.$"):
         read_teacher(tmp_path / "student.kit", CONFIG, CLASSES)
     read_teacher(tmp_path / "student.kit", final, CLASSES)
+
+
+def test_a_final_fit_knows_which_teachers_have_learnt_from_the_validation_photos(packed, student, tmp_path, log):
+    """Its own has; of others a file tells by its config, or by the run.json beside it."""
+    final = override(CONFIG, ["train.final_fit=true"])
+    assert not has_seen(packed, final, held_out=True)
+    assert not has_seen(checkpoint(tmp_path, student, log), final, held_out=True)
+    assert has_seen(packed, override(final, ["train.seed=7"]), held_out=True)
+    torch.save(build_teacher(CONFIG.teacher.arch, 6).state_dict(), file := tmp_path / "teacher.ckpt")
+    assert not has_seen(file, final, held_out=True)
+    (tmp_path / "run.json").write_text(json.dumps({"config": final.model_dump(mode="json")}), encoding="utf-8")
+    assert has_seen(file, final, held_out=False)
 
 
 @pytest.mark.parametrize("done", [False, True])
