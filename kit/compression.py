@@ -118,8 +118,7 @@ def compress(
     yield f"{out}: {size:,} bytes at {config.pack.bits} bits, {kept}"
     if photos:
         scores = predict.scores(packed.student, photos.validation, config.data, views=config.predict)
-        seen = f" on photos that it was trained on ({predict.SEEN})" if config.train.final_fit else ""
-        yield f"{predict.say(scores)} at {config.data.image_size} px{seen}, not trained again"
+        yield f"{predict.say(scores)} at {config.data.image_size} px{predict.seen(config)}, not trained again"
 
 
 def ranks_to_fit(student: nn.Module, limits: Limits, config: Config) -> Ranks:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kit import predict
 from kit.augment.views import evaluation_views
 from kit.compress.fold import fold
 from kit.compress.foreign import write_foreign
@@ -75,17 +76,16 @@ def export_graph(
     write_durably(out, small)
     yield f"{out}: ONNX in int8, {config.student.name} at {config.data.image_size} px, {len(small):,} bytes"
     for kind, each in (("float32", graph), ("int8", small)):
-        accuracy, pace = measure(runner(each, torch.get_num_threads()), photos.validation, config)
-        threads = counted(torch.get_num_threads(), "thread")
-        yield f"{kind}: validation accuracy {accuracy:.4f}, {pace:.0f} images/s by ONNX Runtime on {threads}"
+        figures = measured(runner(each, torch.get_num_threads()), photos.validation, config)
+        yield f"{kind}: {figures} by ONNX Runtime on {counted(torch.get_num_threads(), 'thread')}"
 
 
 def views_of(photos: Photos, rows: Tensor, config: Config) -> Tensor:
     return evaluation_views(as_tensor(photos.pixels)[rows], torch.from_numpy(photos.sizes)[rows], config.data)
 
 
-def measure(run: Callable[[Tensor], Tensor], photos: Photos, config: Config) -> tuple[float, float]:
-    """(accuracy, images per second of the graph alone)."""
+def measured(run: Callable[[Tensor], Tensor], photos: Photos, config: Config) -> str:
+    """Accuracy, and images per second of the graph alone."""
     right, seconds = 0, 0.0
     for rows in torch.arange(len(photos)).split(BATCH):
         views = views_of(photos, rows, config)
@@ -93,4 +93,4 @@ def measure(run: Callable[[Tensor], Tensor], photos: Photos, config: Config) -> 
         answer = run(views)
         seconds += time.perf_counter() - start
         right += int((answer.argmax(1).numpy() == photos.labels[rows.numpy()]).sum())
-    return right / len(photos), len(photos) / seconds
+    return f"validation accuracy {right / len(photos):.4f}{predict.seen(config)}, {len(photos) / seconds:.0f} images/s"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kit.augment.views import evaluation_views
-from kit.config.schema import Data, Predict
+from kit.config.schema import Config, Data, Predict
 from kit.data.cache import Photos
 from kit.data.squares import as_tensor
 from kit.device import is_shortage
@@ -79,6 +79,11 @@ def macro_f1(answer: np.ndarray, labels: np.ndarray) -> float:
     table = confusion(answer, labels, int(max(answer.max(), labels.max())) + 1)
     right, either = np.diag(table), table.sum(0) + table.sum(1)
     return float((2 * right[either > 0] / either[either > 0]).mean())
+
+
+def seen(config: Config) -> str:
+    """What is said of the validation photos where a final fit's student is measured on them."""
+    return f" on photos that it was trained on ({SEEN})" if config.train.final_fit else ""
 
 
 def say(scores: dict[str, float]) -> str:

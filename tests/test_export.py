@@ -1,3 +1,4 @@
+import re
 import sys
 
 import pytest
@@ -9,9 +10,10 @@ from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.console import Log
 from kit.errors import KitError
-from kit.export import export
+from kit.export import export, measured
 from kit.models.students import build_student, widths_of
 from kit.models.teacher import build_teacher
+from kit.stages.known import labelled_for
 from kit.stages.weights import find_weights, understand
 from kit.train.checkpoint import Checkpoints
 
@@ -89,10 +91,20 @@ def test_graphs_are_exported_and_int8_is_measured_on_validation(tmp_path, drawn)
     assert (tmp_path / "w8.onnx").stat().st_size < (tmp_path / "w.onnx").stat().st_size
 
 
+@pytest.mark.parametrize("fit", [True, False])
+def test_a_graphs_accuracy_on_photos_that_its_student_was_trained_on_is_said_to_be_that(fit, drawn, tmp_path):
+    student, config = build_student("record", (), 6).eval(), override(recipe("sample").tiny(), [f"train.final_fit={fit}"])
+    photos = labelled_for(tmp_path, 6, drawn, config, tmp_path / "cache").validation
+    with torch.no_grad():
+        said = measured(student, photos, config)
+    mark = re.fullmatch(r"validation accuracy [01]\.\d{4}(.*), \d+ images/s", said)[1]
+    assert mark == (" on photos that it was trained on (train.final_fit)" if fit else "")
+
+
 def test_a_checkpoint_by_itself_knows_as_much_as_its_run(tmp_path):
     """Its config, image size among it, and classes: `kit compress` and `kit export` measure with them."""
     student = packed_run(tmp_path / "run")
-    config = override(recipe("record"), ["data.image_size=64"])
+    config = override(recipe("record"), ["data.image_size=64", "data.unlabelled=true"])
     checkpoints = Checkpoints(tmp_path / "run", "distil", {}, config.model_dump(mode="json"), Log(silent=True))
     file = checkpoints.finish(9, {"best": {"weights": student.state_dict(), "accuracy": 0.5, "epoch": 1}})
     alone, run = find_weights(file), find_weights(tmp_path / "run")
@@ -100,7 +112,8 @@ def test_a_checkpoint_by_itself_knows_as_much_as_its_run(tmp_path):
     assert alone.classes == run.classes == unpack(tmp_path / "run" / "student.kit").classes
     teacher = Checkpoints(tmp_path / "run", "teacher", {}, config.model_dump(mode="json"), Log(silent=True))
     weights = build_teacher("timm/resnet18", 11).state_dict()
-    assert understand(find_weights(teacher.finish(9, {"weights": weights})), None, [])[1].student.name == "timm/resnet18"
+    known = understand(find_weights(teacher.finish(9, {"weights": weights})), None, [])[1]
+    assert (known.student.name, known.data.image_size, known.train) == ("timm/resnet18", 64, config.train)
     on_grid = Checkpoints(tmp_path / "run", "qat", {}, config.model_dump(mode="json"), Log(silent=True))
     with pytest.raises(KitError, match=r"layers that only packing knows\. Give its run's folder"):
         find_weights(on_grid.finish(9, {"weights": weights}))

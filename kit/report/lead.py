@@ -92,7 +92,7 @@ def yardstick(run: Run) -> dict[str, Any] | None:
     counts = np.bincount(labels)
     largest, least = run.classes[counts.argmax()], float(counts.max() / len(labels))
     rows = [(f"always answering “{largest}”", least, "c3"), ("the student", accuracy, "c1")]
-    rows += [(teacher_of(run), stage.accuracy, "c2") for stage in run.stages if stage.key == "teacher"]
+    rows += [(teacher_of(run), stage.accuracy, "c2") for stage in run.stages if stage.key == "teacher" and stage.accuracy is not None]
     return {"rows": rows, "largest": largest, "beaten": accuracy > least}
 
 

@@ -41,7 +41,7 @@ def offsets(run: Run, trained: list[str]) -> dict[str, int]:
 
 
 def accuracy_plot(run: Run, trained: list[str]) -> Plot:
-    start, found = offsets(run, trained), {stage.key: stage.accuracy for stage in run.stages}
+    start, found = offsets(run, trained), {stage.key: stage.accuracy for stage in run.stages if stage.accuracy is not None}
     lines = [Line(stage, [(start[stage] + line["epoch"], line["accuracy"]) for line in run.histories[stage]], "c1") for stage in trained]
     dots, end, order = [], lines[-1].points[-1][0], list(run.student_stages)
     ways = {order.index(line.name): line for line in lines}
@@ -55,7 +55,7 @@ def accuracy_plot(run: Run, trained: list[str]) -> Plot:
         late = [x + 0.5 for x, _, _ in dots if x > end]  # pruned last of all
         dots.append((max([start[trained[-1]] + best_epoch(run, trained[-1]), *late]), found["quantize"], "full"))
     level = (found["teacher"], f"teacher {percent(found['teacher'])}") if "teacher" in found else None
-    stories = ", ".join(f"{stage.name} {stage.accuracy:.1%}" for stage in run.stages)
+    stories = ", ".join(f"{stage.name} {percent(stage.accuracy)}" for stage in run.stages)
     says = f"Validation accuracy of the student over {counted(round(end), 'epoch')}. {stories}."
     marks = [(start[stage] + 0.5, LATER.get(stage, "fine-tuning")) for stage in trained if stage != "distil"]
     return Plot(says, lines, dots, marks + borders(run, tuple(trained)), level, whole_percent, least=0.01)

@@ -25,8 +25,8 @@ def template(name: str) -> str:
     return (importlib.resources.files("kit.report") / name).read_text(encoding="utf-8")
 
 
-def percent(share: float, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f}\u202f%"
+def percent(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}f}\u202f%"
 
 
 def whole_percent(share: float) -> str:

@@ -39,11 +39,12 @@ LATER = {"lowrank": "low rank", "qat": "quantized"}  # stages that few runs have
 
 @dataclass(frozen=True)
 class Stage:
-    """A network of the run. macs: multiplications of one photo. size: bytes of its weights, as float32 until they are packed."""
+    """A network of the run. accuracy: None of a teacher that has learnt from the validation photos. macs: multiplications of one photo.
+    size: bytes of its weights, as float32 until they are packed."""
 
     key: str
     name: str
-    accuracy: float
+    accuracy: float | None
     parameters: int
     macs: int
     size: int
@@ -121,7 +122,8 @@ class Run:
                 arch = self.config.teacher.arch
                 with torch.device(shapes_on(arch)):
                     parameters, macs = cost_of(build_teacher(arch, len(self.classes)), self.config.teacher_side)
-            found.append(Stage("teacher", "teacher", teacher["accuracy"], parameters, macs, 4 * parameters, teacher.get("seconds")))
+            accuracy = None if teacher.get("seen") else teacher["accuracy"]
+            found.append(Stage("teacher", "teacher", accuracy, parameters, macs, 4 * parameters, teacher.get("seconds")))
         for key, name in self.student_stages.items():
             entry = entries.get(key, {})
             if (accuracy := entry.get("accuracy", self.best_so_far(key))) is None or not self.classes:

@@ -46,7 +46,8 @@ def summary(session: Session, material: Material) -> dict[str, Any]:
     newest = next((stage for stage in reversed(plans) if session.histories.get(stage)), None)
     history = session.histories[newest] if newest else []
     accuracies = [line["accuracy"] for line in history if "accuracy" in line]
-    if newest and (deployed := session.record["stages"].get(newest, {}).get("accuracy")) is not None:
+    entry = session.record["stages"].get(newest, {})
+    if not entry.get("seen") and (deployed := entry.get("accuracy")) is not None:
         accuracies.append(deployed)  # of weights that were averaged or measured anew after the last epoch
     of_stages = {f"{stage} {kind}" for stage in plans for kind in KINDS}
     other = {kind: round(seconds, 1) for kind, seconds in budget.spent.items() if kind not in of_stages}

@@ -30,7 +30,7 @@ from kit.names import ANSWERS, TEACHER
 from kit.rng import derive
 from kit.session import Session
 from kit.stages.photos import Material
-from kit.stages.teacher_file import file_of, read_teacher
+from kit.stages.teacher_file import file_of, has_seen, read_teacher
 from kit.stages.training import settle, train
 from kit.train.checkpoint import Checkpoints, to_bytes
 
@@ -59,14 +59,13 @@ def get_teachers(session: Session, material: Material, folders: Sequence[Path], 
         looked = lambda: has_answer(session.out / ANSWERS, material.validation, "teacher", digest)  # noqa: E731
         if entry.get("evaluated") != digest or not session.world.lead(looked):
             session.note("teacher", **examine(session, material, files, teachers, digest), evaluated=digest)
-        for file, accuracy in zip(files, entry["accuracies"], strict=True):
-            if config.train.final_fit and file.parent == session.out:
-                session.log(f"teacher {file}: {accuracy:.4f} of the validation photos, which it has learnt from (train.final_fit)")
-                continue
-            session.log(f"teacher {file}: validation accuracy {accuracy:.4f}")
+        seen = [config.train.final_fit and has_seen(file, config, material.dataset.held_out) for file in files]
+        session.note("teacher", seen=any(seen))
+        for file, accuracy, learnt in zip(files, entry["accuracies"], seen, strict=True):
+            session.log(f"teacher {file}: {say(accuracy, learnt)}")
             refuse_weak(file, accuracy, config.teacher.expected_accuracy)
         if len(files) > 1:
-            session.log(f"{len(files)} teachers together: validation accuracy {entry['accuracy']:.4f}")
+            session.log(f"{len(files)} teachers together: {say(entry['accuracy'], any(seen))}")
         if of_others:  # now that it is not refused
             forget_own(session, digest)
     return teachers
@@ -120,6 +119,12 @@ def answer_of(session: Session, material: Material, teacher: nn.Module) -> Tenso
 
 def accuracy_of(answer: Tensor, labels: np.ndarray) -> float:
     return float((answer.argmax(1).numpy() == labels).mean())
+
+
+def say(accuracy: float, seen: bool) -> str:
+    if seen:
+        return f"{accuracy:.4f} of the validation photos, which were learnt from ({predict.SEEN})"
+    return f"validation accuracy {accuracy:.4f}"
 
 
 def find_teacher(name: str, root: Path, folders: Sequence[Path]) -> Path | None:

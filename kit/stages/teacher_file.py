@@ -4,7 +4,6 @@ A student that was trained before may teach a smaller one (the teacher's assista
 teach together: a student.kit, a run's folder, and a file below its `checkpoints/` are read as well as other programs' weights.
 """
 
-from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,8 +14,8 @@ from kit.config.schema import Config
 from kit.errors import KitError
 from kit.models.recognise import as_network, outputs_of
 from kit.models.teacher import build_teacher, load_teacher
-from kit.names import STUDENT, TEACHER
-from kit.stages.weights import NO_ACCOUNT, account_of, classes_in, read_checkpoint, refuse_other_layers, run_of
+from kit.names import STUDENT
+from kit.stages.weights import classes_in, config_beside, config_in, read_checkpoint, refuse_other_layers, run_of
 from kit.train.checkpoint import Saved, described, saved_in, weights_in
 
 
@@ -101,37 +100,42 @@ def refuse_adjusted(source: Path) -> NoReturn:
 
 
 def refuse_leak(source: Path, theirs: Config, ours: Config, held_out: bool) -> None:
-    """What has learnt from photos that validate here would make every accuracy untrue: what a final fit trained, and where validation is
-    held out of training what was trained with another seed or share. `data.subset` takes its shares after that, so another one leaves both
-    parts apart.
+    """What has learnt from photos that validate here would make every accuracy untrue.
 
     Raises:
         KitError: it has, and this run is no final fit, which looks at no accuracy.
     """
-    if ours.train.final_fit:
-        return
+    if not ours.train.final_fit and (why := leak(theirs, ours, held_out)):
+        raise KitError(f"{source} {why}")
+
+
+def has_seen(file: Path, ours: Config, held_out: bool) -> bool:
+    """Whether a final fit's teacher has learnt from the photos that are to validate, as far as its file tells."""
+    if is_packed(file):
+        theirs: Config | None = unpack(file).config
+    else:
+        theirs = config_in(read_checkpoint(saved)) if (saved := described(file)) else config_beside(file)
+    return bool(theirs and leak(theirs, ours, held_out))
+
+
+def leak(theirs: Config, ours: Config, held_out: bool) -> str:
+    """Why it has learnt from photos that validate here, empty where it has not: what a final fit trained has, and where validation is held
+    out of training what was trained with another seed or share. `data.subset` takes its shares after that, so another one leaves both
+    parts apart."""
     if theirs.train.final_fit:
-        raise KitError(
-            f"{source} is of a run with train.final_fit: it has learnt from the validation photos, no accuracy here would be true. Give "
-            "one that was trained without, or learn from them here, too: --set train.final_fit=true."
+        return (
+            "is of a run with train.final_fit: it has learnt from the validation photos, no accuracy here would be true. Give one that was "
+            "trained without, or learn from them here, too: --set train.final_fit=true."
         )
     both = {"train.seed": (theirs.train.seed, ours.train.seed), "data.holdout": (theirs.data.holdout, ours.data.holdout)}
     differ = {name: pair for name, pair in both.items() if pair[0] != pair[1]}
-    if held_out and differ:
-        says = " and ".join(f"{name} {their}, this run has {our}" for name, (their, our) in differ.items())
-        raise KitError(
-            f"{source} was trained with {says}. There is no validation folder, and so it has learnt from photos that this run holds out to "
-            f"validate. Hold out the same ones: {' '.join(f'--set {name}={their}' for name, (their, _) in differ.items())}."
-        )
-
-
-def config_beside(file: Path) -> Config | None:
-    """The config of the run whose folder a teacher.ckpt lies in, for that is weights alone; None for all other files."""
-    if file.name != TEACHER:
-        return None
-    with suppress(*NO_ACCOUNT):
-        return Config.model_validate(account_of(file.parent)["config"])
-    return None
+    if not (held_out and differ):
+        return ""
+    says = " and ".join(f"{name} {their}, this run has {our}" for name, (their, our) in differ.items())
+    return (
+        f"was trained with {says}. There is no validation folder, and so it has learnt from photos that this run holds out to validate. "
+        f"Hold out the same ones: {' '.join(f'--set {name}={their}' for name, (their, _) in differ.items())}."
+    )
 
 
 def from_checkpoint(saved: Saved, classes: tuple[str, ...] | None) -> tuple[nn.Module, Config]:

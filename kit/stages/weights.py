@@ -23,7 +23,7 @@ from kit.files import read_object
 from kit.models.library import refuse_unusable
 from kit.models.recognise import as_network, recognise
 from kit.models.students import build_student, widths_of
-from kit.names import RECORD, STUDENT
+from kit.names import RECORD, STUDENT, TEACHER
 from kit.train.checkpoint import FOLDER, Damaged, Saved, Unread, described, read, saved_in, weights_in, whole
 
 NO_ACCOUNT = (OSError, ValueError, TypeError, KeyError)  # of a run: there is none, it is damaged, or it does not say
@@ -32,8 +32,8 @@ NO_ACCOUNT = (OSError, ValueError, TypeError, KeyError)  # of a run: there is no
 @dataclass(frozen=True)
 class Found:
     """weights: in the shape that is trained. origin: where they are from, in words. config, classes: of the run, None where the file does
-    not say. per_class: training photos of each class, None where that is not known. adjusted: whether the logits are by
-    `predict.logit_adjustment`, as a packed student's are and a checkpoint's are not."""
+    not say; a teacher is the student of its config. per_class: training photos of each class, None where that is not known. adjusted:
+    whether the logits are by `predict.logit_adjustment`, as a packed student's are and a checkpoint's are not."""
 
     weights: dict[str, Tensor]
     origin: str
@@ -86,23 +86,39 @@ def per_class_in(out: Path) -> np.ndarray | None:
     return None
 
 
+def config_beside(file: Path) -> Config | None:
+    """The config of the run whose folder a teacher.ckpt lies in, for that is weights alone; None for all other files."""
+    if file.name != TEACHER:
+        return None
+    with suppress(*NO_ACCOUNT):
+        return Config.model_validate(account_of(file.parent)["config"])
+    return None
+
+
 def account_of(out: Path) -> dict[str, Any]:
     """A run's run.json, as another run or command reads it; where that fails, or it does not say what is asked, it is one of NO_ACCOUNT."""
     return read_object((out / RECORD).read_bytes())
 
 
 def weights_of_file(file: Path) -> Found:
-    """A packed student is unfolded: programs that know its architecture know it with batch norm."""
     if file.name == STUDENT and not file.is_file():
         raise KitError(f"{file.parent} holds neither a checkpoint of a student nor a student.kit. Give the folder of a run, or a file.")
+    if is_packed(file):
+        return unpacked(file)
     if saved := described(file):
         refuse_other_layers(saved)
         content = read_checkpoint(saved)
-        config = None if saved.stage == "teacher" else config_in(content)
-        beside = (classes_in(run_of(file)), per_class_in(run_of(file))) if config else ()
-        return Found(weights_in(content["state"]), str(file), config, *beside)
-    if not is_packed(file):
-        return Found(read_foreign(file).weights, str(file))
+        weights, config = weights_in(content["state"]), config_in(content)
+    else:
+        weights, config = read_foreign(file).weights, config_beside(file)
+    if config and (not saved or saved.stage == "teacher"):
+        config = by_itself(config.teacher.arch.replace("torchvision/", "timm/"), config.data, config.train)
+    beside = (classes_in(run_of(file)), per_class_in(run_of(file))) if config else ()
+    return Found(weights, str(file), config, *beside)
+
+
+def unpacked(file: Path) -> Found:
+    """Unfolded: programs that know a packed student's architecture know it with batch norm."""
     packed = unpack(file)
     if packed.ranks:
         raise KitError(f"The layers of {file} are factorised: no other program knows them so. Give the run or file that it was made of.")
@@ -130,8 +146,7 @@ def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[
     if name.startswith("torchvision/"):  # ResNet-18's tensors have the same names in both
         name = name.replace("torchvision/", "timm/")
         model = as_network(found.weights, name)
-    plain = Config(recipe="compress", competition="any", data=Data(), student=Student(name=name), distill=(CE(),), train=Train(epochs=1))
-    config = override(found.config or plain, assignments)
+    config = override(found.config or by_itself(name, Data(), Train(epochs=1)), assignments)
     tau, done = config.predict.logit_adjustment, found.config.predict.logit_adjustment if found.config and found.adjusted else 0.0
     if done and tau != done:
         raise KitError(
@@ -150,6 +165,12 @@ def understand(found: Found, name: str | None, assignments: list[str]) -> tuple[
         model = adjust_logits(model, found.per_class, tau)
     refuse_unusable(name, model, config.data.image_size)
     return model, config.model_copy(update={"student": Student(name=name, widths=widths_of(model))})
+
+
+def by_itself(name: str, data: Data, train: Train) -> Config:
+    """The config of a network that is no run's student: what it was shown, and what it has learnt from."""
+    labelled = data.model_copy(update={"unlabelled": False})  # which CE alone has no use for
+    return Config(recipe="compress", competition="any", data=labelled, student=Student(name=name), distill=(CE(),), train=train)
 
 
 def refuse_balanced(config: Config) -> None:

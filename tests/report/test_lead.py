@@ -9,6 +9,7 @@ import pytest
 from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.pipeline import run
+from kit.report.compare import compare
 from kit.report.lead import first, sentence, title, yardstick
 from kit.report.page import page
 from kit.report.run import read_run
@@ -74,6 +75,15 @@ def test_a_final_fit_claims_no_accuracy(runs, tmp_path):
     assert "<h1>–</h1>" in html
     assert title(ran) == "smoke test · sample-tiny · fit"
     assert yardstick(ran) is None
+
+
+def test_what_a_teacher_knows_of_photos_that_it_has_learnt_from_stands_nowhere(runs, tmp_path):
+    ran = with_teacher(read_run(runs.done), accuracy=0.98765, seen=True)
+    assert "98.8" not in page(ran)
+    assert "98.8" not in compare([ran, ran], tmp_path / "both.html").read_text(encoding="utf-8")
+    assert "98.8" in page(with_teacher(ran, seen=False))
+    assert "and – of its accuracy" in sentence(ran)
+    assert len(yardstick(ran)["rows"]) == 2
 
 
 def test_what_is_not_done_is_so_far(runs):

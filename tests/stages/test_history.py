@@ -35,3 +35,11 @@ def test_looking_at_a_teacher_that_the_run_has_trained_is_told_beside_its_traini
     spent = summary(session, material)["seconds_by_kind"]
     assert (spent["step"], spent["teacher"], spent["compile"]) == (4.0, 2.0, 2.0)
     assert spent.keys() == {"step", "evaluate", "save", "wait", "photos", "teacher", "compile"}
+
+
+def test_what_a_final_fits_teacher_knows_of_photos_that_it_has_learnt_from_is_no_best_accuracy(drawn, tmp_path, log):
+    session = open_session(recipe("sample").tiny(), tmp_path, Budget(600, started=time.time()), log)
+    material = read_photos(session, drawn, tmp_path / "cache")
+    session.histories["teacher"] = [{"loss": 0.5}]
+    session.note("teacher", accuracy=0.9, seen=True)
+    assert summary(session, material)["best_accuracy"] is None

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,13 @@ from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.config.schema import Student
 from kit.config.terms import Hint, SimKD
+from kit.data.layout import find_dataset
 from kit.errors import KitError
 from kit.models.students import build_student, widths_of
 from kit.models.teacher import build_teacher
-from kit.stages.begin import check_beginning
+from kit.stages.begin import check_beginning, check_learnt
 from kit.stages.student import check_terms
-from kit.stages.teacher_file import file_of, read_teacher
+from kit.stages.teacher_file import file_of, has_seen, read_teacher
 from kit.train.checkpoint import Checkpoints
 
 CLASSES = tuple("abcdef")
@@ -136,6 +138,41 @@ def test_what_a_final_fit_has_trained_teaches_no_run_that_validates(student, tmp
     with pytest.raises(KitError, match=r"learnt from the validation photos.*--set train.final_fit=true\.$"):
         read_teacher(tmp_path / "student.kit", CONFIG, CLASSES)
     read_teacher(tmp_path / "student.kit", final, CLASSES)
+
+
+def test_a_final_fit_knows_which_teachers_have_learnt_from_the_validation_photos(packed, student, tmp_path, log):
+    """Its own has; of others a file tells by its config, or by the run.json beside it."""
+    final = override(CONFIG, ["train.final_fit=true"])
+    assert not has_seen(packed, final, held_out=True)
+    assert not has_seen(checkpoint(tmp_path, student, log), final, held_out=True)
+    assert has_seen(packed, override(final, ["train.seed=7"]), held_out=True)
+    torch.save(build_teacher(CONFIG.teacher.arch, 6).state_dict(), file := tmp_path / "teacher.ckpt")
+    assert not has_seen(file, final, held_out=True)
+    (tmp_path / "run.json").write_text(json.dumps({"config": final.model_dump(mode="json")}), encoding="utf-8")
+    assert has_seen(file, final, held_out=False)
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_teacher_that_a_run_has_trained_begins_another_as_its_student_would(done, drawn, tmp_path, log):
+    """By name alone it is a ResNet-18: its checkpoint, or the run.json beside teacher.ckpt, tells what it has learnt from."""
+    final, weights = override(CONFIG, ["train.final_fit=true"]), build_teacher(CONFIG.teacher.arch, 6).state_dict()
+    account = {"config": final.model_dump(mode="json"), "classes": CLASSES}
+    (tmp_path / "run.json").write_text(json.dumps(account), encoding="utf-8")
+    torch.save(weights, file := tmp_path / "teacher.ckpt")
+    if done:
+        file = Checkpoints(tmp_path, "teacher", {}, account["config"], log).finish(7, {"weights": weights})
+    here = CONFIG.model_copy(update={"student": Student(name="timm/resnet18")})
+    dataset = replace(find_dataset(drawn, None, 0.2, 0), classes=CLASSES)
+    check_beginning(file, here)
+    with pytest.raises(KitError, match=r"learnt from the validation photos.*--set train.final_fit=true\.$"):
+        check_learnt(file, here, dataset)
+    check_learnt(file, override(here, ["train.final_fit=true"]), dataset)
+    with pytest.raises(KitError, match=r"other classes.*'a' for 'b'"):
+        check_learnt(file, here, replace(dataset, classes=tuple("bacdef")))
+    with pytest.raises(KitError, match=r"with data.image_size 32, this run has 64: --set 'data.image_size=32'"):
+        check_beginning(file, override(here, ["data.image_size=64"]))
+    with pytest.raises(KitError, match=r"holds the student 'timm/resnet18', the recipe has 'record'"):
+        check_beginning(file, CONFIG)
 
 
 def test_adjusted_logits_teach_nobody_as_no_run_begins_with_them(packed, student, tmp_path, log):

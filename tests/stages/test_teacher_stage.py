@@ -1,12 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from kit import predict
+from kit.compress.pack import pack
+from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.errors import KitError
 from kit.files import sha256_of
+from kit.models.students import build_student, widths_of
 from kit.names import TEACHER
 from kit.session import open_session
-from kit.stages.teacher import find_teacher, forget_own, refuse_order, refuse_weak
+from kit.stages.photos import read_photos
+from kit.stages.teacher import find_teacher, forget_own, get_teachers, refuse_order, refuse_weak
 from kit.train.budget import Budget
 from kit.train.checkpoint import saved_in
 
@@ -81,6 +88,23 @@ def test_a_teacher_that_is_attached_by_itself_is_found_and_two_that_differ_are_r
         find_teacher(name, photos, [tmp_path])
     (photos / name).write_text("beside the photos")
     assert find_teacher(name, photos, [tmp_path]) == photos / name
+
+
+@pytest.mark.parametrize("fit", [True, False])
+def test_a_final_fit_marks_what_a_teacher_knows_of_photos_that_it_has_learnt_from(fit, drawn, tmp_path, log, capsys):
+    config = override(recipe("record").tiny(), ["competition=any", "student.name=record", "train.final_fit=true"])
+    session = open_session(config, tmp_path, Budget(None), log)
+    material = read_photos(session, drawn, tmp_path / "cache")
+    student = build_student("record", (), 6).eval()
+    theirs = override(config, [f"train.final_fit={fit}"])
+    pack(tmp_path / "theirs.kit", student, theirs, widths_of(student), material.dataset.classes, {})
+    told = predict.logits(student, material.validation, config.data).argmax(1).numpy()  # as if it were right
+    known = replace(material, validation=replace(material.validation, labels=told))
+    get_teachers(session, known, [], [tmp_path / "theirs.kit"])
+    said = capsys.readouterr().out
+    assert session.record["stages"]["teacher"]["seen"] == fit
+    assert ("of the validation photos, which were learnt from (train.final_fit)" in said) == fit
+    assert ("theirs.kit: validation accuracy" in said) != fit
 
 
 @pytest.fixture
