@@ -389,6 +389,7 @@ def test_no_verb_writes_over_what_it_reads_nor_over_a_run(drawn, tmp_path):
     student = build_student("record", (), 6).eval()
     pack(tmp_path / "student.kit", student, recipe("sample"), widths_of(student), tuple("012345"), {})
     (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "report.html").touch()
     (tmp_path / "again.kit").hardlink_to(tmp_path / "student.kit")
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
     for out in before:

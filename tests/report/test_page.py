@@ -125,6 +125,16 @@ def test_a_page_is_drawn_again_from_the_folder_alone_byte_for_byte(runs, html, t
     assert write_page(read_run(tmp_path / "done"), tmp_path / "pages" / "page.html").read_text() == html
 
 
+def test_a_page_replaces_its_own_runs_and_no_other_ones(runs, tmp_path, command, refused):
+    for folder in runs:
+        shutil.copytree(folder, tmp_path / folder.name)
+    command(tmp_path / "done", "report", ".", "--out", "../done/report.html")
+    kept = (tmp_path / "suspended" / "report.html").read_bytes()
+    for words in (["done"], ["suspended", "done"]):  # what compares several is the page of none
+        assert "suspended/report.html is a run's own file" in refused(tmp_path, "report", *words, "--out", "suspended/report.html")
+    assert (tmp_path / "suspended" / "report.html").read_bytes() == kept
+
+
 @pytest.mark.parametrize(
     ("lost", "sections"),
     [
