@@ -74,7 +74,7 @@ def changes(runs: list[Run]) -> list[tuple[str, list[str]]]:
     dumps = [run.record["config"] for run in runs]
     found = [differing(dumps[0], other) for other in dumps[1:]]
     firsts = {field: first for fields in found for field, (first, _) in fields.items()}
-    return [(field, [str(first), *(str(fields.get(field, (first, first))[1]) for fields in found)]) for field, first in firsts.items()]
+    return [(field, [first, *(fields.get(field, (first, first))[1] for fields in found)]) for field, first in firsts.items()]
 
 
 def classes(runs: list[Run]) -> list[tuple[str, list[float | None], float]]:
