@@ -1,4 +1,4 @@
-"""The files of a run's folder, beside its checkpoints; not its page, which `kit report` writes again."""
+"""The files of a run's folder, beside its checkpoints."""
 
 RECORD = "run.json"
 STUDENT = "student.kit"
@@ -9,5 +9,6 @@ TEACHER = "teacher.ckpt"
 LOG = "log.txt"
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
+REPORT = "report.html"
 MADE_WITH = "it was made with"  # how provenance.json's problems name the options of a try
-OWN = {RECORD, STUDENT, SUBMISSION, PROVENANCE, ANSWERS, TEACHER, LOG, METRICS, TIMING}
+OWN = {RECORD, STUDENT, SUBMISSION, PROVENANCE, ANSWERS, TEACHER, LOG, METRICS, TIMING, REPORT}

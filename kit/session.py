@@ -100,7 +100,8 @@ class Session:
         before = self.begun_with.get(what, digest)
         if before != digest:
             raise KitError(
-                f"{means} are not those that the run in {self.out} was begun with ({before} then, {digest} now). Choose another --out."
+                f"{means} are not those that the run in {self.out} was begun with ({before} then, {digest} now). Bring "
+                "those back to go on, or choose another --out."
             )
         self.identity[what] = self.record[what] = digest
 

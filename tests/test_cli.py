@@ -192,7 +192,9 @@ def test_a_dry_run_ends_with_what_differs_from_the_recipe():
     *_, said, lr, seed = invoke("run", "boss", "--dry-run", "--set", "train.lr=0.5", "--set", "train.seed=1").output.splitlines()
     assert said == "boss as it is written, but for"
     assert (lr, seed) == ("train.lr: 0.001 → 0.5", "train.seed: 20220013 → 1")
-    assert invoke("run", "boss", "--dry-run", "--set", "data.workers=1").output.endswith("boss as it is written\n")
+    *_, workers, trial = invoke("run", "boss", "--dry-run", "--set", "data.workers=1", "--set", "trial=true").output.splitlines()
+    assert {workers, trial} == {"data.workers: 0 → 1", "trial: null → true"}
+    assert invoke("run", "boss", "--dry-run").output.endswith("boss as it is written\n")
 
 
 @pytest.mark.parametrize(
@@ -389,6 +391,7 @@ def test_no_verb_writes_over_what_it_reads_nor_over_a_run(drawn, tmp_path):
     student = build_student("record", (), 6).eval()
     pack(tmp_path / "student.kit", student, recipe("sample"), widths_of(student), tuple("012345"), {})
     (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "report.html").touch()
     (tmp_path / "again.kit").hardlink_to(tmp_path / "student.kit")
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
     for out in before:

@@ -93,6 +93,18 @@ def test_a_csv_is_checked_whatever_share_its_run_held_out(command, refused, draw
     assert "23 rows, wanted are 24" in refused(tmp_path, *words)
 
 
+def test_photos_of_another_competition_are_answered_with_what_each_command_takes(refused, drawn, tmp_path):
+    for split in ("training", "validation"):
+        for photo in (drawn / split).iterdir():
+            (folder := tmp_path / "mine" / split / f"kind{photo.name[0]}").mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, folder)
+    shutil.copytree(drawn / "evaluation", tmp_path / "mine" / "evaluation")
+    (tmp_path / "x.csv").write_text("Id,Category\n0001,1\n")
+    for words in (["study", "hw13"], ["submit", "x.csv", "--dry-run"]):  # neither has --set, nor the competition any
+        said = refused(tmp_path, *words, "--data", "mine")
+        assert "the competition has 11 classes. Give that competition's photos; for a data set of your own there are `kit run … " in said
+
+
 @pytest.fixture
 def server(monkeypatch):
     yield from loopback(monkeypatch, Server())

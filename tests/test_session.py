@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.errors import KitError
 from kit.session import alone, open_session, read_record, versions
+from kit.stages.photos import read_photos
 from kit.train.budget import Budget
 
 
@@ -159,6 +161,19 @@ def test_a_session_that_fails_after_it_has_done_something_is_stopped(session, tm
 def test_a_refusal_after_a_kill_calls_the_run_stopped(session, tmp_path, log):
     assert session.record["state"] == "running"
     assert ended(again(tmp_path, log), KitError("other photos"))["state"] == "stopped"
+
+
+def test_photos_under_other_names_are_refused_and_let_the_run_go_on_when_they_are_back(drawn, tmp_path, log):
+    data, out = shutil.copytree(drawn, tmp_path / "photos"), tmp_path / "run"
+    config = recipe("sample").tiny()
+    first = again(out, log, config)
+    read_photos(first, data, tmp_path / "cache")
+    first.checkpoints("distil").save(1, {})
+    (data / "evaluation" / "0000.jpg").rename(data / "evaluation" / "9999.jpg")
+    with pytest.raises(KitError, match=r"^the names or bytes of the photos below .* begun with .*Bring those back to go on, or choose"):
+        read_photos(again(out, log, config), data, tmp_path / "cache")
+    (data / "evaluation" / "9999.jpg").rename(data / "evaluation" / "0000.jpg")
+    read_photos(again(out, log, config), shutil.move(data, tmp_path / "elsewhere"), tmp_path / "cache")
 
 
 def test_a_package_that_is_not_there_ends_no_session(monkeypatch):

@@ -57,12 +57,13 @@ def report(
     ] = None,
 ) -> None:
     """A run on one page, report.html, from its own files; several runs side by side."""
+    from kit.names import REPORT
     from kit.report.compare import compare
     from kit.report.run import read_run
     from kit.report.write import write_page
     from kit.target import refuse_overwriting
 
-    if out is not None:
+    if out is not None and [out.parent.resolve() / out.name] != [run.resolve() / REPORT for run in runs]:  # it may its own
         refuse_overwriting(out, *runs)
     read = [read_run(folder) for folder in runs]
     place = write_page(read[0], out) if len(read) == 1 else compare(read, out or Path("comparison.html"))

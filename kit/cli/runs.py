@@ -23,7 +23,7 @@ from kit.cli.app import (
     submissions_folder,
 )
 from kit.config.competitions import competition
-from kit.config.differences import differences
+from kit.config.differences import described, differing
 from kit.config.override import override, places_of
 from kit.config.own import find_recipe
 from kit.config.schema import Config
@@ -199,7 +199,7 @@ def print_plan(config: Config, data: Path | None, recipe: Config) -> None:
         f"{'' if known else ' (an example: --data tells)'}, limit {limit}, {'pruned' if config.prune else 'not pruned'}",
         markup=False,
     )
-    changed = differences(recipe.model_dump(mode="json"), config.model_dump(mode="json"))
+    changed = described(differing(recipe.model_dump(mode="json"), config.model_dump(mode="json")))
     say("\n".join([f"{recipe.recipe} as it is written, but for", *changed]) if changed else f"{recipe.recipe} as it is written")
 
 

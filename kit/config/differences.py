@@ -1,5 +1,6 @@
-"""In what two configs differ that decides the result."""
+"""In what two configs differ: all of it, to be shown, and what decides the result."""
 
+import json
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,17 +11,24 @@ ABSENT = "(absent)"  # a field that only the other one has, as a loss more
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """`section.field: old → new` for every field of `differing`."""
-    return [f"{name}: {before} → {after}" for name, (before, after) in differing(old, new).items()]
+    """`section.field: old → new` for every field of `differing` that decides the result."""
+    return described({name: pair for name, pair in differing(old, new).items() if name not in HARMLESS})
 
 
-def differing(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """{"section.field": (old, new)} for every field that decides the result and differs between two dumped configs. One that an earlier
+def described(pairs: dict[str, tuple[str, str]]) -> list[str]:
+    return [f"{name}: {before} → {after}" for name, (before, after) in pairs.items()]
+
+
+def differing(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """{"section.field": (old, new)}, as --set has values, for every field that differs between two dumped configs. One that an earlier
     version of the kit did not have is at its default there."""
     flat_old, flat_new = flatten(of_today(old)), flatten(of_today(new))
-    names = [name for name in dict.fromkeys((*flat_old, *flat_new)) if name not in HARMLESS]
-    pairs = {name: (flat_old.get(name, ABSENT), flat_new.get(name, ABSENT)) for name in names}
-    return {name: (before, after) for name, (before, after) in pairs.items() if before != after}
+    pairs = {name: (flat_old.get(name, ABSENT), flat_new.get(name, ABSENT)) for name in flat_old | flat_new}
+    return {name: (written(before), written(after)) for name, (before, after) in pairs.items() if before != after}
+
+
+def written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def of_today(dumped: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Photos are decoded once, into squares of uint8 that every later epoch reads as plain memory.
 
-A cache is a folder named by the sha256 of the photos' bytes and the settings, so it can't be stale and two runs share it. It is built
-beside its final name and renamed when whole: an interrupted build leaves nothing that looks like a cache. Squares, since crops are
-drawn in the photo's own coordinates and need only its width and height beside the pixels.
+A cache is a folder named by the sha256 of the photos' names and bytes and the settings, so it can't be stale and two runs share it. It
+is built beside its final name and renamed when whole: an interrupted build leaves nothing that looks like a cache. Squares, since crops
+are drawn in the photo's own coordinates and need only its width and height beside the pixels.
 """
 
 import hashlib

@@ -154,8 +154,8 @@ def fitting(found: tuple[str, ...], classes: tuple[str, ...] | None, says: str) 
     """
     if classes and len(found) != len(classes):
         raise KitError(
-            f"{says.format(len(found))}, the competition has {len(classes)} classes. For a data set of its own use "
-            "--set competition=any (of kit check: --competition any)."
+            f"{says.format(len(found))}, the competition has {len(classes)} classes. Give that competition's photos; for a "
+            "data set of your own there are `kit run … --set competition=any` and `kit check … --competition any`."
         )
     return classes if classes and set(found) == set(classes) else found
 

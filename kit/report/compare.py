@@ -7,6 +7,7 @@ from kit.config.differences import differing
 from kit.errors import KitError
 from kit.files import make_folder, write_durably
 from kit.report.figures import Line, Plot, plot
+from kit.report.lead import tried
 from kit.report.render import percent, render, whole_percent
 from kit.report.run import LATER, STUDENT_STAGES, Run
 from kit.report.scores import agreement, recalls
@@ -50,6 +51,7 @@ def facts(run: Run) -> dict[str, Any]:
     both = "teacher" in run.logits and "quantize" in run.logits
     return {
         "record": run.record,
+        "tried": ", ".join(tried(run)),
         "last": last,
         "same": agreement(run.logits["quantize"], run.logits["teacher"], run.answers.labels)["same"] if both else None,
         "seconds": sum(session.get("seconds", 0) for session in run.record["sessions"]),
@@ -74,7 +76,7 @@ def changes(runs: list[Run]) -> list[tuple[str, list[str]]]:
     dumps = [run.record["config"] for run in runs]
     found = [differing(dumps[0], other) for other in dumps[1:]]
     firsts = {field: first for fields in found for field, (first, _) in fields.items()}
-    return [(field, [str(first), *(str(fields.get(field, (first, first))[1]) for fields in found)]) for field, first in firsts.items()]
+    return [(field, [first, *(fields.get(field, (first, first))[1] for fields in found)]) for field, first in firsts.items()]
 
 
 def classes(runs: list[Run]) -> list[tuple[str, list[float | None], float]]:

@@ -40,9 +40,13 @@ def title(run: Run) -> str:
     """Of the browser's tab, which shows little more than how it begins."""
     accuracy = run.record.get("validation_accuracy")
     found = [percent(accuracy)] if accuracy is not None else []
-    found += ["smoke test"] if run.config.trial else []
-    found += [f"{part} of the photos"] if (part := part_of(run)) else []
-    return " · ".join([*found, run.record["recipe"], run.name])
+    return " · ".join([*found, *tried(run), run.record["recipe"], run.name])
+
+
+def tried(run: Run) -> list[str]:
+    """What makes a try of it; empty for a whole run."""
+    part = part_of(run)
+    return ["smoke test"] * bool(run.config.trial) + [f"{part} of the photos"] * bool(part)
 
 
 def sentence(run: Run) -> str:

@@ -15,6 +15,7 @@ KINDS = {
     "wait": "waiting for the device",
     "photos": "reading photos",
     "teacher": "looking at the teacher",
+    "prune": "pruning",
     "compile": "compiling the step",
     "rehearsal": "rehearsing the hand-in",
     "hand in": "provisional hand-in",

@@ -92,7 +92,7 @@ def histograms(run: Run) -> list[dict[str, Any]]:
     return found
 
 
-def changes(run: Run) -> list[tuple[str, Any, Any]]:
+def changes(run: Run) -> list[tuple[str, str, str]]:
     """(field, in the recipe as it is written, here) where they differ."""
     made = RECIPES.get(run.record["recipe"].removesuffix("-tiny"))
     found = differing(made().model_dump(mode="json"), run.record["config"]) if made else {}

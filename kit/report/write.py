@@ -15,20 +15,19 @@ from kit.answers import Answers, answers_to
 from kit.config.stages import kind_of, up_to_pruning
 from kit.data.cache import Photos
 from kit.files import make_folder, write_durably
-from kit.names import ANSWERS
+from kit.names import ANSWERS, REPORT
 from kit.report.run import Run, read_run
 from kit.session import Session
 from kit.stages.photos import Material
 from kit.stages.provisional import so_far
 from kit.train.budget import EXIT, PAGE, Budget
 
-FILE_NAME = "report.html"
 THUMBNAIL = 112  # px
 
 
 def report(session: Session, material: Material | None) -> None:
     """Write the page if there is time for it; that it could not be written is no reason for a run to fail."""
-    budget, place = session.budget, session.out / FILE_NAME
+    budget, place = session.budget, session.out / REPORT
     if material is None or not (any(session.histories.values()) or "submission" in session.record):
         return
     if not room_for(budget):
@@ -55,7 +54,7 @@ def write_page(run: Run, place: Path | None = None) -> Path:
     """A run's page, beside the files that it is made from unless it is wanted elsewhere."""
     from kit.report.page import page  # here: jinja2 takes its time to import, and a run has better to do first
 
-    place = place or run.out / FILE_NAME
+    place = place or run.out / REPORT
     make_folder(place.parent)
     write_durably(place, page(run).encode())
     return place

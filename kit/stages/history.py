@@ -28,7 +28,7 @@ def sum_up(session: Session, material: Material | None) -> None:
 
 def summary(session: Session, material: Material) -> dict[str, Any]:
     """epochs done by stage; steps, over all of them, the least that a later session must find; images per second while training;
-    seconds by kind; lowest loss and best accuracy of the newest stage; what is left; sessions of this length still needed."""
+    seconds by kind; the newest stage, its lowest loss and best accuracy; what is left; sessions of this length still needed."""
     budget, plans = session.budget, plans_of(session)
     done = {saved.stage: saved for saved in saved_in(session.out) if saved.stage in plans}  # the newest of each
     epochs, left, seconds_left = {}, 0, 0.0
@@ -57,6 +57,7 @@ def summary(session: Session, material: Material) -> dict[str, Any]:
         "steps": steps_done(session.out, session.log),
         "images_per_second": round(images / trained, 1) if trained else None,
         "seconds_by_kind": {kind: round(sum(budget.spent[f"{stage} {kind}"] for stage in plans), 1) for kind in KINDS} | other,
+        "newest": newest,
         "lowest_loss": min((line["loss"] for line in history), default=None),
         "best_accuracy": max(accuracies, default=None),
         "epochs_left": left,
@@ -91,7 +92,7 @@ def describe(line: dict[str, Any], number: int) -> str:
         parts += [f"{line['images_per_second']:.0f} images/s", shares]
     if line["lowest_loss"] is not None:
         best = "" if line["best_accuracy"] is None else f", best accuracy {line['best_accuracy']:.4f}"
-        parts.append(f"lowest loss {line['lowest_loss']:.3f}{best}")
+        parts.append(f"{line['newest']}: lowest loss {line['lowest_loss']:.3f}{best}")
     if line["epochs_left"]:
         seconds = f", {say_duration(line['seconds_left'])}" if line["seconds_left"] else ""
         parts.append(f"left: {counted(line['epochs_left'], 'epoch')}{seconds}")

@@ -76,7 +76,7 @@ def read_photos(session: Session, data: Path, cache: Path) -> Material:
         told = [dataset.classes, *(split.labels.tolist() for split in dataset.splits)]  # a photo that changed its class changed
         labels = hashlib.sha256(json.dumps(told).encode()).hexdigest()
         digests = [digest, photos["validation"].digest, photos["evaluation"].digest, labels]
-        session.remember("photos", "-".join(d[:8] for d in digests), f"the photos below {data}")
+        session.remember("photos", "-".join(d[:8] for d in digests), f"the names or bytes of the photos below {data}")
         session.record["classes"] = list(dataset.classes)
     return Material(dataset, photos.get("training"), photos["validation"], photos["evaluation"], cache)
 

@@ -49,7 +49,8 @@ def hand_in_best_so_far(session: Session, material: Material | None, submissions
     asked, why = session.budget.stop, str(session.suspended)  # asked to stop, for whatever reason: not too little time
     reason = why[0].upper() + why[1:]
     if material is None and not asked:
-        raise KitError(f"{reason}. What an earlier session left is untouched: run the same command with a larger --budget.")
+        remedy = "What an earlier session left is untouched: run" if session.begun_with else "Run"
+        raise KitError(f"{reason}. {remedy} the same command with a larger --budget.")
     in_time = material is not None and bool(asked or session.budget.enough_for("hand in"))
     found = students_so_far(session) if in_time else []
     if in_time and not (found or asked or session.checkpoints("teacher").files()):

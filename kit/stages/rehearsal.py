@@ -31,15 +31,15 @@ def rehearse(session: Session, material: Material, stage: str, student: nn.Modul
     """
     budget, config = session.budget, session.config
     owed = ("rehearsal", *session.owed(stage))  # how long it takes is known from the second one on
+    final = student
+    if config.prune and stage == "distil":
+        budget.insist("the rehearsal of pruning", *owed)
+        with budget.timed("prune"):  # and not within the rehearsal's seconds: the page adds up both
+            likely = as_if_trained(student)
+            final, _ = cut(session, material, likely, target_of(config, likely, material.dataset.classes), bytes_allowed(config))
     with budget.timed("rehearsal"):
-        final = student
-        if config.prune and stage == "distil":
-            budget.insist("the rehearsal of pruning", *owed)
-            with budget.timed("prune"):
-                likely = as_if_trained(student)
-                final, _ = cut(session, material, likely, target_of(config, likely, material.dataset.classes), bytes_allowed(config))
-            if config.prune.finetune_epochs:
-                step_once(session, material, final, teacher)
+        if config.prune and config.prune.finetune_epochs and final is not student:
+            step_once(session, material, final, teacher)
         budget.insist("the rehearsal of the hand-in", *owed)
         over = waits_for_pruning(config, student, material.dataset.classes)
         hand_in = rehearse_hand_in(session, material, final)

@@ -1,9 +1,11 @@
 """Several runs on one page."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
+from kit.config.override import override
 from kit.errors import KitError
 from kit.report.compare import changes, compare, distinct
 from kit.report.run import read_run
@@ -19,12 +21,23 @@ def test_two_runs_stand_side_by_side_with_their_curves(runs, tmp_path):
     assert not re.search(r"https?:|<script", html)
 
 
+def test_which_runs_are_tries_is_said_before_any_figure(runs, tmp_path):
+    tiny = read_run(runs.done)
+    whole, part = (replace(tiny, config=override(tiny.config, ["trial=null", *more])) for more in ([], ["data.subset=0.07"]))
+    named = [replace(run, out=tmp_path / name) for name, run in {"tiny": tiny, "whole": whole, "part": part}.items()]
+    top = compare(named, tmp_path / "three.html").read_text(encoding="utf-8").partition("<h1")[0]
+    assert "<b>Tries:</b> tiny (smoke test), part (7\u202f% of the photos)." in top
+    assert "warn" not in compare([whole] * 2, tmp_path / "both.html").read_text(encoding="utf-8").partition("<main>")[2]
+
+
 def test_what_differs_between_configs_is_listed_a_value_a_run(runs):
     one, other = read_run(runs.done), read_run(runs.done)
     other.record["config"]["train"]["lr"] = 0.5
     assert changes([one, other]) == [("train.lr", ["0.004", "0.5"])]
     assert changes([one, other, one]) == [("train.lr", ["0.004", "0.5", "0.004"])]
     assert changes([one, one]) == []
+    one.record["config"]["trial"] = None  # what changes no weight is shown, too
+    assert ("trial", ["null", "true"]) in changes([one, other])
     one.record["config"]["recipe"] = "a → b: c"
     assert ("recipe", ["a → b: c", "sample-tiny"]) in changes([one, other])
 

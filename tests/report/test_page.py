@@ -22,7 +22,7 @@ from kit.models.students import widths_of
 from kit.pipeline import run
 from kit.report.answered import moves
 from kit.report.figures import Line, Plot, plot
-from kit.report.learning import accuracy_plot, lost
+from kit.report.learning import accuracy_plot, lost, times
 from kit.report.page import again, looks, page
 from kit.report.run import read_run
 from kit.report.write import report, thumbnail, write_page
@@ -125,6 +125,16 @@ def test_a_page_is_drawn_again_from_the_folder_alone_byte_for_byte(runs, html, t
     assert write_page(read_run(tmp_path / "done"), tmp_path / "pages" / "page.html").read_text() == html
 
 
+def test_a_page_replaces_its_own_runs_and_no_other_ones(runs, tmp_path, command, refused):
+    for folder in runs:
+        shutil.copytree(folder, tmp_path / folder.name)
+    command(tmp_path / "done", "report", ".", "--out", "../done/report.html")
+    kept = (tmp_path / "suspended" / "report.html").read_bytes()
+    for words in (["done"], ["suspended", "done"]):  # what compares several is the page of none
+        assert "suspended/report.html is a run's own file" in refused(tmp_path, "report", *words, "--out", "suspended/report.html")
+    assert (tmp_path / "suspended" / "report.html").read_bytes() == kept
+
+
 @pytest.mark.parametrize(
     ("lost", "sections"),
     [
@@ -207,6 +217,13 @@ def test_a_thumbnail_is_the_photo_and_nothing_that_fills_its_square(tmp_path, si
     assert [int(np.argmax(shown.getpixel((x, 35)))) for x in (2, 50, 62, 109)] == [0, 0, 1, 1]
 
 
+def test_one_class_of_which_a_photo_is_shown_is_one(runs):
+    run = read_run(runs.done)
+    row = next(row for row in run.answers.thumbnails if run.logits["quantize"][row].argmax() == run.answers.labels[row])
+    alone = replace(run, answers=replace(run.answers, thumbnails={row: run.answers.thumbnails[row]}))
+    assert "(of the surest 1 class)" in page(alone)
+
+
 def test_answers_with_a_flipped_bit_are_none(runs, tmp_path):
     whole = read_answers(runs.done / "validation.npz")
     content, file = bytearray((runs.done / "validation.npz").read_bytes()), tmp_path / "validation.npz"
@@ -241,7 +258,7 @@ def test_the_config_is_folded_and_begins_with_what_differs_from_the_recipe(html)
     folded = re.search(r"<details><summary>The config, and what differs from the recipe: (\d+) fields</summary>(.*?)</details>", html, re.S)
     rows = re.findall(r"<tr><td><code>(.*?)</code></td><td>(.*?)</td><td>(.*?)</td></tr>", folded[2].partition("<pre>")[0])
     assert len(rows) == int(folded[1])
-    assert ("train.epochs", "18", "4") in rows
+    assert {("train.epochs", "18", "4"), ("trial", "null", "true")} <= set(rows)
 
 
 def test_each_stage_says_in_plain_words_what_it_did(html):
@@ -292,6 +309,13 @@ def test_what_was_packed_is_shown_at_its_epoch_and_what_the_later_ones_lost_is_s
     assert accuracy_plot(fell, ["distil"]).dots[-1][0] == 2
     assert "Epoch <b>2 of 3</b> was the best" in page(fell)
     assert lost(replace(fell, histories={"distil": way[:2]}), "distil") is None
+
+
+def test_pruning_has_its_share_of_the_time(runs):
+    run = read_run(runs.done)
+    session = {"seconds": 100, "seconds_by_kind": {"step": 60, "prune": 30}}
+    parts = times(replace(run, record=run.record | {"sessions": [session, session]}))
+    assert parts == [("training steps", 120), ("pruning", 60), ("starting, packing, the rest", 20)]
 
 
 def test_of_many_steps_the_first_and_the_last_have_a_column(runs):

@@ -2,7 +2,7 @@ import time
 
 from kit.config.recipes import recipe
 from kit.session import open_session
-from kit.stages.history import summary
+from kit.stages.history import describe, summary
 from kit.stages.photos import read_photos
 from kit.train.budget import Budget
 
@@ -43,3 +43,11 @@ def test_what_a_final_fits_teacher_knows_of_photos_that_it_has_learnt_from_is_no
     session.histories["teacher"] = [{"loss": 0.5}]
     session.note("teacher", accuracy=0.9, seen=True)
     assert summary(session, material)["best_accuracy"] is None
+
+
+def test_the_stage_whose_loss_and_accuracy_are_said_is_named(drawn, tmp_path, log):
+    session = open_session(recipe("sample").tiny(), tmp_path, Budget(600, started=time.time()), log)
+    material = read_photos(session, drawn, tmp_path / "cache")
+    assert "lowest loss" not in describe(summary(session, material), 1)
+    session.histories |= {"distil": [{"loss": 0.5, "accuracy": 0.8}], "finetune": [{"loss": 1, "accuracy": 0.4}]}
+    assert "; finetune: lowest loss 1.000, best accuracy 0.4000; " in describe(summary(session, material), 1)

@@ -1,14 +1,16 @@
+import pytest
 import torch
 from torch import nn
 
 from kit.compress.lsq import with_steps
 from kit.config.override import override
 from kit.config.recipes import recipe
+from kit.errors import KitError
 from kit.models.students import build_student, count_parameters, widths_of
 from kit.session import open_session
 from kit.stages.packing import packed_size
 from kit.stages.photos import read_photos
-from kit.stages.provisional import SoFar, best_of
+from kit.stages.provisional import SoFar, best_of, hand_in_best_so_far
 from kit.stages.student import factorised
 from kit.train.budget import Budget
 
@@ -59,3 +61,13 @@ def test_thin_layers_that_only_training_on_the_grid_has_trained_are_handed_in(dr
     students, _ = best_of(session, material, [SoFar("", 0.5, student.state_dict())])
     assert list(students) == ["training", "lowrank", "qat"]
     assert all(torch.equal(students["qat"].state_dict()[name], tensor) for name, tensor in weights.items())
+
+
+def test_a_budget_that_is_over_at_once_speaks_of_an_earlier_session_only_where_there_was_one(tmp_path, log):
+    for remedy in ("Run", "What an earlier session left is untouched: run"):
+        session = open_session(recipe("sample").tiny(), tmp_path, Budget(9), log)
+        session.suspended = "the budget of 9 s leaves 0 s"
+        with pytest.raises(KitError, match=f"^The budget of 9 s leaves 0 s. {remedy} the same command with a larger --budget.$"):
+            hand_in_best_so_far(session, None, None)
+        session.remember("photos", "0123", "the photos")
+        session.checkpoints("distil").save(1, {})

@@ -69,7 +69,10 @@ def test_until_it_is_pruned_the_time_of_the_whole_student_is_kept(drawn, tmp_pat
     student, teacher = build_student("record", (), 6).eval(), build_teacher("torchvision/resnet18", 6).eval()
     with hooked([register_module_forward_hook(work)]):
         whole = rehearse_hand_in(session, material, student)
+        began = asked[0]
         rehearse(session, material, "distil", student, teacher)
         assert session.budget.longest["hand in"] == whole > 0
+        assert session.budget.spent.keys() == {"rehearsal", "prune"}
+        assert session.budget.spent.total() == asked[0] - began  # what the page adds up: no second is in both
         rehearse(session, material, "finetune", build_student("record", (8, 8, 8, 8, 8, 8, 8), 6), teacher)
         assert session.budget.longest["hand in"] == whole
