@@ -112,7 +112,8 @@ def weights_of_file(file: Path) -> Found:
     else:
         weights, config = read_foreign(file).weights, config_beside(file)
     if config and (not saved or saved.stage == "teacher"):
-        config = by_itself(config.teacher.arch.replace("torchvision/", "timm/"), config.data, config.train)
+        shown = config.data.model_copy(update={"image_size": config.teacher_side})
+        config = by_itself(config.teacher.arch.replace("torchvision/", "timm/"), shown, config.train)
     beside = (classes_in(run_of(file)), per_class_in(run_of(file))) if config else ()
     return Found(weights, str(file), config, *beside)
 
