@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["kit.cli.main", "kit.pipeline", "torch._dynamo"])
+LOADED = ["kit.cli.main", "kit.pipeline", "torch._dynamo"]
 PATIENCE = 300  # s, after which a command that hangs is ended
 
 
@@ -19,6 +19,7 @@ class Command:
     """`kit` with these words in `place`, in a session of processes of its own. stdout: its lines as they come, its errors among them."""
 
     def __init__(self, place: Path, *words: str, threads: int = 1):
+        FORKS.set_forkserver_preload(LOADED)  # here: the kit's own workers are forked off such a process, too, that has loaded less
         said, say = FORKS.Pipe(duplex=False)
         self.process = FORKS.Process(target=begin, args=(say, place, words, threads))
         self.process.start()

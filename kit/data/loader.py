@@ -32,6 +32,9 @@ AugmentBatch = Callable[[Tensor, Tensor, torch.Generator, slice], Tensor]
 # (uint8 RGB [H, W, 3], seed) → uint8 [image_size, image_size, 3]
 AugmentPhoto = Callable[[np.ndarray, int], np.ndarray]
 
+FORKS = get_context("forkserver")  # workers are forked off a process that has loaded torch: spawned, each of every stage's loads it anew
+FORKS.set_forkserver_preload(["torch", __name__])  # torch as well: in a bundle the first process does not know yet where the kit is
+
 
 class CachedBatches:
     """Views of decoded photos. feed: "cache" or "stream", as `choose_squares` takes it. says: which it was, and why.
@@ -101,7 +104,7 @@ class DecodingBatches:
             batch_size=None,
             sampler=range(step, 2**62),  # lazily: the loop says when it is enough
             num_workers=self.workers,
-            multiprocessing_context=get_context("spawn") if self.workers else None,
+            multiprocessing_context=FORKS if self.workers else None,
             worker_init_fn=start_worker if self.workers else None,
             pin_memory=self.device.type == "cuda",
         )
