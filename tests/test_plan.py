@@ -44,6 +44,7 @@ def test_the_epochs_that_are_found_fill_the_quota_and_one_more_would_not_fit(quo
     assert total(with_epochs(BOSS, found), measured, 2 * HOUR) <= quota * HOUR < total(more, measured, 2 * HOUR)
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_it_is_and_names_no_file_that_is_gone_when_it_is_read(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))  # it takes nothing of a /tmp that may be small
     small = [

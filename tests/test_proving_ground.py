@@ -18,6 +18,7 @@ def test_the_hw13_layout_is_found_with_its_published_numbers(real):
     assert not dataset.held_out
 
 
+@pytest.mark.slow
 def test_the_teacher_sees_the_photos_as_it_was_trained_to(real, tmp_path, log):
     """A quarter of validation through cache, warp and teacher: its published 0.6848 within sampling error and the crop's gain."""
     root = real / "food101-regrouped"

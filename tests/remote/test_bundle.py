@@ -104,6 +104,7 @@ def test_a_bundle_is_far_from_its_limit(script):
     assert script.stat().st_size < LIMIT / 2
 
 
+@pytest.mark.slow
 def test_a_bundle_runs_alone_with_the_packages_it_carries(first):
     assert first.code == 0, first.output
     places = first.output.splitlines()[:2]
@@ -111,6 +112,7 @@ def test_a_bundle_runs_alone_with_the_packages_it_carries(first):
     assert first.record["versions"]["torch-pruning"]
 
 
+@pytest.mark.slow
 def test_a_session_that_is_ended_leaves_a_submission(first):
     assert first.record["state"] == "suspended", first.output
     rows = (first.folder / "working" / "submission.csv").read_text().splitlines()
@@ -118,6 +120,7 @@ def test_a_session_that_is_ended_leaves_a_submission(first):
     assert "<section" in (first.folder / "working" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_workers_leave_one_unpacked_package_and_nothing_half_done(first):
     unpacked = [path for path in first.folder.iterdir() if path.name.startswith((".kit-", "kit-"))]
     assert len(unpacked) == 1

@@ -320,6 +320,7 @@ def test_a_dry_run_shows_the_request_and_sends_nothing(clone, server):
     assert server.calls == []
 
 
+@pytest.mark.slow
 def test_a_share_of_a_study_is_a_kernel_of_its_own_that_knows_what_to_run(clone, server):
     done = command(clone, "study/", "--study", "hw13", "--shard", "2/3", "--dry-run")  # as a shell completes it
     assert json.loads(done.stdout)["id"] == f"{USER}/kit-study-hw13-2-of-3", done.stderr

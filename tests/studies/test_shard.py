@@ -74,6 +74,7 @@ def session(script, place, working):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_without_an_order_the_session_says_how_to_push_it(tmp_path):
     script = KERNEL / "main.py"
     around = os.environ | {"KIT_KAGGLE": str(tmp_path)}
