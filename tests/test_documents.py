@@ -350,9 +350,9 @@ def with_teachers(clone: Clone) -> None:
 
 def with_names(clone: Clone) -> None:
     """Photos whose class stands in their names: `kind_7_0012.jpg`."""
-    (clone.root / "photos").mkdir()
+    (clone.root / "unsorted").mkdir()
     for photo in (clone.root / "Food-11" / "training").iterdir():
-        shutil.copy(photo, clone.root / "photos" / f"kind_{photo.name}")
+        shutil.copy(photo, clone.root / "unsorted" / f"kind_{photo.name}")
 
 
 def the_changes() -> str:
@@ -428,7 +428,7 @@ def test_every_example_that_help_shows_runs(clone):
 @pytest.mark.long
 def test_real_photos_of_ones_own_go_the_same_way(clone, real):
     """Photos as cameras leave them, the class in their names; and CIFAR-10's class folders."""
-    shutil.copytree(real / "photos512", clone.root / "photos")
+    shutil.copytree(real / "photos512", clone.root / "unsorted")
     for line in list(commands(CLONE / "docs" / "your-own-photos.md"))[:6]:
         clone.run(line)
     assert len(list((clone.root / "mine" / "train").iterdir())) == 10
