@@ -12,7 +12,6 @@ import pytest
 import torch
 import torchvision
 from conftest import left_running
-from warm import Command
 
 from kit.compress.pack import unpack
 from kit.submission import read_csv
@@ -177,13 +176,20 @@ def test_a_session_that_only_trained_the_teacher_is_suspended_and_no_error(place
 def test_a_signal_to_the_whole_process_group_saves_and_says_suspended(place, asked, when):
     """With decoding workers at work, which must neither die of it nor outlive the run."""
     words = [*TINY, "--set", "train.epochs=500", "--set", "data.feed=decode" if when == "distil 2/" else "data.feed=cache"]
-    process = Command(place, *begun("record", *words, "--set", "data.workers=2"))
+    process = subprocess.Popen(
+        in_a_process("record", *words, "--set", "data.workers=2"),
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     for line in process.stdout:
         if line.startswith(when):
             os.killpg(process.pid, asked)
             break
-    code, rest = process.end()
-    assert code == 75, rest
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, rest
     assert f"{asked.name} came" in rest
     assert "Traceback" not in rest
     assert record_of(place)["state"] == "suspended"
@@ -285,12 +291,12 @@ def test_two_runs_in_one_folder_do_not_meet_and_a_killed_ones_workers_hold_nothi
 @pytest.mark.parametrize("interval", ["0", "60"])
 def test_a_folder_that_vanishes_is_named_and_what_was_saved_is_still_good(run, place, interval):
     words = ["simple", *TINY, "--set", f"train.save_seconds={interval}", "--set", "train.epochs=12"]
-    process = Command(place, *begun(*words))
+    process = subprocess.Popen(in_a_process(*words), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while "distil 1/" not in process.stdout.readline():
         pass
     (place / "out").rename(place / "away")
-    code, rest = process.end()
-    assert code == 1, rest
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, rest
     assert "Traceback" not in rest
     assert "The folder or its mount has vanished" in rest
     (place / "away").rename(place / "out")

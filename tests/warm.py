@@ -1,5 +1,5 @@
 """The command in a process of its own, which is forked off one that has loaded torch. To load it takes seconds, in which no signal could do
-harm; what is forked is signalled, killed and waited for as any other."""
+harm; what is forked is killed and waited for as any other. What signals do to a process from its start is asked of real ones."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ PATIENCE = 300  # s, after which a command that hangs is ended
 
 
 class Command:
-    """`kit` with these words in `place`, in a session of processes of its own. stdout: its lines as they come, its errors among them."""
+    """`kit` with these words in `place`. stdout: its lines as they come, its errors among them."""
 
     def __init__(self, place: Path, *words: str, threads: int = 1):
         FORKS.set_forkserver_preload(LOADED)  # here: the kit's own workers are forked off such a process, too, that has loaded less
@@ -24,10 +24,6 @@ class Command:
         self.process = FORKS.Process(target=begin, args=(say, place, words, threads))
         self.process.start()
         self.stdout = os.fdopen(os.dup(said.fileno()), errors="replace")
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
 
     def kill(self) -> None:
         self.process.kill()
@@ -43,7 +39,6 @@ class Command:
 def begin(say: Connection, place: Path, words: tuple[str, ...], threads: int) -> None:
     from kit.cli.main import main
 
-    os.setsid()
     os.chdir(place)
     for stream in (1, 2):
         os.dup2(say.fileno(), stream)

@@ -39,8 +39,12 @@ class Split:
         return bool((self.labels >= 0).any())
 
     def per_class(self, classes: int) -> np.ndarray:
-        """How many photos each class has, int64 [classes]."""
-        return np.bincount(self.labels[self.labels >= 0], minlength=classes)
+        return counts_of(self.labels, classes)
+
+
+def counts_of(labels: np.ndarray, classes: int) -> np.ndarray:
+    """How many photos each class has, int64 [classes]; -1 is none."""
+    return np.bincount(labels[labels >= 0], minlength=classes)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from kit.data.cache import Photos, load_photos, scan
 from kit.data.layout import find_dataset
 from kit.data.loader import Batches, CachedBatches, DecodingBatches
 from kit.data.order import Order
-from kit.data.splits import Dataset, subset
+from kit.data.splits import Dataset, counts_of, subset
 from kit.errors import KitError
 from kit.processes import cores
 from kit.rng import derive
@@ -50,7 +50,7 @@ class Material:
     @property
     def per_class(self) -> np.ndarray:
         """How many of those each class has, int64 [classes]: not what the folders have, where photos that don't decode are left out."""
-        return np.bincount(self.labels[self.labels >= 0], minlength=len(self.dataset.classes))
+        return counts_of(self.labels, len(self.dataset.classes))
 
 
 def read_photos(session: Session, data: Path, cache: Path) -> Material:
