@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,11 @@ import torchvision
 from conftest import left_running
 
 from kit.compress.pack import unpack
+from kit.config.override import override
+from kit.config.recipes import recipe as recipe_of
+from kit.pipeline import run as run_session
 from kit.submission import read_csv
+from kit.train.budget import Budget
 from kit.train.checkpoint import saved_in
 
 TINY = ["--tiny", "--set", "competition=any"]
@@ -48,6 +53,18 @@ def a_session(place, *words, out="out", expect=0):
     done = subprocess.run(in_a_process(*words, out=out), cwd=place, capture_output=True, text=True, timeout=300)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def suspended_in(stage, place, capsys, recipe, *settings):
+    """What a run says whose session ends after an epoch of this stage, as one does whose time is over."""
+    config = override(recipe_of(recipe).tiny(), ["competition=any", *settings])
+
+    def over(now, history):
+        return "the time is over" if now == stage and history else None
+
+    run_session(config, place / "photos", place / "out", cache=place / "cache", budget=Budget(None), watch=over)
+    assert record_of(place)["state"] == "suspended"
+    return capsys.readouterr().out
 
 
 def record_of(place, out="out"):
@@ -152,21 +169,16 @@ def test_layers_become_thinner_are_trained_so_and_packed_on_grids(run, place):
     assert results(place, "cut") == results(place, "straight")
 
 
-@pytest.mark.timed
-def test_a_session_that_ends_in_training_on_the_grid_hands_in_what_packing_leaves_the_best(place, paced):
-    words = ["sample", *TINY, "--set", "prune=null", "--set", "quantize.train_epochs=5000", "--set", "pack.bits=3"]
-    printed = a_session(place, *words, "--budget", f"{paced(45)}s")
+@pytest.mark.slow
+def test_a_session_that_ends_in_training_on_the_grid_hands_in_what_packing_leaves_the_best(place, capsys):
+    printed = suspended_in("qat", place, capsys, "sample", "prune=null", "quantize.train_epochs=2", "pack.bits=3")
     record = record_of(place)
-    assert record["state"] == "suspended"
     assert "packed after qat it would have" in printed
     assert record["validation_accuracy"] == max(record["stages"]["quantize"]["candidates"].values())
 
 
-@pytest.mark.timed
-def test_a_session_that_only_trained_the_teacher_is_suspended_and_no_error(place, paced):
-    printed = a_session(place, "sample", *TINY, "--set", "teacher.train.epochs=5000", "--budget", f"{paced(25)}s")
-    assert record_of(place)["state"] == "suspended"
-    assert "no submission yet" in printed
+def test_a_session_that_only_trained_the_teacher_is_suspended_and_no_error(place, capsys):
+    assert "no submission yet" in suspended_in("teacher", place, capsys, "sample")
     assert list((place / "out" / "checkpoints").glob("teacher-*.pt"))
 
 
@@ -197,13 +209,11 @@ def test_a_signal_to_the_whole_process_group_saves_and_says_suspended(place, ask
     assert when != "distil 2/" or any(saved.stage == "distil" for saved in saved_in(place / "out"))
 
 
-@pytest.mark.timed
-def test_a_suspended_run_whose_student_is_too_wide_hands_in_a_pruned_copy(place, paced):
-    words = [*TINY, "--set", "train.epochs=2000", "--set", "student.name=hw7", "--set", "limit=hw13-2023", "--set", 'prune={"keep": 0.2}']
-    hintless = ["--set", 'distill=[{"loss": "kd"}]']
-    printed = a_session(place, "record", *words, *hintless, "--budget", f"{paced(20)}s")
+@pytest.mark.slow
+def test_a_suspended_run_whose_student_is_too_wide_hands_in_a_pruned_copy(place, capsys):
+    words = ["student.name=hw7", "limit=hw13-2023", 'prune={"keep": 0.2}', 'distill=[{"loss": "kd"}]']
+    printed = suspended_in("distil", place, capsys, "record", *words)
     record = record_of(place)
-    assert record["state"] == "suspended"
     assert 50_000 < record["parameters"] <= 60_000
     assert "a copy was pruned to" in printed
     assert record["over_the_limit"] == []
@@ -211,12 +221,12 @@ def test_a_suspended_run_whose_student_is_too_wide_hands_in_a_pruned_copy(place,
     assert count_parameters_in(newest.path) == 256_779 - 11 * 257 + 6 * 257  # the run itself goes on with the wide one
 
 
-@pytest.mark.timed
-def test_a_suspended_run_whose_layers_will_be_thinner_hands_in_thin_ones(place, paced):
-    words = [*TINY, "--set", "train.epochs=2000", "--set", "student.name=hw7", "--set", "limit=hw13-2023", "--set", "lowrank={}"]
-    printed = a_session(place, "record", *words, "--set", 'distill=[{"loss": "kd"}]', "--budget", f"{paced(30)}s")
+@pytest.mark.slow
+def test_a_suspended_run_whose_layers_will_be_thinner_hands_in_thin_ones(place, capsys):
+    words = ["student.name=hw7", "limit=hw13-2023", "lowrank={}", 'distill=[{"loss": "kd"}]']
+    printed = suspended_in("distil", place, capsys, "record", *words)
     record = record_of(place)
-    assert (record["state"], record["over_the_limit"]) == ("suspended", [])
+    assert record["over_the_limit"] == []
     assert 50_000 < record["parameters"] <= 60_000
     assert "a copy's layers were made thinner" in printed
 
@@ -275,16 +285,17 @@ def test_a_trained_teacher_outlives_the_loss_of_either_of_its_files(run, place, 
     assert results(place, "out") == before
 
 
-@pytest.mark.timed
-def test_two_runs_in_one_folder_do_not_meet_and_a_killed_ones_workers_hold_nothing(place, refusal, paced):
+@pytest.mark.slow
+def test_two_runs_in_one_folder_do_not_meet_and_a_killed_ones_workers_hold_nothing(place, refusal):
     words = ["record", *TINY, "--set", "train.epochs=2000", "--set", "data.feed=decode", "--set", "data.workers=2"]
-    first = subprocess.Popen(in_a_process(*words), cwd=place, stdout=subprocess.PIPE, text=True)
-    while "distil 1/" not in first.stdout.readline():
-        pass
-    assert f"out is in use by process {first.pid}" in refusal(place, *words)
-    first.kill()
-    assert "going on from step" in a_session(place, *words, "--budget", f"{paced(12)}s")  # while its workers may still be ending
-    first.communicate()
+    begin = partial(subprocess.Popen, in_a_process(*words), cwd=place, stdout=subprocess.PIPE, text=True)
+    with begin() as first:
+        assert any("distil 1/" in line for line in first.stdout)
+        assert f"out is in use by process {first.pid}" in refusal(place, *words)
+        first.kill()
+        with begin() as second:  # while the first one's workers may still be ending
+            assert any("going on from step" in line for line in second.stdout)
+            second.kill()
 
 
 @pytest.mark.slow
