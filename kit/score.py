@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from sklearn.metrics import classification_report
 
 from kit import predict, submission
@@ -40,8 +41,9 @@ def predict_split(file: Path, data: Path, out: Path, split: SplitName, cache: Pa
     ids = submission.ids_for(photos.names, rules) if split == "evaluation" else list(photos.names)
     submission.write_csv(out, ids, predicted, rules)
     if photos.labelled:
-        numbers = list(range(len(packed.classes)))
-        yield classification_report(photos.labels, predicted, labels=numbers, target_names=list(packed.classes), digits=4, zero_division=0)
+        numbers = np.union1d(photos.labels, predicted)  # a class that is neither there nor answered counts in no mean, as below
+        names = [packed.classes[number] for number in numbers]
+        yield classification_report(photos.labels, predicted, labels=numbers, target_names=names, digits=4, zero_division=0)
         scores = predict.scores_of(predicted, photos.labels)
         seen = f", which it was trained on ({predict.SEEN})" if config.train.final_fit and split == "validation" else ""
         yield f"accuracy {scores['accuracy']:.4f}, macro-F1 {scores['macro_f1']:.4f} on {counted(len(predicted), f'{split} photo')}{seen}"

@@ -134,6 +134,17 @@ def test_a_split_is_scored_in_the_students_order_of_classes_into_a_folder_that_i
     assert last.endswith("new/s.csv: 15 rows")
 
 
+def test_both_macro_means_leave_out_a_class_that_is_neither_there_nor_answered(drawn, tmp_path):
+    torch.manual_seed(0)  # a new student answers one class to nearly everything, and not the last
+    file, data = knows(tuple("abcd"), tmp_path / "s.kit"), sorted_into("abcd", drawn, tmp_path / "photos")
+    shutil.rmtree(data / "validation" / "d")
+    report, last, _ = predict_split(file, data, tmp_path / "s.csv", "validation", tmp_path)
+    answered = {line.split(",")[1] for line in (tmp_path / "s.csv").read_text().splitlines()[1:]}
+    assert "3" not in answered
+    mean = next(line for line in report.splitlines() if "macro avg" in line).split()[4]
+    assert f"macro-F1 {mean} on 15 validation photos" in last
+
+
 @pytest.mark.parametrize("place", ["", "test"])
 def test_photos_alone_are_predicted_with_the_students_classes(place, drawn, tmp_path):
     file, alone = knows(tuple("cab"), tmp_path / "s.kit"), tmp_path / "photos" / place

@@ -25,11 +25,9 @@ def agreements(run: Run) -> dict[str, dict[str, float]]:
 
 def confused(run: Run, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     table = confusion(logits.argmax(1), labels, len(run.classes))
-    shares = table / np.maximum(table.sum(1, keepdims=True), 1)
     pairs = [(run.classes[true], run.classes[said], count) for true, said, count in scores.most_confused(table)]
-    cells = [list(zip(map(int, row), map(float, share), strict=True)) for row, share in zip(table, shares, strict=True)]
     return {
-        "rows": cells if len(run.classes) <= MATRIX else [],
+        "rows": [[(int(count), float(count / max(row.sum(), 1))) for count in row] for row in table] if len(table) <= MATRIX else [],
         "pairs": pairs,
         "scores": [(name, *entry) for name, entry in zip(run.classes, scores.per_class(table), strict=True)],
     }

@@ -65,7 +65,7 @@ def plot(figure: Plot) -> Markup:
     def down(y: float) -> str:
         return f"{100 * (rows[-1] - y) / (rows[-1] - rows[0]):.2f}"
 
-    columns = [x for x in ticks(left, right, 2 if figure.small else 6) if left < x <= right and x == int(x)]
+    columns = [x for x in ticks(left, right, 2 if figure.small else 6) if left <= x <= max(xs) and x == int(x)]
     svg = [f'<path class="grid" d="M0 {down(y)}H100"/>' for y in rows]
     svg += [f'<path class="border" d="M{across(x)} 0V100"/>' for x, _ in borders]
     svg += [f'<path class="level" d="M0 {down(figure.level[0])}H100"/>'] if figure.level else []
@@ -139,8 +139,9 @@ def histogram(before: np.ndarray, after: np.ndarray, says: str) -> Markup:
 
 
 def sizes(teacher: int, student: int, says: str) -> Markup:
-    """Two discs whose areas are as the networks' parameters, touching at the bottom."""
-    large = 120
-    little = max(large * math.sqrt(student / teacher), 1)
-    ways = f'<circle class="disc" cx="122" cy="122" r="{large}"/><circle class="c1" cx="122" cy="{242 - little:.1f}" r="{little:.1f}"/>'
+    """Two discs whose areas are as the networks' parameters, touching at the bottom, the smaller one in front."""
+    ways = ""
+    for kind, count in sorted((("disc", teacher), ("c1", student)), key=lambda disc: -disc[1]):
+        radius = max(120 * math.sqrt(count / max(teacher, student)), 1)
+        ways += f'<circle class="{kind}" cx="122" cy="{242 - radius:.1f}" r="{radius:.1f}"/>'
     return Markup('<svg class="sizes" viewBox="0 0 244 244" role="img" aria-label="{}">{}</svg>').format(says, Markup(ways))

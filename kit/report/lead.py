@@ -76,10 +76,12 @@ def beside(run: Run, teacher: Stage, parameters: int, accuracy: float) -> str:
     """The student's size and accuracy in shares of its teacher's. A size that is much the same is passed over."""
     name = teacher_of(run)
     whose, their = (f"{name}’", "their") if name.endswith("s") else (f"{name}’s", "its")
-    share = f"{accuracy / teacher.accuracy:.0%}".replace("%", "\u202f%") if teacher.accuracy else "–"
+    share = percent(accuracy / teacher.accuracy if teacher.accuracy else None, 0)
     if teacher.parameters <= 1.5 * parameters:
         return f": {share} of {whose} accuracy"
-    return f": 1/{teacher.parameters / parameters:,.0f} of {whose} size and {share} of {their} accuracy"
+    times = teacher.parameters / parameters
+    size = f"1/{times:,.0f}" if times >= 10 else percent(1 / times, 0)  # 1/2 would be anything from 40 % to 67 %
+    return f": {size} of {whose} size and {share} of {their} accuracy"
 
 
 def teacher_of(run: Run) -> str:
@@ -106,5 +108,5 @@ def discs(run: Run) -> dict[str, Any] | None:
     if not {"teacher", "quantize"} <= found.keys():
         return None
     teacher, student = found["teacher"].parameters, found["quantize"].parameters
-    says = f"Two discs in scale: the teacher's {teacher:,} parameters, and the student's {student:,}, 1 in {teacher / student:,.0f}."
+    says = f"Two discs in scale: the teacher's {teacher:,} parameters, and the student's {student:,}."
     return {"figure": sizes(teacher, student, says), "teacher": teacher, "student": student}

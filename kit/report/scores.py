@@ -30,11 +30,11 @@ def calibrate(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     return Calibration(counts.tolist(), mean_confidence.tolist(), mean_right.tolist(), ece)
 
 
-def per_class(table: np.ndarray) -> list[tuple[float, float, float, int]]:
-    """(precision, recall, F1, photos) of each class of a confusion; 0 where there is nothing to divide by."""
+def per_class(table: np.ndarray) -> list[tuple[float | None, float | None, float | None, int]]:
+    """(precision, recall, F1, photos) of each class of a confusion; None where there is nothing to divide by."""
     right, answered, there = np.diag(table), table.sum(0), table.sum(1)
-    shares = [right / np.maximum(answered, 1), right / np.maximum(there, 1), 2 * right / np.maximum(answered + there, 1)]
-    return list(zip(*(share.tolist() for share in shares), there.tolist(), strict=True))
+    shares = [[float(a / b) if b else None for a, b in zip(right, of, strict=True)] for of in (answered, there, (answered + there) / 2)]
+    return list(zip(*shares, there.tolist(), strict=True))
 
 
 def recalls(logits: np.ndarray, labels: np.ndarray) -> list[float | None]:

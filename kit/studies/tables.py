@@ -249,7 +249,7 @@ def packing(made: list[Row]) -> pd.DataFrame:
                 "arm": row.arm.name,
                 "bits": f"{bits.bits}, {bits.method}",
                 "bytes": f"{row.bytes:,.0f}",
-                "points lost": f"{lost.mean():.2f}{spread}",
+                "points lost": f"{lost.mean():z.2f}{spread}",
                 "equal answers": f"{found['equal'].mean():.2%}, at least {found['equal'].min():.2%}",
             }
         )

@@ -48,6 +48,8 @@ def test_a_teacher_of_the_students_size_and_two_teachers_are_said_as_such(runs):
     ran = read_run(runs.done)
     alike = with_teacher(ran, parameters=ran.record["parameters"], macs=1, accuracy=1.0)
     assert re.search(r"accuracy: [\d.]+\u202f% of its teacher’s accuracy\.$", sentence(alike))
+    near = with_teacher(ran, parameters=int(1.6 * ran.record["parameters"]), macs=1)
+    assert re.search(r"accuracy: 6[23]\u202f% of its teacher’s size and", sentence(near))
     both = with_teacher(ran, accuracies=[0.5, 0.6])
     assert re.search(r"of its teachers’ size and \d+\u202f% of their accuracy\.$", sentence(both))
     assert yardstick(both)["rows"][-1][0] == "its teachers"

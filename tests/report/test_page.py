@@ -339,6 +339,19 @@ def test_a_level_near_the_top_leaves_the_place_above_the_plot_to_the_stages(leve
     assert re.search(r'<span class="([a-z ]+)" style="top:[\d.]+%">teacher</span>', drawn)[1] == place
 
 
+def test_an_epoch_that_was_not_is_no_tick_and_the_only_one_is():
+    ticked = lambda last: re.findall(r'class="x".*?>(.*?)<', plot(Plot("", [Line("student", [(x, 0.5) for x in range(1, last + 1)])])))  # noqa: E731
+    assert (ticked(1), ticked(3), ticked(40)) == (["1"], ["1", "2", "3"], ["10", "20", "30", "40"])
+
+
+def test_what_follows_a_class_that_is_read_from_the_right_stays_where_it_is(runs):
+    """Without a border around the name the number would be shown before it, and an arrow point the other way."""
+    run = read_run(runs.done)
+    named = page(replace(run, answers=replace(run.answers, classes=tuple("אבגדהו"))))
+    assert re.search(r"<bdi>[א-ת]</bdi>(</b>: |, )\d", named)
+    assert not re.search(r"[א-ת](</b>|</span>)?([:,] \d| →)", named)
+
+
 def test_the_labels_of_many_steps_do_not_run_into_each_other_on_a_phone():
     marks = [(x, "fine-tuning") for x in (1, 3, 5, 7)] + [(2, "session 2"), (6, "session 3")]
     drawn = plot(Plot("", [Line("student", [(0, 0.0), (10, 0.9)])], borders=marks))

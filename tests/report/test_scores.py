@@ -1,10 +1,12 @@
 """The page's figures against small tables that can be counted by hand."""
 
+import re
+
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from kit.predict import confusion
+from kit.predict import confusion, macro_f1
 from kit.report.figures import sizes, ticks
 from kit.report.render import brief, short
 from kit.report.scores import agreement, calibrate, most_confused, per_class, recalls, surest, worst
@@ -14,9 +16,9 @@ LOGITS = np.log(np.array([[0.9, 0.1, 1e-9], [0.6, 0.4, 1e-9], [0.2, 0.8, 1e-9], 
 TABLE = confusion(LOGITS.argmax(1), LABELS, 3)
 
 
-def test_scores_of_a_class_without_photos_are_none_or_nought():
+def test_scores_of_a_class_without_photos_are_none():
     assert recalls(LOGITS, LABELS) == [pytest.approx(2 / 3), 1.0, None]
-    assert per_class(TABLE)[2] == (0, 0, 0, 0)
+    assert per_class(TABLE)[2] == (None, None, None, 0)
     assert per_class(TABLE)[1] == (0.5, 1.0, pytest.approx(2 / 3), 1)
 
 
@@ -29,8 +31,9 @@ def test_tables_and_scores_are_scikit_learns():
     answer, labels = np.random.default_rng(0).integers(0, (6, 5), (50, 2)).T  # the last class is there in answers alone
     table = confusion(answer, labels, 7)
     assert np.array_equal(table, confusion_matrix(labels, answer, labels=range(7)))
-    theirs = precision_recall_fscore_support(labels, answer, labels=range(7), zero_division=0)
-    assert np.allclose(list(zip(*per_class(table), strict=True)), theirs)
+    theirs = precision_recall_fscore_support(labels, answer, labels=range(7), zero_division=np.nan)
+    assert np.allclose(np.array(list(zip(*per_class(table), strict=True)), float), theirs, equal_nan=True)
+    assert macro_f1(answer, labels) == pytest.approx(np.mean([f1 for _, _, f1, _ in per_class(table) if f1 is not None]))
 
 
 def test_the_calibration_error_is_the_weighted_gap():
@@ -74,6 +77,6 @@ def test_a_number_that_is_rounded_up_to_the_next_unit_is_written_in_it():
 
 
 def test_the_two_discs_areas_are_as_the_networks_parameters():
-    drawn = sizes(400, 100, "a quarter")
-    assert 'r="120"' in drawn
-    assert 'r="60.0"' in drawn
+    discs = lambda teacher, student: re.findall(r'<circle class="(\w+)".*? r="([\d.]+)"', sizes(teacher, student, ""))  # noqa: E731
+    assert discs(400, 100) == [("disc", "120.0"), ("c1", "60.0")]
+    assert discs(100, 400) == [("c1", "120.0"), ("disc", "60.0")]  # the smaller one in front, and none larger than its figure
