@@ -68,6 +68,39 @@ def find_device() -> Device:
     return Device(card, torch.float16, torch.float16, True, name, f"{name}, float16 with a scaler (no native bfloat16)")
 
 
+def cpu_because(why: str) -> Device:
+    """The student stays in float32: its small depthwise convolutions are slower in bfloat16 here.
+
+    Weights that decay towards zero end as denormal numbers, and a step on those took twice as long (230 → 550 ms in the 30th epoch of
+    `boss`), so they are flushed to zero.
+
+    why: how `says` begins, "" for nothing.
+    """
+    keep_freed_memory()
+    torch.set_flush_denormal(True)  # early: torch's threads inherit it when they start
+    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    says = "teacher in bfloat16 (native), student in float32" if fast else "float32"
+    return Device(
+        device=torch.device("cpu"),
+        teacher=torch.bfloat16 if fast else torch.float32,
+        autocast=None,
+        scaled=False,
+        kind=f"CPU, {torch.backends.cpu.get_cpu_capability()}{', bfloat16' if fast else ''}",
+        says=f"{why}CPU, {says}",
+    )
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what is freed instead of giving it back: activations of tens of megabytes are freed and asked for again at
+    every step, and the kernel's zeroing of fresh pages took a quarter of a CPU step. Elsewhere than on Linux with glibc: nothing."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def usable_cards() -> int:
     """How many GPUs share a session's work, 0 for the CPU.
 
@@ -126,36 +159,3 @@ def shortages_named() -> Iterator[None]:
             "with --set data.feed=stream. Or make the steps smaller, in another --out: --set train.batch_size=…, and where the run trains "
             "its teacher --set teacher.train.batch_size=…."
         ) from None
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep what is freed instead of giving it back: activations of tens of megabytes are freed and asked for again at
-    every step, and the kernel's zeroing of fresh pages took a quarter of a CPU step. Elsewhere than on Linux with glibc: nothing."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-    except OSError:
-        return
-    libc.mallopt(M_MMAP_MAX, 0)
-    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def cpu_because(why: str) -> Device:
-    """The student stays in float32: its small depthwise convolutions are slower in bfloat16 here.
-
-    Weights that decay towards zero end as denormal numbers, and a step on those took twice as long (230 → 550 ms in the 30th epoch of
-    `boss`), so they are flushed to zero.
-
-    why: how `says` begins, "" for nothing.
-    """
-    keep_freed_memory()
-    torch.set_flush_denormal(True)  # early: torch's threads inherit it when they start
-    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    says = "teacher in bfloat16 (native), student in float32" if fast else "float32"
-    return Device(
-        device=torch.device("cpu"),
-        teacher=torch.bfloat16 if fast else torch.float32,
-        autocast=None,
-        scaled=False,
-        kind=f"CPU, {torch.backends.cpu.get_cpu_capability()}{', bfloat16' if fast else ''}",
-        says=f"{why}CPU, {says}",
-    )

@@ -45,13 +45,14 @@ def fused(function: Callable[..., Result], say: Callable[[str], None] | None = N
     import torch._functorch.config
     import torch._inductor.config
 
-    remedy = "leave it out, in another --out: --set train.compile=false"
-    if not hasattr(torch._inductor.config, "deterministic"):  # a torch before 2.10
-        why = f"torch {torch.__version__} can't be told to choose kernels by rule"
+    def give_up(why: str, remedy: str) -> Callable[..., Result]:
         if say is None:
-            raise KitError(f"train.compile: {why}. Take a newer one, or {remedy}.")
+            raise KitError(f"train.compile: {why}. {remedy}, or leave it out, in another --out: --set train.compile=false.") from None
         say(f"{why}: steps are taken kernel by kernel")
         return function
+
+    if not hasattr(torch._inductor.config, "deterministic"):  # a torch before 2.10
+        return give_up(f"torch {torch.__version__} can't be told to choose kernels by rule", "Take a newer one")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of every machine without a GPU
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = RECOMPILES
@@ -72,13 +73,8 @@ def fused(function: Callable[..., Result], say: Callable[[str], None] | None = N
             recorded = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
             if recorded or not (say or isinstance(error, torch._dynamo.exc.TorchDynamoException)):
                 raise
-            why = f"torch can't compile the step here ({in_brief(error)})"
-            if say is None:
-                raise KitError(
-                    f"train.compile: {why}. On a CPU it needs a C++ compiler such as g++, on a GPU Triton and a C compiler. Or {remedy}."
-                ) from None
-            say(f"{why}: steps are taken kernel by kernel")
-            compiled = function
-            return function(*tensors)
+            needs = "On a CPU install a C++ compiler such as g++, on a GPU Triton and a C compiler"
+            compiled = give_up(f"torch can't compile the step here ({in_brief(error)})", needs)
+            return compiled(*tensors)
 
     return call

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kit.compress.fold import fold
-from kit.console import counted
+from kit.console import counted, progress
 from kit.device import choose_device
 from kit.errors import KitError
 from kit.models.cost import activation_bytes, count_macs, step_seconds
@@ -31,13 +31,15 @@ def compare(names: Sequence[str], image_size: int, classes: int, limit: int | No
     table = Table("student", "parameters", "trained", "M MACs", "activations", "ms / step", "widths", "says", show_edge=False)
     for column in table.columns[1:6]:
         column.justify, column.no_wrap = "right", True
-    for name in names or STUDENTS:
-        try:
-            table.add_row(name, *row(name, image_size, classes, limit, multiple))
-        except KitError as error:
-            if names:
-                raise
-            table.add_row(name, *[""] * (len(table.columns) - 2), Text(str(error)))  # what has brackets is no markup
+    with progress("students", len(names or STUDENTS)) as moved:
+        for done, name in enumerate(names or STUDENTS):
+            moved(done)
+            try:
+                table.add_row(name, *row(name, image_size, classes, limit, multiple))
+            except KitError as error:
+                if names:
+                    raise
+                table.add_row(name, *[""] * (len(table.columns) - 2), Text(str(error)))  # what has brackets is no markup
     yield table
     yield (
         f"{classes} classes at {image_size} px. Parameters as a limit counts them; trained: with the branches that fuse away. MACs of the "

@@ -54,10 +54,6 @@ def measure(config: Config, data: Path, cache: Path, teachers: Sequence[Path]) -
     return Measured(epoch, budget.elapsed() + EXIT - sum(epoch.values()))
 
 
-def with_epochs(config: Config, epochs: int) -> Config:
-    return override(config, [f"train.epochs={epochs}"])
-
-
 def epochs_of(config: Config) -> dict[str, int]:
     trained = {"teacher": config.teacher.train, "distil": config.train} | later_plans(config)
     return {stage: plan.epochs for stage, plan in trained.items()}
@@ -100,7 +96,7 @@ def fit_epochs(config: Config, measured: Measured, budget: float, quota: float) 
             f"{say_duration(measured.overhead)})."
         )
     try:
-        return with_epochs(config, fitting)
+        return override(config, [f"train.epochs={fitting}"])
     except KitError as error:
         held = f"{say_duration(quota)} hold no more than {fitting} of distillation's epochs"
         raise KitError(f"{held}, too few for this recipe: {error}") from None

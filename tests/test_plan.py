@@ -12,7 +12,7 @@ from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.console import console
 from kit.errors import KitError
-from kit.plan import Measured, fit_epochs, measure, sessions, total, with_epochs
+from kit.plan import Measured, fit_epochs, measure, sessions, total
 
 HOUR = 3600
 BOSS = override(recipe("boss"), ["train.patience=null"])
@@ -40,8 +40,8 @@ def test_every_step_of_pruning_trains_and_counts():
 def test_the_epochs_that_are_found_fill_the_quota_and_one_more_would_not_fit(quota):
     measured = Measured({"distil": 43.7}, overhead=90)
     found = fit_epochs(BOSS, measured, 2 * HOUR, quota * HOUR).train.epochs
-    more = with_epochs(BOSS, found + 1)
-    assert total(with_epochs(BOSS, found), measured, 2 * HOUR) <= quota * HOUR < total(more, measured, 2 * HOUR)
+    fitting, more = (override(BOSS, [f"train.epochs={epochs}"]) for epochs in (found, found + 1))
+    assert total(fitting, measured, 2 * HOUR) <= quota * HOUR < total(more, measured, 2 * HOUR)
 
 
 @pytest.mark.slow

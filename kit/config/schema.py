@@ -148,13 +148,9 @@ class Prune(Section):
     finetune_lr: Positive | None = None  # None: half of train.lr
 
     @model_validator(mode="after")
-    def one_step_has_no_other_beginning(self) -> Self:
+    def fields_fit_together(self) -> Self:
         if self.restart and self.steps == 1:
             raise ValueError("prune.restart says where later steps begin: set prune.steps as well")
-        return self
-
-    @model_validator(mode="after")
-    def new_weights_are_trained(self) -> Self:
         if self.scratch and not self.finetune_epochs:
             raise ValueError("prune.scratch gives new weights, which prune.finetune_epochs=0 leaves untrained: set some epochs")
         return self
@@ -191,19 +187,11 @@ class Pack(Section):
         return self.method in ("affine", "symmetric")
 
     @model_validator(mode="after")
-    def the_course_has_eight_bits(self) -> Self:
+    def fields_fit_together(self) -> Self:
         if self.method == "course" and self.bits != 8:
             raise ValueError("pack.method 'course' is 8 bits and nothing else: leave pack.bits, or choose another method")
-        return self
-
-    @model_validator(mode="after")
-    def sixteen_bits_are_half(self) -> Self:
         if (self.bits == 16) != (self.method == "half") or 8 < self.bits < 16:
             raise ValueError(f"pack.bits {self.bits} and pack.method {self.method!r}: 16 bits are 'half' alone, the others have 2 to 8")
-        return self
-
-    @model_validator(mode="after")
-    def photos_decide_between_multiples(self) -> Self:
         if self.calibration and not self.even:
             raise ValueError(f"pack.calibration rounds to multiples of a step, which pack.method {self.method!r} has none of: leave it out")
         return self
@@ -290,25 +278,13 @@ class Config(Section):
         return limit
 
     @model_validator(mode="after")
-    def steps_are_learned_on_even_grids(self) -> Self:
+    def sections_fit_together(self) -> Self:
         if self.quantize.train_epochs and not self.pack.even:
             raise ValueError(f"quantize.train_epochs learns steps, which pack.method {self.pack.method!r} has none of: choose affine")
-        return self
-
-    @model_validator(mode="after")
-    def thinner_layers_are_packed_folded(self) -> Self:
         if self.lowrank and self.pack.method == "course":
             raise ValueError("pack.method 'course' stores a student as it was built, and lowrank replaces its layers: choose affine")
-        return self
-
-    @model_validator(mode="after")
-    def what_is_stored_is_used(self) -> Self:
         if self.teacher.store and not self.taught:
             raise ValueError("teacher.store keeps a teacher's answers, and no term of distill looks at a teacher: leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def a_trained_teacher_fits_the_runs_photos(self) -> Self:
         if self.teacher.train.final_fit and not self.train.final_fit:
             raise ValueError(
                 "teacher.train.final_fit adds no photos by itself: set train.final_fit=true, which the teacher follows, or leave it out"
@@ -341,13 +317,9 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def a_kept_classifier_keeps_its_inputs(self) -> Self:
+    def terms_fit_the_run(self) -> Self:
         if self.prune and any(term.loss == "simkd" for term in self.distill):
             raise ValueError("simkd keeps the teacher's classifier, and pruning would take inputs from it: leave out simkd or prune")
-        return self
-
-    @model_validator(mode="after")
-    def unlabelled_photos_teach_something(self) -> Self:
         if self.data.unlabelled and not any(term.weight for term in self.distill if term.loss != "ce"):
             raise ValueError("data.unlabelled brings photos without labels, and distill has no term that needs none: add one, such as kd")
         return self

@@ -59,7 +59,7 @@ def changed_by_packing(session: Session, material: Material, before: nn.Module, 
     answers = [predict.logits(network, photos, session.config.data).argmax(1).numpy() for network in networks]
     first, second = (float((answer == photos.labels).mean()) for answer in answers)
     equal = float((answers[0] == answers[1]).mean())
-    session.log(f"packing took {100 * (first - second):.2f} points of the centre crop's accuracy and left {equal:.2%} of the answers")
+    session.log(f"packing took {100 * (first - second):.2f} points of the centre crop's accuracy; {equal:.2%} of the answers stayed")
     return {"before": first, "after": second, "equal": equal}
 
 

@@ -49,10 +49,8 @@ def train(
     order = make_order(session, material, plan, augment)
     views = make_views(session, material, order, augment)
     left_out = material.photos - order.steps_per_epoch * order.batch_size
-    session.log(
-        f"{stage}: {counted(plan.epochs, 'epoch')} of {counted(order.steps_per_epoch, 'step')} of {order.batch_size} photos; each epoch "
-        f"leaves {left_out} out"
-    )
+    rest = f"; each epoch leaves {left_out} out" if left_out else ""
+    session.log(f"{stage}: {counted(plan.epochs, 'epoch')} of {counted(order.steps_per_epoch, 'step')} of {order.batch_size} photos{rest}")
     session.log(f"{stage}: {views.says}")
     batches = mixing(views, order, augment, len(material.dataset.classes))
     return fit(
