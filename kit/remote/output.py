@@ -21,6 +21,7 @@ from kit.files import make_folder, read_object, write_durably
 from kit.remote.client import Kaggle
 
 PAGE = 100  # files that are listed at once
+ENTRY = "\n,"  # in a log, before each entry but the first
 PROVENANCE = "provenance.json"
 WRITTEN_DOWN = {"submission.csv": "csv_sha256", "student.kit": "student_sha256"}  # file: the provenance's field
 
@@ -41,8 +42,15 @@ class Provenance(BaseModel):
     student_sha256: str | None = None
 
 
+def address(wanted: Any, ref: str) -> None:
+    """Say in a request whose session is meant: of owner/slug the newest's, of owner/slug/version that one's."""
+    wanted.user_name, wanted.kernel_slug, *version = ref.split("/")
+    if version:
+        wanted.version_label = f"v{version[0]}"  # by a number alone Kaggle finds none
+
+
 def list_output(kaggle: Kaggle, ref: str) -> tuple[dict[str, str], str]:
-    """{name: address} of all files of a kernel's newest session, and its log.
+    """{name: address} of all files that a session left, and its log. ref: as `address` takes it.
 
     Raises:
         KitError: Kaggle refused, or could not be reached.
@@ -51,7 +59,7 @@ def list_output(kaggle: Kaggle, ref: str) -> tuple[dict[str, str], str]:
 
     files: dict[str, str] = {}
     wanted = ApiListKernelSessionOutputRequest()
-    wanted.user_name, wanted.kernel_slug = ref.split("/")
+    address(wanted, ref)
     wanted.page_size, log = PAGE, ""
     while True:
         answer = kaggle.ask(lambda client: client.kernels.kernels_api_client.list_kernel_session_output(wanted))
@@ -63,14 +71,15 @@ def list_output(kaggle: Kaggle, ref: str) -> tuple[dict[str, str], str]:
 
 
 def read_log(text: str) -> tuple[list[str], float]:
-    """(lines, seconds of the session when the last one came). Kaggle's log is JSON, a list of {"data": text, "time": seconds}, or plain
-    text, which tells no time."""
-    seconds = 0.0
-    with suppress(ValueError, TypeError, KeyError):
-        entries = json.loads(text)
-        text = "".join(entry["data"] for entry in entries)
-        seconds = max(float(entry.get("time", 0)) for entry in entries)
-    return text.splitlines(), seconds
+    """(lines, seconds of the session when the last one came). Kaggle's log is JSON, a list of {"data": text, "time": seconds}, an entry a
+    line, whose end is missing where a session was killed; or plain text, which tells no time."""
+    for whole in (text, f"{text}]", f"{text[: text.rfind(ENTRY)]}]"):
+        with suppress(ValueError, TypeError, KeyError):
+            entries = json.loads(whole)
+            return "".join(entry["data"] for entry in entries).splitlines(), max(
+                (float(entry.get("time", 0)) for entry in entries), default=0
+            )
+    return text.splitlines(), 0.0
 
 
 def contents(kaggle: Kaggle, ref: str, pattern: str = ".*") -> Iterator[tuple[str, bytes]]:
@@ -151,7 +160,7 @@ class Progress:
 
 
 def progress_of(kaggle: Kaggle, ref: str) -> Progress:
-    """Of the newest session, by its run.json or the names of its checkpoints, whichever tells more steps.
+    """Of a session (`address`), by its run.json or the names of its checkpoints, whichever tells more steps.
 
     Raises:
         KitError: Kaggle refused, or could not be reached.
