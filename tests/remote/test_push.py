@@ -171,7 +171,7 @@ def test_each_wait_for_a_free_session_has_all_of_its_tries(clone, kaggle, server
     assert sum("asking whether the push arrived" in line for line in said) == 7
 
 
-@pytest.mark.parametrize("answer", [b"<html>Sign in to this network</html>", b"{}"])
+@pytest.mark.parametrize("answer", [b"<html>Sign in to this network</html>", b"{}", b"null", b'{"metadata": 7}'])
 def test_what_is_no_answer_is_asked_again_and_ends_in_words(clone, kaggle, server, answer):
     server.faults["GetKernel"].extend([answer] * 2)
     assert send(clone, kaggle)[0].version == 1
