@@ -76,9 +76,8 @@ def read_log(text: str) -> tuple[list[str], float]:
     for whole in (text, f"{text}]", f"{text[: text.rfind(ENTRY)]}]"):
         with suppress(ValueError, TypeError, KeyError):
             entries = json.loads(whole)
-            return "".join(entry["data"] for entry in entries).splitlines(), max(
-                (float(entry.get("time", 0)) for entry in entries), default=0
-            )
+            seconds = [float(entry.get("time", 0)) for entry in entries]
+            return "".join(entry["data"] for entry in entries).splitlines(), max(seconds, default=0.0)
     return text.splitlines(), 0.0
 
 
