@@ -82,7 +82,7 @@ def read_log(text: str) -> tuple[list[str], float]:
 
 
 def contents(kaggle: Kaggle, ref: str, pattern: str = ".*") -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file of a kernel's newest session whose whole name fits `pattern`, its provenance first.
+    """Name and content of each file of a session (`address`) whose whole name fits `pattern`, its provenance first.
 
     Raises:
         KitError: no file that fits, or one that could not be fetched or is not what the run wrote; a pattern that is none.
@@ -96,7 +96,7 @@ def contents(kaggle: Kaggle, ref: str, pattern: str = ".*") -> Iterator[tuple[st
     files, _ = list_output(kaggle, ref)
     fitting = [name for name in files if wish.fullmatch(name) and name != PROVENANCE]
     if not fitting and not (PROVENANCE in files and wish.fullmatch(PROVENANCE)):
-        raise KitError(f"The newest session of {ref} left no file that fits {pattern!r}. Has it ended? Look at its page.")
+        raise KitError(f"The session of {ref} left no file that fits {pattern!r}. Has it ended? Look at its page.")
     written: dict[str, Any] = {}
     if PROVENANCE in files:
         content = kaggle.transfer(PROVENANCE, files[PROVENANCE])
@@ -128,7 +128,7 @@ def read_provenance(content: bytes, what: str, remedy: str) -> dict[str, Any]:
 
 
 def fetch(kaggle: Kaggle, ref: str, folder: Path, pattern: str = ".*") -> Iterator[Path]:
-    """Download the files of a kernel's newest session whose whole name fits `pattern`; yields each when it is whole.
+    """Download the files of a session (`address`) whose whole name fits `pattern`; yields each when it is whole.
 
     Raises:
         KitError: as `contents`, and for a name that leads out of `folder`.

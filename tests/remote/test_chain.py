@@ -609,14 +609,17 @@ def test_of_a_pair_that_takes_turns_the_one_that_is_furthest_is_pulled(tmp_path,
     assert (place / "submission.csv").read_text() == "6"
 
 
-def test_where_a_later_session_is_the_newest_pull_says_where_the_furthest_ones_files_lie(tmp_path, server, kaggle, capsys):
-    small, file = kernel(tmp_path), tmp_path / "chain" / "chain.json"
+def test_where_a_later_session_is_the_newest_the_furthest_ones_files_are_pulled(tmp_path, server, kaggle, capsys):
+    small, file = kernel(tmp_path, QUICK + "open('submission.csv', 'w').write('of the chain')\n"), tmp_path / "chain" / "chain.json"
     chain(small, kaggle, folder=file.parent)
     assert (furthest(file, REF, kaggle), furthest(tmp_path / "none.json", REF, kaggle)) == (REF, REF)
     assert "furthest" not in capsys.readouterr().out
-    push(small, kaggle)
-    furthest(file, REF, kaggle)
-    assert "the newest alone, 2. What version 1 left lies in" in capsys.readouterr().out.replace("\n", "")
+    wait_for(push(kernel(tmp_path, "open('submission.csv', 'w').write('of another')\n"), kaggle), kaggle)
+    pull(kaggle, furthest(file, REF, kaggle), "small", tmp_path / "submissions")
+    assert "furthest in version 1, whose output is pulled, not the newest's, 2" in capsys.readouterr().out.replace("\n", "")
+    (place,) = (tmp_path / "submissions").glob("*-small")
+    made = json.loads((place / "provenance.json").read_text())
+    assert ((place / "submission.csv").read_text(), made["kernel"], made["kernel_version"]) == ("of the chain", REF, 1)
 
 
 KILLED = """[{"stream_name":"stdout","time":1.5,"data":"one\\n"}
