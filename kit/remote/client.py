@@ -9,12 +9,14 @@ import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, TypeVar
 
 from kit.errors import KitError
 from kit.remote.credentials import account, client_folder, credentials, hide, token_files
 
 T = TypeVar("T")
+OLDEST = (2, 2)  # of the client's versions: those before it lack calls that are made here, and end or print at import
 PAUSES = (2, 5, 15, 45)  # seconds before asking again
 LONG_PAUSE = 300.0  # seconds, after these, of a client that is patient
 PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -209,9 +211,11 @@ def connect(say: Callable[[str], None] = print) -> Kaggle:
     """
     with contextlib.redirect_stdout(io.StringIO()):  # the client explains itself at length at import
         try:
+            if tuple(map(int, (found := version("kaggle")).split(".")[:2])) < OLDEST:
+                raise ImportError(f"{found} is too old")
             from kaggle.api.kaggle_api_extended import KaggleApi
-        except ImportError as error:
-            raise KitError(f"Kaggle's client can't be imported ({error}): pip install kaggle six.") from None  # it does not ask for six
+        except ImportError as error:  # it does not ask for six
+            raise KitError(f"Kaggle's client can't be imported ({error}): pip install 'kaggle>={OLDEST[0]}.{OLDEST[1]}' six.") from None
 
         api = KaggleApi()
         try:

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from kit.remote.client import Kaggle
 from kit.remote.datasets import upload
 from kit.remote.metadata import read_metadata
-from kit.remote.push import Dropped, newest_version
+from kit.remote.push import Dropped
 from kit.remote.story import Story, Via
 
 VIAS: tuple[Via, ...] = get_args(Via)
@@ -16,20 +16,19 @@ SLUG, STATE = 50, "-state"  # characters of a data set's title at most; what its
 def carry(story: Story, kernel: Path, kaggle: Kaggle, folder: Path) -> dict[str, Any]:
     """What the next push says otherwise than the metadata, so that its session finds the run's state.
 
-    The furthest session is named by its version where it did not end well, and where Kaggle has another after it, which may have left
-    nothing: it may mount the newest one that ended well.
+    The furthest session is named by its version after one that brought nothing, which may have left nothing, and where it did not end
+    well itself: Kaggle may mount the newest one that did.
     """
     if not story.furthest:
         return {}
-    furthest = story.furthest
-    by_version = story.still or furthest.state != "COMPLETE" or newest_version(kaggle, furthest.ref).number > furthest.version
-    source = furthest.ref + (f"/{furthest.version}" if by_version else "")
+    by_version = story.still or story.furthest.state != "COMPLETE"
+    source = story.furthest.ref + (f"/{story.furthest.version}" if by_version else "")
     match story.via:
         case "self":
             return {"kernel_sources": [source]}
         case "pair":
             partner = {"id": f"{story.ref}-b", "title": f"{read_metadata(kernel, kaggle.user)['title']} b"}
-            return {"kernel_sources": [source]} | (partner if furthest.ref == story.ref else {})
+            return {"kernel_sources": [source]} | (partner if story.furthest.ref == story.ref else {})
         case "dataset":
             owner, slug = story.ref.split("/")
             dataset = f"{owner}/{slug[: SLUG - len(STATE)].rstrip('-')}{STATE}"

@@ -352,6 +352,14 @@ def test_without_credentials_it_says_where_they_go(clone, server, monkeypatch, t
     assert os.environ["KAGGLE_USERNAME"] not in done.stderr
 
 
+def test_a_client_that_is_too_old_is_named(server, monkeypatch, tmp_path):
+    (tmp_path / "kaggle-1.7.4.5.dist-info").mkdir()
+    (tmp_path / "kaggle-1.7.4.5.dist-info" / "METADATA").write_text("Name: kaggle\nVersion: 1.7.4.5\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KitError, match=r"can't be imported \(1\.7\.4\.5 is too old\): pip install 'kaggle>=2\.2' six\."):
+        connect()
+
+
 def test_the_plain_client_pushes_a_folder_as_bundling_left_it(clone, server):
     """`kit bundle` and then `kaggle kernels push -p`, as the documents say."""
     words, kernel = {"cwd": clone, "capture_output": True, "text": True, "timeout": 120}, clone / "kernels" / "smoke"
