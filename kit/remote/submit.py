@@ -196,12 +196,12 @@ def allowed_today(kaggle: Kaggle, rules: Competition) -> int:
     if limits.num_allowed_now > 0:
         return limits.num_allowed_now
     if limits.limited_by_total:
-        why = f"no more submissions: {limits.num_total} were handed in, which is its limit"
+        why = f"takes no more submissions: {limits.num_total} were handed in, which is its limit"
     elif limits.num_today:
-        why = f"no more submissions today ({limits.num_today} were handed in). The day begins anew at 00:00 UTC"
+        why = f"takes no more submissions today ({limits.num_today} were handed in). The day begins anew at 00:00 UTC"
     else:
-        why = f"no submission of this account. If it is not over, {how_to_join(rules)}"
-    raise KitError(f"{rules.slug} takes {why}. Nothing was sent.")
+        why = f"takes no submission of this account. If it is not over, {how_to_join(rules)}"
+    raise KitError(f"{rules.slug} {why}. Nothing was sent.")
 
 
 def upload(kaggle: Kaggle, entry: Entry) -> str:
