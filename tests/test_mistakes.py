@@ -157,7 +157,9 @@ def test_without_kaggles_client_and_torch_pruning_it_says_what_to_install(server
     assert re.search(r"broken │ Kaggle client and GPU time .*kaggle.*pip install -r requirements\.txt", said)
     assert re.search(r"broken │ bundles .*torch-pruning is not installed", said)
     assert "torch-pruning is not installed, and a bundle carries it: pip install torch-pruning." in run("bundle", "smoke")
-    assert "Kaggle's client can't be imported (No module named 'kaggle'): pip install kaggle six." in run("push", "smoke")
+    assert "Kaggle's client can't be imported (No package metadata was found for kaggle): pip install 'kaggle>=2.2' six." in run(
+        "push", "smoke"
+    )
 
 
 def test_torch_pruning_without_a_list_of_its_files_is_not_left_out_of_a_bundle(tmp_path, monkeypatch):

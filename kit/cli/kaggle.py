@@ -212,7 +212,7 @@ def pull(
     shard: ShardOption = "1/1",
     seeds: SeedsOption = 1,
 ) -> None:
-    """Fetch what a kernel's newest session left on Kaggle, compared with what its run wrote down, and file it."""
+    """Fetch what a kernel's newest session, or a chain's furthest, left on Kaggle, compared with what its run wrote down, and file it."""
     from kit.remote.client import connect
     from kit.remote.metadata import kernel_folder, read_metadata
     from kit.remote.pull import WANTED
@@ -233,7 +233,8 @@ def pull(
 
 
 def furthest(file: Path, ref: str, kaggle: Any) -> str:
-    """The kernel that brought a chain of `ref` furthest, of a pair that takes turns maybe the other one; `ref` where there is no chain."""
+    """The kernel that brought a chain of `ref` furthest, of a pair that takes turns maybe the other one, with the version where it has a
+    newer one; `ref` where there is no chain."""
     from kit.remote.push import newest_version
     from kit.remote.story import read_story
 
@@ -241,12 +242,13 @@ def furthest(file: Path, ref: str, kaggle: Any) -> str:
         return ref
     if reached.ref != ref:
         say(f"{file}: the run is furthest in {reached.ref}, whose output is pulled. Move that file away to pull {ref}'s.")
-    if (newest := newest_version(kaggle, reached.ref).number) > reached.version:
-        say(
-            f"{file}: the run is furthest in version {reached.version}, and Kaggle shows the files of the newest alone, {newest}. What "
-            f"version {reached.version} left lies in {file.parent / 'output'}."
-        )
-    return reached.ref
+    if (newest := newest_version(kaggle, reached.ref).number) <= reached.version:
+        return reached.ref
+    say(
+        f"{file}: the run is furthest in version {reached.version}, whose output is pulled, not the newest's, {newest}. A copy lies in "
+        f"{file.parent / 'output'}."
+    )
+    return f"{reached.ref}/{reached.version}"
 
 
 @app.command(

@@ -17,7 +17,7 @@ from kit.remote.client import Kaggle, Refused
 from kit.remote.kernel import LIMIT
 from kit.remote.metadata import read_metadata
 from kit.remote.output import Progress, mirror, progress_of
-from kit.remote.push import OVER, PATIENCE, TAIL, Dropped, Ended, Pushed, digest_of, newest_version, push, session_status, wait_for
+from kit.remote.push import OVER, PATIENCE, TAIL, UNRUN, Dropped, Ended, Pushed, digest_of, newest_version, push, session_status, wait_for
 from kit.remote.quota import refuse_used_up
 from kit.remote.story import FILE, Reached, Story, Via, read_story, save
 from kit.remote.transport import carry, next_way
@@ -51,9 +51,8 @@ def chain(
         via: "self", the kernel is its own source; "pair", two kernels take turns; "dataset", a private data set's newest version. None:
             as the chain was begun. Where Kaggle drops the source, the next of these is tried.
     Raises:
-        KitError: a session failed or was cancelled, two in a row brought nothing, someone else pushed the kernel or deleted it, the week's
-            GPU time is used up, or Kaggle refused: each with the reason and, of a failure, the end of the log. Started again, the chain
-            goes on.
+        KitError: a session failed or was cancelled, two in a row brought nothing, someone deleted the kernel, the week's GPU time is used
+            up, or Kaggle refused: each with the reason and, of a failure, the end of the log. Started again, the chain goes on.
     """
     ref, kaggle = read_metadata(kernel, kaggle.user)["id"], replace(kaggle, patience=PATIENCE)
     try:
@@ -100,7 +99,7 @@ def adopted(ref: str, kaggle: Kaggle) -> Story:
         progress = progress_of(kaggle, ref)
     except Refused:  # a session that runs, or failed, may have no output to show
         progress = Progress()
-    if (progress.steps and not progress.done) or session_status(kaggle, ref).status.name not in OVER:
+    if (progress.steps and not progress.done) or session_status(kaggle, ref).status.name not in (*OVER, UNRUN):
         kaggle.say(
             f"{ref} version {newest}, which this chain did not push, is taken for its first session; --anew would begin at the first step"
         )
@@ -161,27 +160,21 @@ def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ende
 
     It goes on after a session that ended well, that brought the run further, that was given an older output than it had been promised,
     or that Kaggle's time limit ended (Kaggle says so, or it ran until `late`), whose output may be lost. Any other failure counts for
-    nothing, whatever its own log says of limits. It stops, too, where a person has cancelled the session, or pushed the kernel meanwhile.
+    nothing, whatever its own log says of limits. It stops, too, where a person has cancelled the session.
     """
     what, story.running, story.tail = f"{pushed.ref} version {pushed.version}", None, ended.tail()
-    if (newest := newest_version(kaggle, pushed.ref).number) > pushed.version:
-        story.steps.append(0)  # it may have brought something: Kaggle tells of the newest session alone
-        return (
-            f"{pushed.ref} has a version {newest}, which this chain did not push: what became of its own, version {pushed.version}, can't "
-            f"be told. Push that kernel by the chain alone. Started again, it goes on from step {story.step:,}."
-        )
     limit, stale = bool(LIMIT_WORDS.search(ended.reason)), STALE in " ".join(ended.log[-TAIL:])
     excused = ended.state == "COMPLETE" or late or limit or stale
     by_a_person = ended.state == "CANCEL_ACKNOWLEDGED" and not (late or limit)
     cancelled = f"{what} was cancelled on Kaggle. Start the chain again to go on." if by_a_person else ""
     try:
-        progress = progress_of(kaggle, pushed.ref)
+        progress = progress_of(kaggle, ended.ref)
     except Refused as refusal:
         if ended.state == "COMPLETE" or refusal.code not in (403, 404):
             raise
         progress = Progress()  # a session that failed may have no output to show
     if progress.steps > story.step or progress.done:  # the last session may only hand in, or end with fewer steps than one that diverged
-        mirror(kaggle, pushed.ref, folder / "output")
+        mirror(kaggle, ended.ref, folder / "output")
         story.furthest = Reached(pushed.ref, pushed.version, progress.steps, ended.state)
     elif cancelled or not excused:
         return cancelled or ended.words(what)
@@ -191,15 +184,16 @@ def look(story: Story, pushed: Pushed, kaggle: Kaggle, folder: Path, ended: Ende
 
 
 def gone(story: Story, pushed: Pushed, kaggle: Kaggle) -> str:
-    """Why a session can't be told of whose kernel was deleted on Kaggle meanwhile; empty where it is still there. It is asked no more."""
-    if newest_version(kaggle, pushed.ref).number >= pushed.version:
+    """Why a session can't be told of whose kernel was deleted on Kaggle, or pushed by someone else, meanwhile; empty where it is the
+    newest. It is asked no more."""
+    if (newest := newest_version(kaggle, pushed.ref).number) == pushed.version:
         return ""
     story.running = None
     story.steps.append(0)
-    return (
-        f"{pushed.ref} version {pushed.version} is not on Kaggle any more. Was it deleted there? Started again, the chain goes on from "
-        f"step {story.step:,}."
-    )
+    why = "is not on Kaggle any more. Was it deleted there?"
+    if newest > pushed.version:
+        why = f"can't be told of any more: there is a version {newest}, which this chain did not push. Push that kernel by the chain alone."
+    return f"{pushed.ref} version {pushed.version} {why} Started again, the chain goes on from step {story.step:,}."
 
 
 def refuse_foreign(output: Path) -> None:

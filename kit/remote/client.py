@@ -9,12 +9,14 @@ import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, TypeVar
 
 from kit.errors import KitError
 from kit.remote.credentials import account, client_folder, credentials, hide, token_files
 
 T = TypeVar("T")
+OLDEST = (2, 2)  # of the client's versions: those before it lack calls that are made here, and end or print at import
 PAUSES = (2, 5, 15, 45)  # seconds before asking again
 LONG_PAUSE = 300.0  # seconds, after these, of a client that is patient
 PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -73,9 +75,35 @@ class Kaggle:
             Unreachable: the connection broke, Kaggle is too busy, or what came is no answer.
             Refused: in Kaggle's words and with what to do.
         """
+        try:
+            return self.answer(call)
+        except Refused as refusal:
+            if refusal.code != 401 or not self.renewed():
+                raise
+        return self.answer(call)
+
+    def answer(self, call: Callable[[Any], T]) -> T:
+        """`once`, with the token as it is."""
         with translated(), self.api.build_kaggle_client() as client:
             wait_no_longer(client.http_client()._session, self.seconds)  # the library has no setting for it
             return call(client)
+
+    def renewed(self) -> bool:
+        """Whether there is a new token: that of `kaggle auth login` lives twelve hours, a chain for days. The client asks for one when a
+        command starts, and not in the half hour after the old one's end. Raises as `once`."""
+        from kagglesdk.kaggle_creds import KaggleCredentials
+
+        def exchange(client: Any) -> str | None:
+            if there := KaggleCredentials.load(client):
+                there.refresh_access_token()
+            return there and there.get_access_token()
+
+        settings = self.api.config_values
+        if settings.get("auth_method") != "OAUTH":
+            return False
+        settings["token"] = None  # the exchange goes by the refresh token alone
+        settings["token"] = self.answer(exchange)
+        return bool(settings["token"])
 
     def ask(self, call: Callable[[Any], Any]) -> Any:
         """`once`, again after a pause while there is no answer: for calls that change nothing.
@@ -159,7 +187,7 @@ def translated() -> Any:
         raise Refused(hide(f"Kaggle refuses ({code}): {error}. {REMEDIES.get(code, '')}").strip(), code) from None
     except (requests.exceptions.RequestException, OSError) as error:
         raise Unreachable(f"no answer from Kaggle ({type(error).__name__})") from None
-    except (ValueError, KeyError) as error:  # a proxy's page, which passes, or a word that the library does not know
+    except (ValueError, TypeError, AttributeError, KeyError) as error:  # a proxy's page, which passes; the last: a word of a newer Kaggle
         raise Unreachable(hide(f"an answer from Kaggle that can't be read ({error})"), may_pass=not isinstance(error, KeyError)) from None
 
 
@@ -183,21 +211,21 @@ def connect(say: Callable[[str], None] = print) -> Kaggle:
     """
     with contextlib.redirect_stdout(io.StringIO()):  # the client explains itself at length at import
         try:
+            if tuple(map(int, (found := version("kaggle")).split(".")[:2])) < OLDEST:
+                raise ImportError(f"{found} is too old")
             from kaggle.api.kaggle_api_extended import KaggleApi
-        except ImportError as error:
-            raise KitError(f"Kaggle's client can't be imported ({error}): pip install kaggle six.") from None  # it does not ask for six
+        except ImportError as error:  # it does not ask for six
+            raise KitError(f"Kaggle's client can't be imported ({error}): pip install 'kaggle>={OLDEST[0]}.{OLDEST[1]}' six.") from None
 
         api = KaggleApi()
         try:
             with translated():
                 try:
                     api.authenticate()
-                except UnicodeError:  # of a token file, such as an editor or PowerShell writes with a mark at its beginning
+                except (SystemExit, UnicodeError, AttributeError, TypeError):  # a file with a mark at its beginning; JSON and no object
                     raise KitError(no_credentials()) from None
         except Unreachable as error:
             raise KitError(f"Your token could not be checked: {error}. Try again later.") from None
-        except (SystemExit, AttributeError, TypeError):  # the last two: a kaggle.json that is JSON and no object
-            raise KitError(no_credentials()) from None
     return Kaggle(api, say=say)
 
 

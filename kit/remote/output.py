@@ -21,6 +21,7 @@ from kit.files import make_folder, read_object, write_durably
 from kit.remote.client import Kaggle
 
 PAGE = 100  # files that are listed at once
+ENTRY = "\n,"  # in a log, before each entry but the first
 PROVENANCE = "provenance.json"
 WRITTEN_DOWN = {"submission.csv": "csv_sha256", "student.kit": "student_sha256"}  # file: the provenance's field
 
@@ -41,8 +42,15 @@ class Provenance(BaseModel):
     student_sha256: str | None = None
 
 
+def address(wanted: Any, ref: str) -> None:
+    """Say in a request whose session is meant: of owner/slug the newest's, of owner/slug/version that one's."""
+    wanted.user_name, wanted.kernel_slug, *version = ref.split("/")
+    if version:
+        wanted.version_label = f"v{version[0]}"  # by a number alone Kaggle finds none
+
+
 def list_output(kaggle: Kaggle, ref: str) -> tuple[dict[str, str], str]:
-    """{name: address} of all files of a kernel's newest session, and its log.
+    """{name: address} of all files that a session left, and its log. ref: as `address` takes it.
 
     Raises:
         KitError: Kaggle refused, or could not be reached.
@@ -51,7 +59,7 @@ def list_output(kaggle: Kaggle, ref: str) -> tuple[dict[str, str], str]:
 
     files: dict[str, str] = {}
     wanted = ApiListKernelSessionOutputRequest()
-    wanted.user_name, wanted.kernel_slug = ref.split("/")
+    address(wanted, ref)
     wanted.page_size, log = PAGE, ""
     while True:
         answer = kaggle.ask(lambda client: client.kernels.kernels_api_client.list_kernel_session_output(wanted))
@@ -63,18 +71,18 @@ def list_output(kaggle: Kaggle, ref: str) -> tuple[dict[str, str], str]:
 
 
 def read_log(text: str) -> tuple[list[str], float]:
-    """(lines, seconds of the session when the last one came). Kaggle's log is JSON, a list of {"data": text, "time": seconds}, or plain
-    text, which tells no time."""
-    seconds = 0.0
-    with suppress(ValueError, TypeError, KeyError):
-        entries = json.loads(text)
-        text = "".join(entry["data"] for entry in entries)
-        seconds = max(float(entry.get("time", 0)) for entry in entries)
-    return text.splitlines(), seconds
+    """(lines, seconds of the session when the last one came). Kaggle's log is JSON, a list of {"data": text, "time": seconds}, an entry a
+    line, whose end is missing where a session was killed; or plain text, which tells no time."""
+    for whole in (text, f"{text}]", f"{text[: text.rfind(ENTRY)]}]"):
+        with suppress(ValueError, TypeError, KeyError):
+            entries = json.loads(whole)
+            seconds = [float(entry.get("time", 0)) for entry in entries]
+            return "".join(entry["data"] for entry in entries).splitlines(), max(seconds, default=0.0)
+    return text.splitlines(), 0.0
 
 
 def contents(kaggle: Kaggle, ref: str, pattern: str = ".*") -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file of a kernel's newest session whose whole name fits `pattern`, its provenance first.
+    """Name and content of each file of a session (`address`) whose whole name fits `pattern`, its provenance first.
 
     Raises:
         KitError: no file that fits, or one that could not be fetched or is not what the run wrote; a pattern that is none.
@@ -88,7 +96,7 @@ def contents(kaggle: Kaggle, ref: str, pattern: str = ".*") -> Iterator[tuple[st
     files, _ = list_output(kaggle, ref)
     fitting = [name for name in files if wish.fullmatch(name) and name != PROVENANCE]
     if not fitting and not (PROVENANCE in files and wish.fullmatch(PROVENANCE)):
-        raise KitError(f"The newest session of {ref} left no file that fits {pattern!r}. Has it ended? Look at its page.")
+        raise KitError(f"The session of {ref} left no file that fits {pattern!r}. Has it ended? Look at its page.")
     written: dict[str, Any] = {}
     if PROVENANCE in files:
         content = kaggle.transfer(PROVENANCE, files[PROVENANCE])
@@ -120,7 +128,7 @@ def read_provenance(content: bytes, what: str, remedy: str) -> dict[str, Any]:
 
 
 def fetch(kaggle: Kaggle, ref: str, folder: Path, pattern: str = ".*") -> Iterator[Path]:
-    """Download the files of a kernel's newest session whose whole name fits `pattern`; yields each when it is whole.
+    """Download the files of a session (`address`) whose whole name fits `pattern`; yields each when it is whole.
 
     Raises:
         KitError: as `contents`, and for a name that leads out of `folder`.
@@ -151,7 +159,7 @@ class Progress:
 
 
 def progress_of(kaggle: Kaggle, ref: str) -> Progress:
-    """Of the newest session, by its run.json or the names of its checkpoints, whichever tells more steps.
+    """Of a session (`address`), by its run.json or the names of its checkpoints, whichever tells more steps.
 
     Raises:
         KitError: Kaggle refused, or could not be reached.

@@ -1,4 +1,4 @@
-"""`kit pull`: what a kernel's newest session left, filed with where it came from."""
+"""`kit pull`: what a session left, filed with where it came from."""
 
 import hashlib
 import json
@@ -21,6 +21,7 @@ def pull(kaggle: Kaggle, ref: str, name: str, folder: Path, pattern: str = WANTE
     CSV of another session lies there that stays, the folder's name gets a number.
 
     Args:
+        ref: owner/slug for the newest session's, or owner/slug/version.
         pattern: a regular expression that a file's whole name must fit.
         out: another folder to fetch into; the ledger is then left alone.
     Raises:
@@ -29,12 +30,14 @@ def pull(kaggle: Kaggle, ref: str, name: str, folder: Path, pattern: str = WANTE
     """
     if out and (out / "run.json").exists() and "kernel" not in told(out):
         raise KitError(f"{out} holds a run that was not pulled, whose files would be replaced. Choose another --out.")
-    if not (version := newest_version(kaggle, ref).number):
-        raise KitError(f"There is no kernel {ref} on Kaggle that this account may see. Push it first: kit push {name}.")
+    owner, slug, *named = ref.split("/")
+    kernel = f"{owner}/{slug}"
+    if not (version := int(named[0]) if named else newest_version(kaggle, kernel).number):
+        raise KitError(f"There is no kernel {kernel} on Kaggle that this account may see. Push it first: kit push {name}.")
     files = dict(contents(kaggle, ref, pattern))
     made = read_object(files.get(PROVENANCE, b"{}"))
     made |= {
-        "kernel": ref,
+        "kernel": kernel,
         "kernel_version": version,
         "pulled": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
     }

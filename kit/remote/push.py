@@ -18,7 +18,7 @@ from kit.remote.bundle import compose, read_head, write_script
 from kit.remote.client import Kaggle, Refused
 from kit.remote.credentials import hide
 from kit.remote.metadata import read_metadata
-from kit.remote.output import list_output, read_log
+from kit.remote.output import address, list_output, read_log
 
 KINDS = ("dataset", "competition", "kernel", "model")  # of sources
 FULL = "maximum batch"  # in what Kaggle says when two sessions of this account are running already
@@ -26,6 +26,7 @@ FULL_PAUSE = 60.0  # seconds
 POLL = 20.0  # seconds between two looks at a session
 SOON = (2.0, 5.0, 10.0)  # and between the first ones
 OVER = {"COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED"}
+UNRUN = "NEW_SCRIPT"  # of a version that was saved and not run (Quick Save); for a moment after a push, too
 TAIL = 15  # lines of a failed session's log
 PATIENCE = 12 * 3600.0  # seconds to follow a session through an outage, and of a chain to wait for a free one
 
@@ -223,8 +224,9 @@ def describe(metadata: dict[str, Any], text: str, timeout: int | None) -> str:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a session ended: Kaggle's state and reason, its log, and how long it ran at least."""
+    """How a session ended: Kaggle's state and reason, its log, and how long it ran at least. ref: by which it can be asked for."""
 
+    ref: str
     state: str
     reason: str
     log: tuple[str, ...]
@@ -245,7 +247,7 @@ class Ended:
 
 
 def log_of(kaggle: Kaggle, ref: str) -> tuple[list[str], float]:
-    """The newest session's log, and when its last line came; empty where Kaggle does not show it yet."""
+    """A session's log, and when its last line came; empty where Kaggle does not show it yet."""
     try:
         return read_log(list_output(kaggle, ref)[1])
     except Refused:
@@ -253,30 +255,37 @@ def log_of(kaggle: Kaggle, ref: str) -> tuple[list[str], float]:
 
 
 def session_status(kaggle: Kaggle, ref: str) -> Any:
-    """Kaggle's answer of a kernel's newest session: `status`, and where it failed `failure_message`."""
+    """Kaggle's answer of a session (`address`): `status`, and where it failed `failure_message`."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
 
     wanted = ApiGetKernelSessionStatusRequest()
-    wanted.user_name, wanted.kernel_slug = ref.split("/")
+    address(wanted, ref)
     return kaggle.ask(lambda client: client.kernels.kernels_api_client.get_kernel_session_status(wanted))
 
 
 def wait_for(pushed: Pushed, kaggle: Kaggle) -> Ended:
-    """Follow a session to its end, saying each state and each new line of its log. An outage of PATIENCE is outlasted."""
-    kaggle = replace(kaggle, patience=PATIENCE)
+    """Follow a session to its end, saying each state and each new line of its log. An outage of PATIENCE is outlasted.
+
+    Kaggle is asked for the newest session, as its own client asks, and by the version only where someone else has pushed another meanwhile.
+    """
+    kaggle, ref = replace(kaggle, patience=PATIENCE), pushed.ref
     state, said, pauses = "", 0, itertools.chain(SOON, itertools.repeat(POLL))
     seen: list[float] = []  # first and last, when it was at work
     while True:
-        answer = session_status(kaggle, pushed.ref)
+        answer = session_status(kaggle, ref)
         if answer.status.name != state:
             state = answer.status.name
             kaggle.say(f"{pushed.ref} version {pushed.version}: {state}")
+        if state in (*OVER, UNRUN) and ref == pushed.ref and newest_version(kaggle, ref).number > pushed.version:
+            ref, state, said, seen = f"{ref}/{pushed.version}", "", 0, []
+            kaggle.say(f"{pushed.ref} has a newer version, which was not pushed here; asking for {ref}")
+            continue
         if state == "RUNNING":
             seen = [*seen[:1], time.time()]
-        lines, seconds = log_of(kaggle, pushed.ref)
+        lines, seconds = log_of(kaggle, ref)
         for line in lines[said:]:
             kaggle.say(hide(line))
         said = max(said, len(lines))
         if state in OVER:
-            return Ended(state, answer.failure_message or "", tuple(lines), max(seconds, seen[-1] - seen[0] if seen else 0.0))
+            return Ended(ref, state, answer.failure_message or "", tuple(lines), max(seconds, seen[-1] - seen[0] if seen else 0.0))
         kaggle.sleep(next(pauses))

@@ -116,13 +116,16 @@ def submit(entry: Entry, kaggle: Kaggle, folder: Path, *, wait: bool = True) -> 
         except Refused as refusal:
             if refusal.code != 403:
                 raise
-            rules = f"https://www.kaggle.com/competitions/{entry.rules.slug}/rules"
-            raise KitError(f"Kaggle refuses {entry.csv} (403): join {entry.rules.slug} and accept its rules, {rules}.") from None
+            raise KitError(f"Kaggle refuses {entry.csv} (403): {how_to_join(entry.rules)}.") from None
         try:
             ledger.enter(folder, line(entry) | {"ref": ref, "handed_in": time.strftime(WHEN, time.gmtime())})
         finally:  # on a full disk, too
             kaggle.say(f"handed in to {entry.rules.slug} as {ref}: {entry.message()}; {left - 1} more today")
     return wait_for_score(entry, kaggle, folder, failed) if wait else None
+
+
+def how_to_join(rules: Competition) -> str:
+    return f"join {rules.slug} and accept its rules, https://www.kaggle.com/competitions/{rules.slug}/rules"
 
 
 def line(entry: Entry) -> dict[str, Any]:
@@ -183,19 +186,22 @@ def submissions(kaggle: Kaggle, rules: Competition) -> list[Any]:
 
 def allowed_today(kaggle: Kaggle, rules: Competition) -> int:
     """Raises:
-    KitError: none.
+    KitError: none: today, ever, or by an account that has not joined, of which Kaggle tells zeros.
     """
     from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionLimitsRequest
 
     wanted = ApiGetSubmissionLimitsRequest()
     wanted.competition_name = rules.slug
     limits = kaggle.ask(lambda client: client.competitions.competition_api_client.get_submission_limits(wanted))
-    if limits.num_allowed_now <= 0:
-        raise KitError(
-            f"{rules.slug} takes no more submissions today ({limits.num_today} were handed in). The day begins anew at 00:00 UTC; "
-            "nothing was sent."
-        )
-    return limits.num_allowed_now
+    if limits.num_allowed_now > 0:
+        return limits.num_allowed_now
+    if limits.limited_by_total:
+        why = f"takes no more submissions: {limits.num_total} were handed in, which is its limit"
+    elif limits.num_today:
+        why = f"takes no more submissions today ({limits.num_today} were handed in). The day begins anew at 00:00 UTC"
+    else:
+        why = f"takes no submission of this account. If it is not over, {how_to_join(rules)}"
+    raise KitError(f"{rules.slug} {why}. Nothing was sent.")
 
 
 def upload(kaggle: Kaggle, entry: Entry) -> str:

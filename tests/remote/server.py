@@ -31,6 +31,7 @@ class Kernel:
     failure: str = ""
     outputs: dict[int, Path] = field(default_factory=dict)  # by version, what each session that was kept has left
     failed: set[int] = field(default_factory=set)  # versions whose session did not end well: mounted by their number alone
+    told: dict[int, tuple[str, str, str]] = field(default_factory=dict)  # by version, an ended session's state, reason and log
 
 
 @dataclass
@@ -57,6 +58,7 @@ class Server:
         self.calls: list[str] = []
         self.used = 3600  # seconds of the week's GPU time
         self.missing: set[str] = set()  # sources that no account sees
+        self.knows_versions = True  # whether sessions before the newest are told of
         self.sessions = 0
         self.blobs: dict[str, tuple[str, bytes]] = {}  # by token: name and content
         self.datasets: dict[str, dict[str, bytes]] = {}  # the newest version's files
@@ -197,12 +199,21 @@ class Server:
             kernel.outputs[version] = place / "working"
         if code != 0 or number in self.wordless | self.cancelled:
             kernel.failed.add(version)
-        if version < len(kernel.requests):
-            return  # the newest session alone is told of
-        kernel.log = (place / "log").read_text()
-        kernel.failure = "Your notebook exceeded the time limit" if code is None else "" if code == 0 else f"exit code {code}"
+        failure = "Your notebook exceeded the time limit" if code is None else "" if code == 0 else f"exit code {code}"
         ended = "CANCEL_ACKNOWLEDGED" if number in self.cancelled else "ERROR" if version in kernel.failed else "COMPLETE"
-        kernel.states = deque([ended])
+        kernel.told[version] = ended, failure, (place / "log").read_text()
+        if version == len(kernel.requests):
+            ended, kernel.failure, kernel.log = kernel.told[version]
+            kernel.states = deque([ended])
+
+    def labelled(self, kernel, body):
+        """An earlier session's state, reason, log and version; None where the newest is asked for."""
+        if not (label := body.get("versionLabel")):
+            return None
+        version = int(label.removeprefix("v")) if self.knows_versions and label.startswith("v") else 0
+        return (
+            (*kernel.told.get(version, ("RUNNING", "", "")), version) if 0 < version <= len(kernel.requests) else ("NOT FOUND", "", "", 0)
+        )
 
     def GetKernel(self, body):
         kernel = self.kernels.get(f"{body['userName']}/{body['kernelSlug']}")
@@ -219,13 +230,17 @@ class Server:
         kernel = self.kernels.get(f"{body['userName']}/{body['kernelSlug']}")
         if kernel is None:
             return 404, {"code": 404, "message": "Notebook not found"}
+        if named := self.labelled(kernel, body):
+            return (200, {"status": named[0], "failureMessage": named[1]}) if named[3] else (404, {"code": 404, "message": "Not found"})
         state = kernel.states.popleft() if len(kernel.states) > 1 else kernel.states[0]
         return 200, {"status": state, "failureMessage": kernel.failure}
 
     def ListKernelSessionOutput(self, body):
-        """Two files a page; what the newest session has left, when it has ended."""
+        """Two files a page; what a session has left, when it has ended."""
         kernel = self.kernels[f"{body['userName']}/{body['kernelSlug']}"]
-        left = kernel.outputs.get(len(kernel.requests)) if "RUNNING" not in kernel.states else None
+        newest = (*kernel.states, "", kernel.log, len(kernel.requests))
+        state, *_, log, version = self.labelled(kernel, body) or newest
+        left = kernel.outputs.get(version) if state != "RUNNING" else None
         files = sorted(file for file in left.rglob("*") if file.is_file()) if left else []
         first = int(body.get("pageToken") or 0)
         listed = [
@@ -233,7 +248,7 @@ class Server:
             for file in files[first : first + 2]
         ]
         more = {"nextPageToken": str(first + 2)} if first + 2 < len(files) else {}
-        return 200, {"files": listed, "log": kernel.log, **more}
+        return 200, {"files": listed, "log": log, **more}
 
     def StartBlobUpload(self, body):
         token = f"token-{len(self.blobs)}"
@@ -277,6 +292,10 @@ class Server:
             one.update(scored)
         more = {"nextPageToken": str(first + 1)} if first + 1 < len(self.submissions) else {}
         return 200, {"submissions": answer, **more}
+
+    def GenerateAccessToken(self, body):
+        assert body["refreshToken"] == "the-refresh-token"
+        return 200, {"token": "the-next-token", "expiresIn": 43_200}
 
     def GetAcceleratorQuotaStatistics(self, body):
         return 200, {"gpuQuota": {"timeUsed": f"{self.used}s", "totalTimeAllowed": "108000s"}}

@@ -17,7 +17,7 @@ from kit.errors import KitError
 from kit.files import sha256_of
 from kit.remote.chain import LIMIT_WORDS, chain
 from kit.remote.client import connect
-from kit.remote.output import fetch, list_output, steps_told
+from kit.remote.output import fetch, list_output, read_log, steps_told
 from kit.remote.pull import pull
 from kit.remote.push import Pushed, push, wait_for
 from kit.remote.story import Reached, Story, read_story, save
@@ -293,17 +293,40 @@ def test_a_failed_session_whose_output_kaggle_does_not_show_is_told_and_not_aske
     assert chain(small, kaggle, folder=tmp_path / "chain").state == "done"
 
 
-def test_a_version_that_someone_else_pushed_is_not_taken_for_the_chains_own(tmp_path, server, kaggle):
-    small, folder, pushed = kernel(tmp_path, COUNTS), tmp_path / "chain", []
+@pytest.mark.parametrize(("run", "steps"), [(True, [3, 6, 0, 9]), (False, [3, 6, 9])], ids=["run", "quick save"])
+def test_a_version_that_someone_else_pushed_is_not_taken_for_the_chains_own(run, steps, tmp_path, server, kaggle):
+    """Without a version Kaggle mounts the newest output, which may be the other's: the next session names it."""
+    small, folder = kernel(tmp_path, COUNTS), tmp_path / "chain"
 
     def say(line):
         if "version 2: https://" in line:
-            pushed.append(push(small, kaggle))
+            server.root, root = server.root if run else None, server.root
+            push(small, kaggle)
+            server.root = root
+            server.kernels[REF].states = server.kernels[REF].states if run else type(server.kernels[REF].states)(["NEW_SCRIPT"])
 
-    with pytest.raises(KitError, match=r"has a version 3, which this chain did not push(.|\n)*goes on from step 3"):
+    assert chain(small, replace(kaggle, say=say), folder=folder).steps == steps
+    assert server.kernels[REF].requests[-1]["kernelDataSources"] == [f"{REF}/2" if run else REF]
+
+
+def test_where_kaggle_tells_of_the_newest_session_alone_a_foreign_one_stops_the_chain(tmp_path, server, kaggle):
+    small, folder, server.knows_versions = kernel(tmp_path, COUNTS), tmp_path / "chain", False
+
+    def say(line):
+        if "version 2: https://" in line:
+            push(small, kaggle)
+
+    with pytest.raises(KitError, match=r"there is a version 3, which this chain did not push(.|\n)*goes on from step 3"):
         chain(small, replace(kaggle, say=say), folder=folder)
     assert chain(small, kaggle, folder=folder).steps == [3, 0, 6, 9]
     assert server.kernels[REF].requests[3]["kernelDataSources"] == [f"{REF}/1"]
+
+
+def test_a_version_that_was_saved_and_never_run_is_no_chains_first_session(tmp_path, server, kaggle):
+    small, root, server.root = kernel(tmp_path, COUNTS), server.root, None
+    push(small, kaggle)
+    server.kernels[REF].states[0], server.root = "NEW_SCRIPT", root
+    assert chain(small, kaggle, folder=tmp_path / "chain").steps == [3, 6, 9]
 
 
 @pytest.mark.parametrize(("anew", "sources"), [(False, [REF]), (True, None)])
@@ -587,14 +610,30 @@ def test_of_a_pair_that_takes_turns_the_one_that_is_furthest_is_pulled(tmp_path,
     assert (place / "submission.csv").read_text() == "6"
 
 
-def test_where_a_later_session_is_the_newest_pull_says_where_the_furthest_ones_files_lie(tmp_path, server, kaggle, capsys):
-    small, file = kernel(tmp_path), tmp_path / "chain" / "chain.json"
+def test_where_a_later_session_is_the_newest_the_furthest_ones_files_are_pulled(tmp_path, server, kaggle, capsys):
+    small, file = kernel(tmp_path, QUICK + "open('submission.csv', 'w').write('of the chain')\n"), tmp_path / "chain" / "chain.json"
     chain(small, kaggle, folder=file.parent)
     assert (furthest(file, REF, kaggle), furthest(tmp_path / "none.json", REF, kaggle)) == (REF, REF)
     assert "furthest" not in capsys.readouterr().out
-    push(small, kaggle)
-    furthest(file, REF, kaggle)
-    assert "the newest alone, 2. What version 1 left lies in" in capsys.readouterr().out.replace("\n", "")
+    wait_for(push(kernel(tmp_path, "open('submission.csv', 'w').write('of another')\n"), kaggle), kaggle)
+    pull(kaggle, furthest(file, REF, kaggle), "small", tmp_path / "submissions")
+    assert "furthest in version 1, whose output is pulled, not the newest's, 2" in capsys.readouterr().out.replace("\n", "")
+    (place,) = (tmp_path / "submissions").glob("*-small")
+    made = json.loads((place / "provenance.json").read_text())
+    assert ((place / "submission.csv").read_text(), made["kernel"], made["kernel_version"]) == ("of the chain", REF, 1)
+
+
+KILLED = """[{"stream_name":"stdout","time":1.5,"data":"one\\n"}
+,{"stream_name":"stdout","time":31900.5,"data":"two, [2]\\n"}
+,{"stream_name":"stdout","time":31902.5,"data":"three\\n"}
+]"""
+
+
+@pytest.mark.parametrize(("cut", "lines"), [(0, 3), (1, 3), (2, 3), (9, 2), (50, 2)])
+def test_a_log_whose_end_is_missing_is_read_as_far_as_it_goes(cut, lines):
+    said, seconds = read_log(KILLED[: len(KILLED) - cut])
+    assert (said, seconds) == (["one", "two, [2]", "three"][:lines], (0, 1.5, 31_900.5, 31_902.5)[lines])
+    assert read_log("plain, [\n,text\n") == (["plain, [", ",text"], 0)
 
 
 @pytest.mark.parametrize("sessions", ['"many"', "[[]]", "7", '{"1": 2}', '[{"steps": "far"}]', '[{"steps": Infinity}]'])

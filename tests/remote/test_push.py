@@ -171,7 +171,7 @@ def test_each_wait_for_a_free_session_has_all_of_its_tries(clone, kaggle, server
     assert sum("asking whether the push arrived" in line for line in said) == 7
 
 
-@pytest.mark.parametrize("answer", [b"<html>Sign in to this network</html>", b"{}"])
+@pytest.mark.parametrize("answer", [b"<html>Sign in to this network</html>", b"{}", b"null", b'{"metadata": 7}'])
 def test_what_is_no_answer_is_asked_again_and_ends_in_words(clone, kaggle, server, answer):
     server.faults["GetKernel"].extend([answer] * 2)
     assert send(clone, kaggle)[0].version == 1
@@ -350,6 +350,14 @@ def test_without_credentials_it_says_where_they_go(clone, server, monkeypatch, t
     assert done.returncode == 1
     assert "There are no Kaggle credentials here" in done.stderr
     assert os.environ["KAGGLE_USERNAME"] not in done.stderr
+
+
+def test_a_client_that_is_too_old_is_named(server, monkeypatch, tmp_path):
+    (tmp_path / "kaggle-1.7.4.5.dist-info").mkdir()
+    (tmp_path / "kaggle-1.7.4.5.dist-info" / "METADATA").write_text("Name: kaggle\nVersion: 1.7.4.5\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KitError, match=r"can't be imported \(1\.7\.4\.5 is too old\): pip install 'kaggle>=2\.2' six\."):
+        connect()
 
 
 def test_the_plain_client_pushes_a_folder_as_bundling_left_it(clone, server):

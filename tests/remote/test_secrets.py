@@ -15,6 +15,7 @@ from kit import doctor
 from kit.errors import KitError
 from kit.remote.client import connect
 from kit.remote.credentials import account, credentials, hide, refuse_credentials
+from kit.remote.quota import gpu_time
 
 METADATA = Path(__file__).parents[2] / "kernels" / "smoke" / "kernel-metadata.json"
 
@@ -121,14 +122,38 @@ def test_a_token_that_an_editor_has_damaged_is_named_and_not_to_be_tried_again_l
         connect()
 
 
-def test_what_the_clients_own_login_left_is_known_too(tmp_path, monkeypatch, server):
+def log_in(tmp_path, monkeypatch, **tokens):
+    """As `kaggle auth login` leaves it."""
     for name in ("KAGGLE_KEY", "KAGGLE_USERNAME"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".kaggle").mkdir()
     file, later = tmp_path / ".kaggle" / "credentials.json", (datetime.now(UTC) + timedelta(hours=9)).isoformat()
-    tokens = {"access_token": "the-access-token", "refresh_token": "the-refresh-token"}
     file.write_text(json.dumps(tokens | {"username": "someone", "access_token_expiration": later, "scopes": ["resources.admin:*"]}))
+    return file
+
+
+def test_a_login_whose_twelve_hours_are_over_is_renewed(tmp_path, monkeypatch, server):
+    """A chain runs for days."""
+    file = log_in(tmp_path, monkeypatch, access_token="the-access-token", refresh_token="the-refresh-token")
+    kaggle = connect()
+    kaggle.api.args = ["--local"]
+    server.faults["GetAcceleratorQuotaStatistics"].append(401)
+    assert gpu_time(kaggle) == (1, 30)
+    assert server.calls == ["GetAcceleratorQuotaStatistics", "GenerateAccessToken", "GetAcceleratorQuotaStatistics"]
+    assert (kaggle.api.config_values["token"], hide("the-next-token")) == ("the-next-token", "<credentials.json>")
+    server.faults["GetAcceleratorQuotaStatistics"].extend([401] * 2)
+    with pytest.raises(KitError, match="The token is wrong or has expired"):
+        gpu_time(kaggle)
+    file.unlink()
+    server.faults["GetAcceleratorQuotaStatistics"].append(401)
+    with pytest.raises(KitError, match="The token is wrong or has expired"):
+        gpu_time(kaggle)
+
+
+def test_what_the_clients_own_login_left_is_known_too(tmp_path, monkeypatch, server):
+    tokens = {"access_token": "the-access-token", "refresh_token": "the-refresh-token"}
+    file = log_in(tmp_path, monkeypatch, **tokens)
     assert connect().user == account() == "someone"
     assert doctor.credentials() == ("ok", str(file), "")
     assert hide("the-access-token, the-refresh-token") == "<credentials.json>, <credentials.json>"

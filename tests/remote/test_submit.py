@@ -241,9 +241,18 @@ def test_what_was_handed_in_out_of_a_chains_folder_has_that_ones_name_until_it_i
     assert [one["submission"] for one in read(submissions)] == ["2026-11-29-record"]
 
 
-def test_a_used_up_day_is_said_before_the_upload(run, kaggle, server, submissions, tmp_path):
-    server.allowed = 0
-    with pytest.raises(KitError, match=r"no more submissions today .*00:00 UTC"):
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"numToday": 5, "numTotal": 9}, r"no more submissions today \(5 were handed in\)\. The day begins anew at 00:00 UTC\. Nothing"),
+        ({"numToday": 2, "numTotal": 60, "limitedByTotal": True}, r"no more submissions: 60 were handed in, which is its limit\."),
+        ({}, "takes no submission of this account. If it is not over, join ml2023spring-hw13 and accept its rules, https://"),
+    ],
+    ids=["today", "ever", "not joined"],
+)
+def test_why_nothing_can_be_handed_in_is_said_before_the_upload(limits, words, run, kaggle, server, submissions, tmp_path):
+    server.faults["GetSubmissionLimits"].append(json.dumps(limits).encode())
+    with pytest.raises(KitError, match=words):
         hand_in(run, kaggle, tmp_path)
     assert "upload" not in server.calls
 
