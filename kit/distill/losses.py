@@ -48,11 +48,11 @@ def dkd(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, al
     """T² · (α·TCKD + β·NCKD), Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, equation 7, with T² as in the authors' code.
 
     TCKD: KL of (target, all others) as two classes. NCKD: KL among the others alone.
-    labels: int64 [N], or shares [N, K] of mixed photos, of which the largest is the target. Without a label (-1, or no share) it is what
-    the teacher says.
+    labels: int64 [N], or shares [N, K] of mixed photos, of which the largest is the target. Without a label (-1, or where an unlabelled
+    photo has the larger share) it is what the teacher says.
     """
     if labels.ndim == 2:
-        labels = labels.argmax(1).where(labels.sum(1) > 0, -1)
+        labels = labels.argmax(1).where(labels.sum(1) >= 0.5, -1)
     target, classes = labels.where(labels >= 0, teacher.argmax(1))[:, None], student.shape[1]
     others = (target + torch.arange(1, classes, device=student.device)) % classes
     both, rest = [], []

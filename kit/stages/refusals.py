@@ -46,7 +46,8 @@ def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = (), b
 
 
 def check_photos(session: Session, material: Material, begin: Path | None) -> None:
-    """What only the photos tell: too many classes that had no names, batches that can't be shared, another student's classes.
+    """What only the photos tell: too many classes that had no names or too few for a term, batches that can't be shared, another student's
+    classes.
 
     Raises:
         KitError: it is refused for one of these, before a teacher is trained.
@@ -54,6 +55,11 @@ def check_photos(session: Session, material: Material, begin: Path | None) -> No
     config, dataset = session.config, material.dataset
     if not session.rules.classes:
         refuse_too_large(config, len(dataset.classes), session.log)
+    if len(dataset.classes) == 2 and any(getattr(term, "standardise", False) for term in config.distill):
+        raise KitError(
+            "standardise makes the same z-scores, +0.71 and -0.71, of any two logits, and there are two classes: a student would learn "
+            "nothing from them. Leave it out of the terms of distill."
+        )
     make_order(session, material, config.train, config.data.augment)  # refuses batches that can't be shared
     if begin:
         check_learnt(begin, config, dataset)

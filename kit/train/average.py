@@ -40,7 +40,8 @@ def measure_norms(
     budget.insist(f"batch norm of {stage} was measured anew", *owed)
     torch.manual_seed(derive(train.seed, "measure"))
     remeasure(last := candidate(state), batches, steps, budget.world)
-    state.offer(last, {} if train.final_fit else evaluate(last))
+    epoch = state.epoch if averaged else state.best["epoch"]  # whose weights these are
+    state.offer(last, {} if train.final_fit else evaluate(last), epoch)
 
 
 def candidate(state: Training) -> nn.Module:

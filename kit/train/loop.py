@@ -169,7 +169,7 @@ def finish_epoch(state: Training, evaluate: Evaluate) -> None:
     state.sums = {}
     if state.average and epoch > (train.swa_from or 0) * train.epochs:
         state.average.update_parameters(state.network)
-    state.offer(deployed, scores)
+    state.offer(deployed, scores, epoch)
     state.remember()
 
 

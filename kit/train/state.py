@@ -116,12 +116,13 @@ class Training:
         steps = self.step % self.steps_per_epoch or self.steps_per_epoch
         return {name: round(float(value) / steps, 6) for name, value in self.sums.items()}
 
-    def offer(self, model: nn.Module, scores: dict[str, float]) -> None:
-        """Keep a network's weights as the best where its accuracy is; without scores, in a final fit, the newest are."""
+    def offer(self, model: nn.Module, scores: dict[str, float], epoch: int) -> None:
+        """Keep a network's weights, those of an epoch's end, as the best where its accuracy is; without scores, in a final fit, the newest
+        are."""
         accuracy = scores.get("accuracy")
         if accuracy is None or accuracy > self.best["accuracy"]:
             weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-            self.best = {"accuracy": accuracy, "epoch": self.epoch, "weights": weights}
+            self.best = {"accuracy": accuracy, "epoch": epoch, "weights": weights}
 
 
 def begin(network: nn.Module, adapters: nn.Module, train: Train, steps_per_epoch: int, device: Device) -> Training:

@@ -88,7 +88,8 @@ def test_dkds_target_of_a_mixed_photo_is_its_larger_share():
 
 def test_dkds_target_of_a_photo_without_a_label_is_what_the_teacher_says():
     said = torch.tensor(TEACHER).argmax(1)
-    for missing in (torch.tensor([-1, 2]), torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.2, 0.7]])):
+    nothing, little = [0.0, 0.0, 0.0], [0.0, 0.3, 0.0]  # what else is in the mixed photo has no label
+    for missing in (torch.tensor([-1, 2]), torch.tensor([nothing, [0.1, 0.2, 0.7]]), torch.tensor([little, [0.0, 0.0, 0.6]])):
         known = torch.tensor([said[0], 2])
         found = [losses.dkd(tensor(STUDENT), tensor(TEACHER), labels, 4.0, 1.0, 8.0).item() for labels in (missing, known)]
         assert found[0] == found[1]

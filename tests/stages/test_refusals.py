@@ -1,11 +1,16 @@
 """What a recipe is refused for before anything is spent on it."""
 
+import shutil
+
 import pytest
 
 from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.errors import KitError
-from kit.stages.refusals import check_recipe, refuse_too_large
+from kit.session import open_session
+from kit.stages.photos import read_photos
+from kit.stages.refusals import check_photos, check_recipe, refuse_too_large
+from kit.train.budget import Budget
 
 
 def check(log, name, *assignments):
@@ -59,3 +64,13 @@ def test_any_student_is_let_through_at_its_limit(log):
     check(log, "simple", "student.name=timm/lcnet_035", "competition=any", "data.image_size=96")
     check(log, "sample", 'prune={"keep": 0.15}', 'lowrank={"parameters": 5000}')  # of the whole student more are left at rank one
     check(log, "sample", "student.name=timm/lcnet_035", 'distill=[{"loss": "kd"}]')
+
+
+def test_z_scores_of_two_classes_which_are_always_the_same_are_refused(drawn, tmp_path, log):
+    photos = shutil.copytree(drawn, tmp_path / "photos", ignore=shutil.ignore_patterns("[2-5]_*"))
+    plain = override(recipe("sample").tiny(), ['distill=[{"loss":"kd"}]'])
+    session = open_session(plain, tmp_path / "plain", Budget(None), log)
+    check_photos(session, read_photos(session, photos, tmp_path / "cache"), None)
+    session = open_session(override(plain, ["distill.0.standardise=true"]), tmp_path / "out", Budget(None), log)
+    with pytest.raises(KitError, match=r"standardise makes the same z-scores.*Leave it out"):
+        check_photos(session, read_photos(session, photos, tmp_path / "cache"), None)

@@ -435,6 +435,25 @@ def test_norms_measured_anew_at_the_end_are_taken_where_validation_says_so(tmp_p
     assert torch.allclose(state.best["weights"]["1.running_mean"], seen, atol=1e-5)
 
 
+def test_weights_whose_norms_were_measured_anew_are_still_of_their_own_epoch(tmp_path):
+    """The first of two epochs is the better one, and better still once it is measured anew."""
+    model, found = nn.Sequential(nn.Unflatten(1, (6, 1, 1)), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6, 3)), iter((0.5, 0.2, 0.6))
+    state = fit(
+        model,
+        lambda x, y, progress: (nn.functional.cross_entropy(model(x), y), {}),
+        batches,
+        lambda m: {"accuracy": next(found)},
+        steps_per_epoch=PER_EPOCH,
+        train=Train(epochs=2, recalibrate=2),
+        checkpoints=Checkpoints(tmp_path, "distil", {}, {}, Log()),
+        budget=Budget(None),
+        device=cpu_because(""),
+        log=Log(),
+        on_epoch=lambda history, seconds: None,
+    )
+    assert (state.best["accuracy"], state.best["epoch"]) == (0.6, 1)
+
+
 def test_weight_decay_spares_biases_and_norms_unless_all_is_asked_for():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     groups = make_optimizer([copy.deepcopy(model)], Train(epochs=1, weight_decay=0.1)).param_groups
