@@ -40,7 +40,7 @@ def test_a_packed_student_is_exported_in_the_shape_that_is_trained(tmp_path):
 
 def test_a_run_gives_its_best_trained_weights_and_not_the_packed_ones(tmp_path):
     student = packed_run(tmp_path / "run")
-    checkpoints = Checkpoints(tmp_path / "run", "distil", {}, {}, Log(silent=True))
+    checkpoints = Checkpoints(tmp_path / "run", "distil", {}, recipe("sample").model_dump(mode="json"), Log(silent=True))
     checkpoints.finish(9, {"best": {"weights": student.state_dict(), "accuracy": 0.5, "epoch": 1}})
     said = said_by(tmp_path / "run", "ckpt", tmp_path / "w.ckpt")
     assert "of distil-000000009-done-" in said

@@ -32,13 +32,13 @@ def quantize(session: Session, material: Material, students: dict[str, nn.Module
     """
     with session.stage("quantize"):
         file, classes = session.out / STUDENT, material.dataset.classes
-        session.attempt(PROVENANCE, lambda stale: stale.unlink(missing_ok=True))  # it would tell of files that are about to change
         session.note("quantize", per_class=material.per_class.tolist())  # what is made of a checkpoint later may be adjusted
         if tau := session.config.predict.logit_adjustment:
             students = {stage: adjust_logits(student, material.per_class, tau) for stage, student in students.items()}
         chosen, ready = best_packed(session, material, students)
         session.note("quantize", checkpoint=checkpoint_of(session, chosen, checkpoint))
         size = pack_student(file, session.config, ready, classes)
+        session.attempt(PROVENANCE, lambda stale: stale.unlink(missing_ok=True))  # what fails before this leaves the CSV its history
         packed = unpack(file)
         packed.student.to(session.device.device)
         scores = score(session, material, packed, sha256_of(file)[:16])

@@ -114,7 +114,7 @@ def has_seen(file: Path, ours: Config, held_out: bool) -> bool:
     if is_packed(file):
         theirs: Config | None = unpack(file).config
     else:
-        theirs = config_in(read_checkpoint(saved)) if (saved := described(file)) else config_beside(file)
+        theirs = config_in(saved, read_checkpoint(saved)) if (saved := described(file)) else config_beside(file)
     return bool(theirs and leak(theirs, ours, held_out))
 
 
@@ -142,7 +142,7 @@ def from_checkpoint(saved: Saved, classes: tuple[str, ...] | None) -> tuple[nn.M
     """The best weights of a stage so far, in a network of their shape, and what it was trained with."""
     refuse_other_layers(saved)
     content = read_checkpoint(saved)
-    config, weights = Config.model_validate(content["config"]), weights_in(content["state"])
+    config, weights = config_in(saved, content), weights_in(content["state"])
     outputs = outputs_of(weights)
     if classes is not None and outputs != len(classes):
         raise KitError(f"The teacher {saved.path} has {outputs} outputs, the data has {len(classes)} classes. Give one of these classes.")

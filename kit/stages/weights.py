@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from kit.compress.adjust import adjust_logits
 from kit.compress.fold import unfold
 from kit.compress.foreign import Foreign, from_torch, read_foreign
 from kit.compress.pack import is_packed, unpack
-from kit.config.override import override
+from kit.config.override import in_words, override
 from kit.config.schema import Config, Data, Student, Train
 from kit.config.stages import OTHER_LAYERS
 from kit.config.terms import CE
@@ -59,7 +60,8 @@ def trained_weights(out: Path) -> Found | None:
     students = [saved for saved in saved_in(out) if saved.stage not in ("teacher", *OTHER_LAYERS)]
     for saved, content in whole(reversed(students), Log()):
         if content["state"]["best"]["weights"]:
-            return Found(content["state"]["best"]["weights"], saved.path.name, config_in(content), classes_in(out), per_class_in(out))
+            config, weights = config_in(saved, content), content["state"]["best"]["weights"]
+            return Found(weights, saved.path.name, config, classes_in(out), per_class_in(out))
     return None
 
 
@@ -68,8 +70,19 @@ def run_of(checkpoint: Path) -> Path:
     return checkpoint.parent.parent if checkpoint.parent.name == FOLDER else checkpoint.parent
 
 
-def config_in(checkpoint: dict[str, Any]) -> Config | None:
-    return Config.model_validate(checkpoint["config"]) if checkpoint["config"] else None
+def config_in(saved: Saved, content: dict[str, Any]) -> Config:
+    """What a checkpoint's run was begun with.
+
+    Raises:
+        KitError: it is no config of this version.
+    """
+    try:
+        return Config.model_validate(content["config"])
+    except ValidationError as error:
+        raise KitError(
+            f"{saved.path} was written by another version of the kit ({in_words(error)}). With that one `kit export` makes a plain file of "
+            "its weights, which every version reads."
+        ) from None
 
 
 def classes_in(out: Path) -> tuple[str, ...] | None:
@@ -105,10 +118,11 @@ def weights_of_file(file: Path) -> Found:
         raise KitError(f"{file.parent} holds neither a checkpoint of a student nor a student.kit. Give the folder of a run, or a file.")
     if is_packed(file):
         return unpacked(file)
+    config: Config | None
     if saved := described(file):
         refuse_other_layers(saved)
         content = read_checkpoint(saved)
-        weights, config = weights_in(content["state"]), config_in(content)
+        weights, config = weights_in(content["state"]), config_in(saved, content)
     else:
         weights, config = read_foreign(file).weights, config_beside(file)
     if config and (not saved or saved.stage == "teacher"):

@@ -1,10 +1,14 @@
 import copy
+import json
 import shutil
 
 import pytest
+import torch
 
 from kit.config.override import override
 from kit.config.recipes import recipe
+from kit.errors import KitError
+from kit.files import sha256_of
 from kit.models.students import build_student
 from kit.session import open_session
 from kit.stages.finish import best_packed, checkpoint_of, quantize, submit
@@ -32,6 +36,18 @@ def test_logits_are_adjusted_by_the_photos_that_were_trained_on(drawn, tmp_path,
     material = read_photos(session, data, tmp_path / "cache")
     quantize(session, material, {"training": build_student("record", (), 6).eval()})
     assert session.record["stages"]["quantize"]["per_class"] == [5, 20, 20, 20, 20, 20]
+
+
+def test_a_hand_in_that_fails_leaves_the_one_before_with_its_history(drawn, tmp_path, log):
+    session = open_session(recipe("sample").tiny(), tmp_path, Budget(None), log)
+    material, student = read_photos(session, drawn, tmp_path / "cache"), build_student("record", (), 6).eval()
+    session.record["teacher"] = "none"
+    submit(session, material, quantize(session, material, {"training": student}), "done", None)
+    torch.nn.init.constant_(student.fc.bias, torch.nan)
+    with pytest.raises(KitError, match="holds NaN"):
+        quantize(session, material, {"training": student})
+    made = json.loads((tmp_path / "provenance.json").read_text())
+    assert made["student_sha256"] == sha256_of(tmp_path / "student.kit")
 
 
 def test_the_checkpoint_that_a_submission_names_is_the_one_that_was_packed(tmp_path, log):

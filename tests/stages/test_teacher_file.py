@@ -22,6 +22,7 @@ from kit.models.teacher import build_teacher
 from kit.stages.begin import check_beginning, check_learnt
 from kit.stages.student import check_terms
 from kit.stages.teacher_file import file_of, has_seen, read_teacher
+from kit.stages.weights import find_weights
 from kit.train.checkpoint import Checkpoints
 
 CLASSES = tuple("abcdef")
@@ -87,6 +88,14 @@ def test_weights_of_another_student_than_their_config_names_are_refused(tmp_path
     other = checkpoint(tmp_path, build_student("boss", (), 6), log)
     with pytest.raises(KitError, match=r"is no 'record' as this version of the kit builds it\. Give its run's student\.kit\."):
         read_teacher(other, CONFIG, CLASSES)
+
+
+def test_a_checkpoint_with_settings_of_another_version_is_refused_in_words(student, tmp_path, log):
+    config = CONFIG.settled().model_dump(mode="json") | {"later": 1}
+    file = Checkpoints(tmp_path, "distil", {}, config, log).finish(7, {"best": {"accuracy": 0.5, "weights": student.state_dict()}})
+    for look in (lambda: read_teacher(file, CONFIG, CLASSES), lambda: find_weights(tmp_path)):
+        with pytest.raises(KitError, match=r"another version of the kit \(later: there is no such field"):
+            look()
 
 
 def test_a_run_without_a_student_is_refused(tmp_path):
