@@ -27,6 +27,11 @@ def test_a_place_of_a_list_may_be_set():
     assert (config.data.mean[0], config.distill[0].loss) == (0.5, "ce")
 
 
+def test_a_section_that_was_null_is_set_whole_and_then_by_its_fields():
+    both = override(recipe("record"), ["prune={}", "prune.keep=0.7"])
+    assert both.prune == override(recipe("record"), ['prune={"keep": 0.7}']).prune
+
+
 def test_every_stage_of_a_tiny_recipe_takes_an_epoch_or_two():
     tiny = override(recipe("record"), ["lowrank={}", "prune={}", "quantize.train_epochs=10"]).tiny()
     assert (tiny.lowrank.train_epochs, tiny.prune.finetune_epochs, tiny.quantize.train_epochs) == (1, 1, 1)
