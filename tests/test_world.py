@@ -22,8 +22,8 @@ from kit.train.checkpoint import saved_in
 from kit.world import World
 
 # Of weights after 12 steps: sums are added in another order. Adam moves a weight whose gradient is zero but for rounding by as much as any
-# other, either way, so one may be off by a step of the rate. Seen on three kinds of CPU, on two of them on harder photos: 4e-8, 3e-6 and 2e-5
-# in the mean, 2e-5, 7e-5 and 1.1e-3 at most.
+# other, either way, so one may be off by a step of the rate. Seen on three kinds of CPU, on two of them with harder photos: 4e-8, 3e-6 and
+# 2e-5 in the mean, 2e-5, 7e-5 and 1.1e-3 at most.
 MEAN, MOST = 1e-4, 4e-3
 
 

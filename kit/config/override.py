@@ -63,7 +63,7 @@ def step_into(place: Any, name: str, path: str) -> str | int:
     """The key or index `name` of a dumped section, or a KitError that lists the nearest names."""
     if isinstance(place, (list, tuple)) and name.isdecimal() and int(name) < len(place):
         return int(name)
-    if isinstance(place, dict) and (name in place or path in places_of(name)):  # the latter: of a section that was null, given as {…} before
+    if isinstance(place, dict) and (name in place or path in places_of(name)):  # the latter: of a section that was just given as {…}
         return name
     if isinstance(place, dict):
         near = difflib.get_close_matches(name, place, n=3) or places_of(name) or sorted(place)

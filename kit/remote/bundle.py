@@ -20,14 +20,21 @@ from pathlib import Path
 from typing import Any
 
 from kit.errors import KitError
-from kit.files import make_folder, write_durably
+from kit.files import make_folder, read_object, write_durably
 from kit.remote.credentials import refuse_credentials
 from kit.remote.kernel import ENDS_AFTER
+from kit.remote.metadata import FILE
 from kit.version import STAMP, commit
 
 CARRIED = "torch-pruning"  # pure Python, and all that the run needs beyond Kaggle's image
 DOCSTRING = re.compile(r'\s*"""(?P<text>.*?)"""', re.DOTALL)
 LIMIT = 1_000_000  # bytes of text, several times what the package takes
+INSIST = """if __name__ == "__main__":  # kernel-metadata.json asks for a GPU
+    from kit.remote.kernel import insist_on_gpu
+
+    insist_on_gpu()
+
+"""
 
 
 def bundle(kernel: Path) -> Path:
@@ -53,7 +60,9 @@ def compose(kernel: Path, head: str, least_step: int = 0, environment: Mapping[s
     files = kit_files() | carried_files()
     refuse_credentials({f"{kernel / 'main.py'}": head.encode()} | files)
     limit = {ENDS_AFTER: str(timeout)} if timeout else {}
-    text = script(kernel.name, head, pack(files), least_step, {**(environment or {}), **limit})
+    metadata = read_object(file.read_bytes()) if (file := kernel / FILE).is_file() else {}
+    before = INSIST if metadata.get("enable_gpu") else ""
+    text = script(kernel.name, before + head, pack(files), least_step, {**(environment or {}), **limit})
     refuse_broken(text, kernel / "main.py")
     return text
 

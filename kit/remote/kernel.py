@@ -52,6 +52,18 @@ def session(config: Config, *, budget: str = BUDGET, least_step: int = 0, data: 
         sys.exit(f"error: {error}")
 
 
+def insist_on_gpu() -> None:
+    """End a session on Kaggle that has no GPU: a bundle begins with this where its kernel asks for one. On the CPU a night would bring next
+    to nothing. A rehearsal at home takes what there is."""
+    import torch
+
+    if KAGGLE not in os.environ and not torch.cuda.is_available():
+        sys.exit(
+            "error: This session has no GPU, and kernel-metadata.json asks for one. Confirm your phone number in Kaggle's settings, see "
+            'what is left of the week\'s GPU time (kit doctor), and push again. To train on the CPU all the same, say "enable_gpu": false.'
+        )
+
+
 def places() -> tuple[Path, Path]:
     """Where attached outputs lie, and where this one is left."""
     root = Path(os.environ.get(KAGGLE, "/kaggle"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from kit.data.draw import draw_dataset
 from kit.errors import KitError
@@ -139,6 +140,21 @@ def test_an_earlier_output_is_taken_over_and_gone_on_with(script, first, tmp_pat
     assert second.record["state"] == "done"
     assert len(second.record["sessions"]) == 2
     assert "teacher: 12 epochs" not in second.output
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_session_that_asked_for_a_gpu_and_got_none_ends_at_once(asks, tmp_path):
+    kernel = kernel_with("print('the head runs')\n", tmp_path)
+    (kernel / "kernel-metadata.json").write_text(json.dumps({"enable_gpu": asks}))
+    around = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PATH": os.environ["PATH"]}
+    at_home = around | {"KIT_KAGGLE": "."}
+    done, rehearsed = (
+        subprocess.run([sys.executable, bundle(kernel)], env=places, capture_output=True, text=True, timeout=120)
+        for places in (around, at_home)
+    )
+    assert (done.returncode, "This session has no GPU" in done.stderr) == (int(asks), asks)
+    assert rehearsed.stdout == "the head runs\n"
 
 
 def test_a_notebook_holds_the_same_in_cells_that_run(tmp_path, monkeypatch):
