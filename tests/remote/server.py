@@ -211,9 +211,9 @@ class Server:
         if not (label := body.get("versionLabel")):
             return None
         version = int(label.removeprefix("v")) if self.knows_versions and label.startswith("v") else 0
-        return (
-            (*kernel.told.get(version, ("RUNNING", "", "")), version) if 0 < version <= len(kernel.requests) else ("NOT FOUND", "", "", 0)
-        )
+        if not 0 < version <= len(kernel.requests):
+            return "NOT FOUND", "", "", 0
+        return *kernel.told.get(version, ("RUNNING", "", "")), version
 
     def GetKernel(self, body):
         kernel = self.kernels.get(f"{body['userName']}/{body['kernelSlug']}")
