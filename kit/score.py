@@ -16,13 +16,14 @@ from kit.data.layout import find_photos
 from kit.data.splits import Dataset
 from kit.device import choose_device
 from kit.errors import KitError
+from kit.names import STUDENT
 from kit.stages.known import dataset_for
 from kit.target import refuse_overwriting
 
 
-def predict_split(file: Path, data: Path, out: Path, split: SplitName, cache: Path) -> Iterator[str]:
-    """Write the CSV and yield what to say: the scores, the guesses, the file."""
-    packed = unpack(file)
+def predict_split(source: Path, data: Path, out: Path, split: SplitName, cache: Path) -> Iterator[str]:
+    """Write the CSV and yield what to say: the scores, the guesses, the file. source: a packed student, or the folder of its run."""
+    packed = unpack(file := source / STUDENT if source.is_dir() else source)
     refuse_overwriting(out, file)
     config, rules = packed.config, competition(packed.config.competition)
     alone = find_photos(data, packed.classes) if split == "evaluation" else None

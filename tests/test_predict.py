@@ -127,8 +127,8 @@ def test_photos_of_other_classes_are_not_scored(names, drawn, tmp_path):
 
 
 def test_a_split_is_scored_in_the_students_order_of_classes_into_a_folder_that_is_made(drawn, tmp_path):
-    file, data = knows(tuple("cab"), tmp_path / "s.kit"), sorted_into("abc", drawn, tmp_path / "photos")
-    *said, last = predict_split(file, data, tmp_path / "new" / "s.csv", "validation", tmp_path)
+    run, data = knows(tuple("cab"), tmp_path / "student.kit").parent, sorted_into("abc", drawn, tmp_path / "photos")
+    *said, last = predict_split(run, data, tmp_path / "new" / "s.csv", "validation", tmp_path)
     assert [line.split()[0] for line in said[0].splitlines()[2:5]] == ["c", "a", "b"]
     assert "on 15 validation photos" in said[1]
     assert last.endswith("new/s.csv: 15 rows")

@@ -12,9 +12,9 @@ from kit.errors import KitError
 from kit.files import cache_folder
 
 
-@app.command(rich_help_panel="Files and checks", epilog="Example: `kit predict runs/record/student.kit --data Food-11 --out answers.csv`")
+@app.command(rich_help_panel="Files and checks", epilog="Example: `kit predict runs/record --data Food-11 --out answers.csv`")
 def predict(
-    file: Annotated[Path, typer.Argument(metavar="FILE.kit", help="A packed student.")],
+    source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run's folder, or a student.kit.")],
     data: Annotated[Path, typer.Option(help="Folder that holds the data set, at any depth, or photos alone, in itself or in its test/.")],
     out: Annotated[Path, typer.Option(help="The CSV to write.")],
     split: Annotated[SplitName, typer.Option(help="Which photos.")] = "evaluation",
@@ -23,7 +23,7 @@ def predict(
     """Predict a split with a packed student; with accuracy and per-class scores where there are labels."""
     from kit.score import predict_split
 
-    for line in predict_split(file, data, out, split, cache_folder(cache)):
+    for line in predict_split(source, data, out, split, cache_folder(cache)):
         say(line)
 
 
