@@ -94,21 +94,21 @@ def kernel(tmp_path, head=QUICK):
 
 @pytest.mark.skipif("KIT_LONG_CHAIN" not in os.environ, reason="sessions that train take minutes: make chain runs them")
 @pytest.mark.parametrize("via", ["self", "dataset"])
-def test_a_chain_of_ten_sessions_ends_with_the_bytes_of_one_long_run(tmp_path, server, kaggle, via):
+def test_a_chain_of_ten_sessions_ends_with_the_bytes_of_one_long_run(tmp_path, server, kaggle, via, paced):
     """Three sessions are killed by the time limit, two of them losing their output, one is given an older output than it was promised,
     and one push is answered too late, after it was taken."""
-    long = Server(tmp_path / "long")
+    long, budget, limit = Server(tmp_path / "long"), f"{paced(20)}s", paced(15)
     said, folder = [], tmp_path / "chain"
-    server.limits = {2: (15, False), 4: (15, True), 7: (15, False)}
+    server.limits = {2: (limit, False), 4: (limit, True), 7: (limit, False)}
     server.stale.add(9)
     server.faults["SaveKernel"].extend([None, None, DROP_AFTER])
-    story = chain(kernel(tmp_path, HEAD), replace(kaggle, say=said.append), folder=folder, via=via)
+    story = chain(kernel(tmp_path, HEAD.replace("20s", budget)), replace(kaggle, say=said.append), folder=folder, via=via)
     assert story.state == "done"
     assert len(story.steps) >= 10
     assert any("was to be found there" in line for line in said) or via == "dataset"  # whose newest version is the only one
     assert any("asking whether the push arrived" in line for line in said)
     pulled = folder / "output" / "student.kit"
-    body = {"text": server.kernels[REF].requests[0]["text"].replace('budget="20s"', 'budget="9h"')}
+    body = {"text": server.kernels[REF].requests[0]["text"].replace(f'budget="{budget}"', 'budget="9h"')}
     alone = type(server.kernels[REF])()
     long.run(alone, body, 1, 1)
     long.close()
