@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 PYTEST = $(VENV)/bin/python -m pytest
 COUNTED = $(VENV)/bin/coverage run -m pytest
 export COVERAGE_FILE = $(CURDIR)/.coverage/data
+unexport PYTHONDONTWRITEBYTECODE  # images of containers set it: each process would compile torch anew, six of its ten seconds
 # The first of these that is there and of a version that the pinned packages have wheels for.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 /usr/bin/python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
