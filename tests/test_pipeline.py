@@ -182,6 +182,18 @@ def test_a_session_that_only_trained_the_teacher_is_suspended_and_no_error(place
     assert list((place / "out" / "checkpoints").glob("teacher-*.pt"))
 
 
+def test_a_teacher_that_learns_from_labels_alone_is_shown_no_photo_without_one(place, capsys):
+    """It learns what it learns where there are no such photos, bit for bit, and an epoch is as long."""
+    shutil.copytree(place / "photos" / "evaluation", place / "photos" / "unlabelled")
+    losses = []
+    for more in ("data.unlabelled=true", "data.unlabelled=false"):
+        printed = suspended_in("teacher", place, capsys, "sample", 'distill=[{"loss": "ce"}, {"loss": "kd"}]', more)
+        assert "epochs done: teacher 1," in printed
+        losses.append((place / "out" / "metrics.jsonl").read_text().partition('"loss": ')[2].split(",")[0])
+        shutil.rmtree(place / "out")
+    assert losses[0] == losses[1] != ""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("when", ["decoded 120 training", "distil 2/"])

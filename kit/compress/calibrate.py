@@ -42,7 +42,7 @@ class Inputs:
 
     def add(self, samples: Tensor) -> None:
         """samples: [G, S, n]."""
-        samples = samples.cpu().double()  # a covariance is a small difference of large sums, and MPS has no doubles
+        samples = samples.cpu().double()  # a covariance is a small difference of large sums, and GPUs are slow at doubles
         self.count += samples.shape[1]
         self.total = self.total + samples.sum(1)
         self.squares = self.squares + samples.transpose(1, 2) @ samples

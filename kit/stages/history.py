@@ -34,7 +34,7 @@ def summary(session: Session, material: Material) -> dict[str, Any]:
     epochs, left, seconds_left = {}, 0, 0.0
     trained, images = 0.0, 0
     for stage, plan in plans.items():
-        order = Order(material.photos, plan.batch_size, plan.seed)
+        order = Order(material.photos_of(stage), plan.batch_size, plan.seed)
         step, over = (done[stage].step, done[stage].done) if stage in done else (0, False)
         epochs[stage] = step // order.steps_per_epoch
         taken = budget.times[f"{stage} step"]

@@ -42,6 +42,10 @@ class Material:
         """How many there are to train on."""
         return len(self.labels)
 
+    def photos_of(self, stage: str) -> int:
+        """How many of those a stage trains on, the first ones: a teacher learns from labels alone, and photos without one come last."""
+        return int((self.labels >= 0).sum()) if stage == "teacher" else self.photos
+
     @property
     def labels(self) -> np.ndarray:
         """int64 [photos] of those, -1 for none."""
@@ -104,9 +108,10 @@ def with_more_training(dataset: Dataset, unlabelled: bool, final_fit: bool) -> D
     return replace(dataset, training=training.joined(dataset.unlabelled) if unlabelled and dataset.unlabelled else training)
 
 
-def make_order(session: Session, material: Material, plan: Train, augment: Augment) -> Order:
-    balance = material.labels if plan.balanced else None
-    return Order(material.photos, plan.batch_size, plan.seed, session.world, balance, pairs=augment.mixes)
+def make_order(session: Session, material: Material, stage: str, plan: Train, augment: Augment) -> Order:
+    photos = material.photos_of(stage)
+    balance = material.labels[:photos] if plan.balanced else None
+    return Order(photos, plan.batch_size, plan.seed, session.world, balance, pairs=augment.mixes)
 
 
 def make_views(session: Session, material: Material, order: Order, augment: Augment) -> CachedBatches | DecodingBatches:

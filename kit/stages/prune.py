@@ -110,7 +110,7 @@ def cut(
     """
     config, classes = session.config, material.dataset.classes
     how, augment = config.prune or Prune(), config.data.augment
-    order = make_order(session, material, config.train, augment)
+    order = make_order(session, material, "distil", config.train, augment)
     batches, steps = make_views(session, material, order, augment), min(BATCHES, order.steps_per_epoch)
     begin_to_measure(student.to(session.device.device), batches, steps)
     slimmer, widths = narrowed(config, student, target, classes, most, batches)

@@ -60,7 +60,7 @@ def check_photos(session: Session, material: Material, begin: Path | None) -> No
             "standardise makes the same z-scores, +0.71 and -0.71, of any two logits, and there are two classes: a student would learn "
             "nothing from them. Leave it out of the terms of distill."
         )
-    make_order(session, material, config.train, config.data.augment)  # refuses batches that can't be shared
+    make_order(session, material, "distil", config.train, config.data.augment)  # refuses batches that can't be shared
     if begin:
         check_learnt(begin, config, dataset)
 

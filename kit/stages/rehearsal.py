@@ -66,7 +66,7 @@ def as_if_trained(student: nn.Module) -> nn.Module:
 def step_once(session: Session, material: Material, student: nn.Module, teacher: nn.Module) -> None:
     config, plan = session.config, session.config.train
     objective = Objective(student, teacher, config.distill, config.data.image_size)
-    order = make_order(session, material, plan, config.data.augment)
+    order = make_order(session, material, "distil", plan, config.data.augment)
     state = begin(student, objective.adapters, plan, order.steps_per_epoch, session.device)
     views = make_views(session, material, order, config.data.augment)
     batches = mixing(views, order, config.data.augment, len(material.dataset.classes))

@@ -34,7 +34,7 @@ def fixed_labels(session: Session, material: Material, stage: str, plan: Train, 
     tick = partial(session.budget.insist, "the teacher had seen the training photos", *session.owed(stage))
     with session.budget.timed("teacher"):
         logits = predict.logits(panel, material.training, session.config.data, tick=tick)
-    return Fixed(logits, make_order(session, material, plan, session.config.data.augment).mine)
+    return Fixed(logits, make_order(session, material, stage, plan, session.config.data.augment).mine)
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def replayed(session: Session, material: Material, stage: str, plan: Train, pane
     Bits depend on the device, its precision and threads, and on how a batch is shared by processes, so these are in the name too.
     """
     config = session.config
-    order = make_order(session, material, plan, config.data.augment)
+    order = make_order(session, material, stage, plan, config.data.augment)
     mine = range(order.batch_size)[order.share]
     maps = shapes(panel, tapped(config.distill, "teacher"), config.data.image_size, panel.first)
     depends = {

@@ -20,7 +20,7 @@ from kit.train.state import Training
 
 def settle(session: Session, material: Material, stage: str, plan: Train) -> tuple[Train, Fuse | None]:
     """A plan that says whether its steps are compiled, and what compiles them: None where they aren't."""
-    own = with_compile_decided(plan, material.photos, session.config.data.image_size, session.device.device, session.world)
+    own = with_compile_decided(plan, material.photos_of(stage), session.config.data.image_size, session.device.device, session.world)
     if plan.compile:
         if not own.compile:
             session.log(f"{stage}: steps are not compiled, since several processes share a batch")
@@ -46,9 +46,9 @@ def train(
     """A stage's plan, carried through or on. prepare: as `fit` takes it. stored: what the loss asks in the teacher's place, on the host,
     and must be told which step's batch that is of."""
     config = session.config
-    order = make_order(session, material, plan, augment)
+    order = make_order(session, material, stage, plan, augment)
     views = make_views(session, material, order, augment)
-    left_out = material.photos - order.steps_per_epoch * order.batch_size
+    left_out = order.photos - order.steps_per_epoch * order.batch_size
     rest = f"; each epoch leaves {left_out} out" if left_out else ""
     session.log(f"{stage}: {counted(plan.epochs, 'epoch')} of {counted(order.steps_per_epoch, 'step')} of {order.batch_size} photos{rest}")
     session.log(f"{stage}: {views.says}")
