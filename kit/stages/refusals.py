@@ -26,6 +26,7 @@ from kit.stages.student import check_terms, factorised
 from kit.stages.teacher_file import file_of, read_teacher
 from kit.stages.weights import refuse_balanced
 
+LEFT_OF_TWO = {"dkd": "alpha", "dist": "gamma"}  # classes; the term's other part is then a constant
 LEANER = 1.25  # times the limit of bytes that a new student may take: HW7's trained one has a seventh less entropy than its bits
 
 
@@ -55,14 +56,30 @@ def check_photos(session: Session, material: Material, begin: Path | None) -> No
     config, dataset = session.config, material.dataset
     if not session.rules.classes:
         refuse_too_large(config, len(dataset.classes), session.log)
-    if len(dataset.classes) == 2 and any(getattr(term, "standardise", False) for term in config.distill):
-        raise KitError(
-            "standardise makes the same z-scores, +0.71 and -0.71, of any two logits, and there are two classes: a student would learn "
-            "nothing from them. Leave it out of the terms of distill."
-        )
+    if len(dataset.classes) == 2:
+        refuse_of_two(config)
     make_order(session, material, "distil", config.train, config.data.augment)  # refuses batches that can't be shared
     if begin:
         check_learnt(begin, config, dataset)
+
+
+def refuse_of_two(config: Config) -> None:
+    """Two classes' logits are one number, their difference, and some terms look at what else there would be.
+
+    Raises:
+        KitError: nothing could be learnt from one.
+    """
+    for term in config.distill:
+        if getattr(term, "standardise", False):
+            raise KitError(
+                "standardise makes the same z-scores, +0.71 and -0.71, of any two logits, and there are two classes: a student would learn "
+                "nothing from them. Leave it out of the terms of distill."
+            )
+        if (part := LEFT_OF_TWO.get(term.loss)) and not getattr(term, part):
+            raise KitError(
+                f"Of two classes {part} is all that is left of {term.loss}, and it is 0: a student would learn nothing from the term. Give "
+                f"{part} a weight, or take another term."
+            )
 
 
 def teacher_shape(config: Config, classes: int) -> nn.Module:

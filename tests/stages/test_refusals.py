@@ -66,11 +66,17 @@ def test_any_student_is_let_through_at_its_limit(log):
     check(log, "sample", "student.name=timm/lcnet_035", 'distill=[{"loss": "kd"}]')
 
 
-def test_z_scores_of_two_classes_which_are_always_the_same_are_refused(drawn, tmp_path, log):
+def test_a_term_that_teaches_nothing_of_two_classes_is_refused(drawn, tmp_path, log):
     photos = shutil.copytree(drawn, tmp_path / "photos", ignore=shutil.ignore_patterns("[2-5]_*"))
-    plain = override(recipe("sample").tiny(), ['distill=[{"loss":"kd"}]'])
-    session = open_session(plain, tmp_path / "plain", Budget(None), log)
-    check_photos(session, read_photos(session, photos, tmp_path / "cache"), None)
-    session = open_session(override(plain, ["distill.0.standardise=true"]), tmp_path / "out", Budget(None), log)
-    with pytest.raises(KitError, match=r"standardise makes the same z-scores.*Leave it out"):
+
+    def checked(out, term):
+        session = open_session(override(recipe("sample").tiny(), [f"distill=[{term}]"]), tmp_path / out, Budget(None), log)
         check_photos(session, read_photos(session, photos, tmp_path / "cache"), None)
+
+    for out, term in (("kd", '{"loss":"kd"}'), ("dkd", '{"loss":"dkd","beta":0}'), ("dist", '{"loss":"dist","beta":0}')):
+        checked(out, term)
+    with pytest.raises(KitError, match=r"standardise makes the same z-scores.*Leave it out"):
+        checked("z", '{"loss":"kd","standardise":true}')
+    for term, part in (('{"loss":"dkd","alpha":0}', "alpha"), ('{"loss":"dist","gamma":0}', "gamma")):
+        with pytest.raises(KitError, match=f"{part} is all that is left of .*Give {part} a weight"):
+            checked(part, term)
