@@ -100,10 +100,10 @@ def headings(outcome: Outcome) -> tuple[str, ...]:
 
 def number(value: float) -> str:
     """Three digits that count; thousands are set apart."""
-    if value >= 100:
+    rounded = float(f"{value:.3g}")  # or 9.996 would be 10.00
+    if rounded >= 100:
         return f"{value:,.0f}"
-    value = float(f"{value:.3g}")  # or 9.996 would be 10.00
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
+    return f"{rounded:.1f}" if rounded >= 10 else f"{rounded:.2f}" if rounded >= 0.1 else f"{rounded:.4f}"
 
 
 def screen(outcome: Outcome) -> Iterator[Table | str]:

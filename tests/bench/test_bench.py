@@ -201,6 +201,11 @@ def test_the_document_has_a_place_for_every_benchmark():
     assert all(text.count(f"<!-- bench {name} -->\n") == 1 for name in BENCHES)
 
 
+def test_a_figure_has_three_digits_that_count():
+    shown = [outcomes.number(value) for value in (0.0163, 0.04, 0.5, 9.994, 9.996, 99.94, 99.97, 131.5, 79_200)]
+    assert shown == ["0.0163", "0.0400", "0.50", "9.99", "10.0", "99.9", "100", "132", "79,200"]
+
+
 def test_rates_are_of_the_unit_in_a_second_and_times_in_milliseconds():
     timed = [Timed(Way("a", "", always(list), amount=128), [0.5, 2.0])]
     assert [row.values for row in outcomes.rates(timed)] == [[256.0, 64.0]]
