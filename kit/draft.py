@@ -64,7 +64,7 @@ def recipe() -> Config:
             weight_decay=0.02,  # pulls weights to zero, against learning photos by heart
             warmup_epochs=2,  # in which the learning rate rises
             clip_norm=5,  # a longer gradient is cut to this length
-            ema_decay=0.998,  # what counts is an average of the weights, over some 500 steps
+            ema_decay=0.998,  # what counts is an average of the weights, over some 500 steps; in a short plan over fewer
             seed=1,  # of first weights, order and views
         ),
         predict=Predict(flip=True, crops=5),  # centre, corners and their mirror images are asked; no flip where left and right differ

@@ -1,6 +1,7 @@
 """Momentum is there from the first step on: torch's fused SGD would leave it unwritten, or refuse what comes later. Muon may be missing."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,6 +54,14 @@ def test_a_first_step_that_overflows_leaves_no_trace(unwritten_is_no_number):
     state = train((CE(),), 2, replace(CPU, scaled=True), overflowing)
     assert state.scaler.get_scale() == 32_768
     assert all(p.isfinite().all() for p in state.network.parameters())
+
+
+def test_an_average_keeps_less_of_itself_in_the_first_steps():
+    average = begin(build_student("even", (), 5), torch.nn.Module(), Train(epochs=2, ema_decay=0.998), 2, CPU).ema
+    assert all(average.get_decay(step) == pytest.approx(1 - step ** (-2 / 3)) for step in (1, 2, 780, 11_180))
+    reached = next(step for step in range(11_000, 12_000) if average.get_decay(step) == 0.998)
+    settings = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert f"in the n-th at most 1 − n^(−2/3): 0.998 from step {reached:,} on" in settings
 
 
 def test_a_term_with_weights_of_its_own_may_begin_late():
