@@ -1,7 +1,8 @@
 """Optimisers by name, and the learning rate as a function of the step alone.
 
-timm's Muon orthogonalises the updates of matrices and convolutions, and takes AdamW for depthwise ones, norms and biases. The others are
-torch's fused ones: one kernel for all tensors, on a CPU too (0.18 ms a step of a student's 41 tensors instead of 1.09)."""
+timm's Muon orthogonalises the updates of matrices and convolutions, and takes AdamW for depthwise ones, norms, biases and what is less than
+four high or wide. The others are torch's fused ones: one kernel for all tensors, on a CPU too (0.18 ms a step of a student's 41 tensors
+instead of 1.09)."""
 
 import math
 from collections.abc import Iterable
