@@ -21,7 +21,8 @@ def parse_duration(text: str) -> float:
 
 def say_duration(seconds: float) -> str:
     """`9 h 05 min`, `4 min 10 s`, `12 s`."""
-    minutes, hours = round(seconds / 60), round(seconds / 60) // 60
+    whole = round(seconds)
+    minutes, hours = round(whole / 60), round(whole / 60) // 60
     if hours:
         return f"{hours} h {minutes % 60:02d} min"
-    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s" if seconds >= 60 else f"{seconds:.0f} s"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"

@@ -16,7 +16,16 @@ def test_what_is_no_duration_is_refused(text):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(12.4, "12 s"), (250, "4 min 10 s"), (3_599, "1 h 00 min"), (32_700, "9 h 05 min"), (90_000, "25 h 00 min")]
+    ("seconds", "said"),
+    [
+        (12.4, "12 s"),
+        (59.7, "1 min 00 s"),
+        (119.7, "2 min 00 s"),
+        (250, "4 min 10 s"),
+        (3_599, "1 h 00 min"),
+        (32_700, "9 h 05 min"),
+        (90_000, "25 h 00 min"),
+    ],
 )
 def test_durations_are_said(seconds, said):
     assert say_duration(seconds) == said
