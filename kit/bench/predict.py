@@ -12,8 +12,8 @@ from kit.bench.outcome import Outcome, rates
 from kit.compress.pack import pack, unpack
 from kit.config.schema import Config
 from kit.device import Device
-from kit.models.students import build_student, widths_of
-from kit.models.widths import widths_for
+from kit.models.students import widths_of
+from kit.models.widths import new_student
 
 PHOTOS = 512  # that are predicted at most in a call
 PLAIN = "as trained"
@@ -22,7 +22,7 @@ PLAIN = "as trained"
 def bench(config: Config, data: Path | None, cache: Path, device: Device, rounds: int, seconds: float) -> Outcome:
     split, where, side = training_photos(data, config), device.device, config.data.image_size
     photos, classes = decoded(split, config, cache), classes_of(split)
-    trained = build_student(config.student.name, widths_for(config.student, classes), classes).eval()
+    trained = new_student(config.student, classes).eval()
     with tempfile.TemporaryDirectory(prefix="kit-bench-") as folder:
         file = Path(folder) / "student.kit"
         size = pack(file, trained, config, widths_of(trained), tuple(map(str, range(classes))), {})

@@ -11,8 +11,7 @@ from kit.bench.outcome import Outcome, milliseconds, number
 from kit.config.schema import Config
 from kit.console import Log
 from kit.device import Device
-from kit.models.students import build_student
-from kit.models.widths import widths_for
+from kit.models.widths import new_student
 from kit.train.checkpoint import Checkpoints
 from kit.train.state import Training, begin
 
@@ -55,7 +54,7 @@ def save_next(state: Training, checkpoints: Checkpoints) -> None:
 
 def in_training(config: Config, device: Device) -> Training:
     """A state of full size: an optimiser that has taken a step, the best weights, and the states at the last two epochs' ends."""
-    student = build_student(config.student.name, widths_for(config.student, CLASSES), CLASSES)
+    student = new_student(config.student, CLASSES)
     state = begin(student, torch.nn.Module(), config.train, 1, device)
     for group in state.optimizer.param_groups:
         for parameter in group["params"]:

@@ -24,9 +24,8 @@ from kit.distill.objective import Objective
 from kit.errors import KitError
 from kit.fuse import fused, with_compile_decided
 from kit.models.look import hooked
-from kit.models.students import build_student
 from kit.models.teacher import build_teacher
-from kit.models.widths import widths_for
+from kit.models.widths import new_student
 from kit.stages.photos import cached_batches
 from kit.stages.student import prepare, stem_shared
 from kit.stages.teacher import panel_of, ready, wants_teacher
@@ -58,7 +57,7 @@ class Subject:
         split, train, side, where = training_photos(data, config), config.train, config.data.image_size, device.device
         classes = classes_of(split)
         torch.manual_seed(train.seed)
-        student = build_student(config.student.name, widths_for(config.student, classes), classes)
+        student = new_student(config.student, classes)
         self.teachers = [build_teacher(config.teacher.arch, classes).eval().requires_grad_(False)] if wants_teacher(config) else []
         for teacher in self.teachers:
             prepare(student, teacher, config)

@@ -183,14 +183,14 @@ def print_plan(config: Config, data: Path | None, recipe: Config) -> None:
     At last how it differs from its recipe."""
     from kit.data.draw import SHAPES
     from kit.data.layout import find_dataset
-    from kit.models.students import build_student, count_parameters
-    from kit.models.widths import widths_for
+    from kit.models.students import count_parameters
+    from kit.models.widths import new_student
 
     rules, known = competition(config.whose_limit), competition(config.competition).classes
     if data is not None:
         known = find_dataset(data, known, config.data.holdout, config.train.seed).classes
     classes = len(known or SHAPES)
-    parameters = count_parameters(build_student(config.student.name, widths_for(config.student, classes), classes))
+    parameters = count_parameters(new_student(config.student, classes))
     print(json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False))
     limits = ((rules.max_parameters, "parameters"), (rules.max_bytes, "bytes"))
     limit = " and ".join(f"{most:,} {what}" for most, what in limits if most) or "none"

@@ -4,6 +4,7 @@ import math
 from functools import cache
 
 import torch
+from torch import nn
 
 from kit.config.schema import Student
 from kit.errors import KitError
@@ -16,6 +17,11 @@ HALVINGS = 30  # of the interval of scales
 def widths_for(student: Student, classes: int) -> tuple[int, ...]:
     """The widths that a recipe means; with `student.parameters` its widths are proportions, solved for that count."""
     return student.widths if student.parameters is None else solve(student.name, student.parameters, classes, student.widths)
+
+
+def new_student(student: Student, classes: int) -> nn.Module:
+    """The student that a recipe means, with new weights."""
+    return build_student(student.name, widths_for(student, classes), classes)
 
 
 @cache

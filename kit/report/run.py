@@ -21,7 +21,7 @@ from kit.models.cost import count_macs
 from kit.models.library import shapes_on
 from kit.models.students import build_student, count_parameters, widths_of
 from kit.models.teacher import build_teacher
-from kit.models.widths import widths_for
+from kit.models.widths import new_student
 from kit.names import ANSWERS
 from kit.session import read_by_stage, read_record
 from kit.train.checkpoint import saved_in, whole
@@ -99,7 +99,7 @@ class Run:
         """Of the stages' students, as far as the run is."""
         student, classes = self.config.student, len(self.classes)
         with torch.device(shapes_on(student.name)):
-            latest = widths_of(build_student(student.name, widths_for(student, classes), classes))
+            latest = widths_of(new_student(student, classes))
         found = {}
         for stage in self.student_stages:
             found[stage] = latest = tuple(self.record["stages"].get(stage, {}).get("widths", ())) or latest

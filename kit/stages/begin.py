@@ -15,8 +15,8 @@ from kit.errors import KitError
 from kit.models.library import shapes_on
 from kit.models.look import classifier
 from kit.models.recognise import as_network
-from kit.models.students import build_student, count_parameters, widths_of
-from kit.models.widths import widths_for
+from kit.models.students import count_parameters, widths_of
+from kit.models.widths import new_student
 from kit.session import Session
 from kit.stages.photos import Material
 from kit.stages.teacher_file import refuse_adjusted, refuse_leak, refuse_other_classes, refuse_other_input
@@ -73,7 +73,7 @@ def as_recipes(source: Path, weights: Mapping[str, Tensor], student: Student) ->
         )
     outputs = classifier(network).out_features
     with torch.device(shapes_on(name)):
-        ours = list(widths_of(build_student(name, widths_for(student, outputs), outputs)))
+        ours = list(widths_of(new_student(student, outputs)))
     if (theirs := list(widths_of(network))) != ours:
         solved = " --set student.parameters=null" if student.parameters else ""
         whole = distilled_in(source)

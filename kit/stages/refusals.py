@@ -13,9 +13,9 @@ from kit.console import Log
 from kit.errors import KitError
 from kit.models.blocks import Branches
 from kit.models.library import is_library, refuse_unusable, shapes_on
-from kit.models.students import build_student, count_parameters
+from kit.models.students import count_parameters
 from kit.models.teacher import build_teacher
-from kit.models.widths import widths_for
+from kit.models.widths import new_student
 from kit.session import Session
 from kit.stages.begin import check_beginning, check_learnt
 from kit.stages.packing import packed_size
@@ -35,7 +35,7 @@ def check_recipe(config: Config, log: Log, teacher_files: Sequence[Path] = (), b
     refuse_balanced(config)
     rules = competition(config.competition)
     classes = len(rules.classes) if rules.classes else 2  # of an "any" folder: at least
-    student = new_student(config, classes)
+    student = new_student(config.student, classes)
     refuse_unfit(config, student)
     refuse_too_large(config, classes, log)
     for mark in check_limits(config.competition, count_parameters(student)) if config.limit else []:
@@ -87,17 +87,13 @@ def teacher_shape(config: Config, classes: int) -> nn.Module:
         return build_teacher(config.teacher.arch, classes)
 
 
-def new_student(config: Config, classes: int) -> nn.Module:
-    return build_student(config.student.name, widths_for(config.student, classes), classes)
-
-
 def refuse_too_large(config: Config, classes: int, log: Log) -> None:
     """What can't be handed in as it is, or as its plan is to prune and thin it.
 
     Raises:
         KitError: it would be over the limit.
     """
-    student = new_student(config, classes)
+    student = new_student(config.student, classes)
     refuse_over_limit(config, student, classes)
     refuse_too_many_bytes(config, student, classes, log)
 

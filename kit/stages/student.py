@@ -22,8 +22,8 @@ from kit.distill.panel import Panel
 from kit.errors import KitError
 from kit.models.look import classifier, hooked
 from kit.models.quick import Stem
-from kit.models.students import FrozenStem, build_student, count_parameters, widths_of
-from kit.models.widths import widths_for
+from kit.models.students import FrozenStem, count_parameters, widths_of
+from kit.models.widths import new_student
 from kit.rng import derive
 from kit.session import Session
 from kit.stages.begin import take_weights
@@ -43,7 +43,7 @@ def check_terms(config: Config, teacher: nn.Module) -> None:
     """
     with torch.device("meta"):  # shapes alone
         classes = classifier(teacher).out_features
-        student = build_student(config.student.name, widths_for(config.student, classes), classes)
+        student = new_student(config.student, classes)
         teacher = copy.deepcopy(teacher).to("meta")
         prepare(student, teacher, config)
         Objective(student, Panel([teacher], side=config.teacher.image_size), config.distill, config.data.image_size)
@@ -77,8 +77,7 @@ def distil(session: Session, material: Material, teachers: Sequence[nn.Module], 
         raise KitError(f"The run in {session.out} was begun with another's student: name it again with --begin, or choose another --out.")
     with session.stage("distil"):
         torch.manual_seed(derive(config.train.seed, "student"))
-        classes = len(material.dataset.classes)
-        student = build_student(config.student.name, widths_for(config.student, classes), classes)
+        student = new_student(config.student, len(material.dataset.classes))
         if begin:
             take_weights(session, material, student, begin)
             if keeps_classifier(config):

@@ -7,8 +7,7 @@ from kit.config.competitions import competition
 from kit.config.schema import Config
 from kit.models.cost import called
 from kit.models.library import shapes_on
-from kit.models.students import build_student
-from kit.models.widths import widths_for
+from kit.models.widths import new_student
 from kit.studies.study import Study
 
 CLASSES = 10  # where a competition does not say
@@ -27,9 +26,8 @@ def named(config: Config) -> str:
 
 
 def build(config: Config) -> nn.Module:
-    classes = classes_of(config)
     with torch.device(shapes_on(config.student.name)):
-        return build_student(config.student.name, widths_for(config.student, classes), classes)
+        return new_student(config.student, classes_of(config))
 
 
 def classes_of(config: Config) -> int:
