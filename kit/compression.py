@@ -129,7 +129,7 @@ def ranks_to_fit(student: nn.Module, limits: Limits, config: Config) -> Ranks:
 
 def too_large(student: nn.Module, target: Target, config: Config) -> bool:
     over = target.parameters and count_parameters(student) > target.parameters
-    return bool(over or (target.macs and sum(count_macs(student, config.data.image_size).values()) > target.macs))
+    return bool(over or (target.macs and count_macs(student, config.data.image_size).total() > target.macs))
 
 
 def pruned(student: nn.Module, target: Target, config: Config, classes: tuple[str, ...], photos: Labelled | None) -> nn.Module:

@@ -52,7 +52,7 @@ def row(name: str, image_size: int, classes: int, limit: int | None, multiple: i
     student = build_student(name, solve(name, limit, classes, multiple=multiple) if limit else (), classes)
     refuse_unusable(name, student, image_size)
     parameters, trained = count_parameters(student), sum(p.numel() for p in student.parameters())
-    macs, kept = sum(count_macs(fold(student), image_size).values()), activation_bytes(student, image_size)
+    macs, kept = count_macs(fold(student), image_size).total(), activation_bytes(student, image_size)
     seconds = step_seconds(student, image_size, BATCH, REPEATS)
     widths = " ".join(map(str, widths_of(student)))
     says = "timm's" if is_library(name) else find(name)[0].says

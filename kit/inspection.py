@@ -91,7 +91,7 @@ def inspect_foreign(file: Path, image_size: int) -> Iterator[Table | str]:
         shape = tuple(tensors["weight"].shape) if "weight" in tensors else ()
         layers.append(Layer(name, shape, parameters, None if macs is None else macs.get(name, 0), words, size))
     yield as_table(layers)
-    total = f"{sum(macs.values()) / 1e6:.2f} M multiplications at {image_size} px" if macs else "no network of the kit, so none is run"
+    total = f"{macs.total() / 1e6:.2f} M multiplications at {image_size} px" if macs else "no network of the kit, so none is run"
     yield (
         f"{file}: {foreign.kind}, {called}, {sum(layer.parameters for layer in layers):,} parameters, "
         f"{file.stat().st_size:,} bytes, {total}"

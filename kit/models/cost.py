@@ -35,7 +35,7 @@ def layer_rows(model: nn.Module, image_size: int) -> list[tuple[str, tuple[int, 
     return [(name, tuple(shape[1:]), sum(p.numel() for p in module.parameters(recurse=False))) for name, module, shape in rows]
 
 
-def count_macs(model: nn.Module, image_size: int) -> dict[str, int]:
+def count_macs(model: nn.Module, image_size: int) -> Counter[str]:
     """Multiplications of every convolution and linear layer for one photo. Branches that fuse away are left out, as where parameters are
     counted."""
     beside = training_only(model)
@@ -43,7 +43,7 @@ def count_macs(model: nn.Module, image_size: int) -> dict[str, int]:
     macs = Counter[str]()
     for name, module, shape in called(model, layers, image_size):
         macs[name] += shape.numel() * module.weight[0].numel()
-    return dict(macs)
+    return macs
 
 
 def activation_bytes(model: nn.Module, image_size: int) -> int:

@@ -184,7 +184,7 @@ def cost_of_student(
 
 def cost_of(network: nn.Module, side: int) -> tuple[int, int]:
     """(parameters, multiplications of one photo)."""
-    return count_parameters(network), sum(count_macs(network, side).values())
+    return count_parameters(network), count_macs(network, side).total()
 
 
 def read_run(out: Path) -> Run:

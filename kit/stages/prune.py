@@ -76,7 +76,7 @@ def target_of(config: Config, whole: nn.Module, classes: tuple[str, ...], share:
     parameters = min(filter(None, (limit, asked)), default=None)
     return Target(
         parameters=parameters and on_the_way(before, parameters),
-        macs=how.macs and on_the_way(sum(count_macs(whole, config.data.image_size).values()), how.macs),
+        macs=how.macs and on_the_way(count_macs(whole, config.data.image_size).total(), how.macs),
         bytes=how.bytes and on_the_way(packed_size(config, whole, classes), with_room(how.bytes)),
         fill=bool(how.parameters or how.macs),
     )

@@ -99,7 +99,7 @@ def examine(session: Session, material: Material, files: Sequence[Path], teacher
         "accuracy": accuracy_of(together, labels),
         "accuracies": accuracies,
         "parameters": sum(map(count_parameters, teachers)),
-        "macs": sum(sum(count_macs(teacher, session.config.teacher_side).values()) for teacher in teachers),
+        "macs": sum(count_macs(teacher, session.config.teacher_side).total() for teacher in teachers),
     }
 
 
