@@ -15,7 +15,7 @@ from kit.errors import KitError
 from kit.events import FOLDER as EVENTS
 from kit.files import make_folder, read_object, write_durably
 from kit.names import RECORD
-from kit.train.checkpoint import FOLDER, begun_in, described, saved_in, steps_done, whole
+from kit.train.checkpoint import FOLDER, begun_in, described, run_of, saved_in, steps_done, whole
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ def outputs(place: Path) -> list[Path]:
 
     They lie in `checkpoints/`, or beside run.json in a Kaggle data set, which is uploaded without folders.
     """
-    folders = {path.parent for path in place.rglob("*.pt") if described(path)}
-    return sorted(folder.parent if folder.name == FOLDER else folder for folder in folders)
+    return sorted({run_of(path) for path in place.rglob("*.pt") if described(path)})
 
 
 def of_this_recipe(folder: Path, config: Config, log: Log) -> Output | None:

@@ -15,8 +15,8 @@ from kit.errors import KitError
 from kit.models.recognise import as_network, outputs_of
 from kit.models.teacher import build_teacher, load_teacher
 from kit.names import STUDENT
-from kit.stages.weights import classes_in, config_beside, config_in, read_checkpoint, refuse_other_layers, run_of
-from kit.train.checkpoint import Saved, described, saved_in, weights_in
+from kit.stages.weights import classes_in, config_beside, config_in, read_checkpoint, refuse_other_layers
+from kit.train.checkpoint import Saved, described, run_of, saved_in, weights_in
 
 
 def file_of(source: Path) -> Path:

@@ -25,7 +25,7 @@ from kit.models.library import refuse_unusable
 from kit.models.recognise import as_network, recognise
 from kit.models.students import build_student, widths_of
 from kit.names import RECORD, STUDENT, TEACHER
-from kit.train.checkpoint import FOLDER, Damaged, Saved, Unread, described, read, saved_in, weights_in, whole
+from kit.train.checkpoint import Damaged, Saved, Unread, described, read, run_of, saved_in, weights_in, whole
 
 NO_ACCOUNT = (OSError, ValueError, TypeError, KeyError)  # of a run: there is none, it is damaged, or it does not say
 
@@ -63,11 +63,6 @@ def trained_weights(out: Path) -> Found | None:
             config, weights = config_in(saved, content), content["state"]["best"]["weights"]
             return Found(weights, saved.path.name, config, classes_in(out), per_class_in(out))
     return None
-
-
-def run_of(checkpoint: Path) -> Path:
-    """The folder of its run. A data set may hold an output without folders."""
-    return checkpoint.parent.parent if checkpoint.parent.name == FOLDER else checkpoint.parent
 
 
 def config_in(saved: Saved, content: dict[str, Any]) -> Config:

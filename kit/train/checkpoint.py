@@ -157,6 +157,11 @@ def described(path: Path) -> Saved | None:
     return None
 
 
+def run_of(checkpoint: Path) -> Path:
+    """The folder of its run. A data set may hold an output without folders."""
+    return checkpoint.parent.parent if checkpoint.parent.name == FOLDER else checkpoint.parent
+
+
 def steps_done(out: Path, log: Log) -> int:
     """How far a run is: the steps of all its stages, by the newest checkpoints that are whole."""
     return steps_in(saved for saved, _ in whole(reversed(saved_in(out)), log, load=False))
@@ -255,10 +260,8 @@ def refuse_foreign(path: Path, content: dict[str, Any], identity: dict[str, str]
         shown = "; ".join(changed[:6]) + (f"; and {len(changed) - 6} more" if len(changed) > 6 else "")
         kept = distilled_in(path.parent) if all(field.startswith(AFTER_DISTILLING) for field in changed) else None
         keeping = f", with --begin {shlex.quote(str(kept))}, which keeps the student that is trained" if kept else ""
-        out = path.parent.parent if path.parent.name == FOLDER else path.parent
-        raise KitError(
-            f"{out} holds a run that was begun otherwise ({path.name}): {shown}. Choose another --out{keeping}, or run it as it was begun."
-        )
+        begun = f"{run_of(path)} holds a run that was begun otherwise ({path.name}): {shown}"
+        raise KitError(f"{begun}. Choose another --out{keeping}, or run it as it was begun.")
 
 
 def distilled_in(out: Path) -> Path | None:
