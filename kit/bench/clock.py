@@ -53,9 +53,9 @@ def counted(work: Callable[[int], object]) -> Callable[[], AbstractContextManage
     return always(lambda: work(next(steps)))
 
 
-def measure(ways: Sequence[Way], rounds: int, device: torch.device, seconds: float = SECONDS, seed: int = 0) -> list[Timed]:
+def measure(ways: Sequence[Way], rounds: int, device: torch.device, seconds: float) -> list[Timed]:
     """Time every way in every round. A call is a few milliseconds or minutes long: each way is called as often as fills `seconds`."""
-    timed, shuffle = [Timed(way) for way in ways], random.Random(seed)
+    timed, shuffle = [Timed(way) for way in ways], random.Random(0)
     for _ in range(rounds):
         for one in shuffle.sample(timed, len(timed)):
             with one.way.open() as work:

@@ -60,8 +60,7 @@ def in_training(config: Config, device: Device) -> Training:
         for parameter in group["params"]:
             parameter.grad = torch.randn_like(parameter)
     state.optimizer.step()
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
-    state.best = {"accuracy": 0.5, "epoch": 1, "weights": weights}
+    state.offer(student, {"accuracy": 0.5}, 1)
     for _ in range(2):
         state.remember()
     return state
