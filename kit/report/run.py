@@ -20,7 +20,6 @@ from kit.errors import KitError
 from kit.models.cost import count_macs
 from kit.models.library import shapes_on
 from kit.models.students import build_student, count_parameters, widths_of
-from kit.models.teacher import build_teacher
 from kit.models.widths import new_student
 from kit.names import ANSWERS
 from kit.session import read_by_stage, read_record
@@ -114,16 +113,9 @@ class Run:
     def stages(self) -> list[Stage]:
         """The teacher and the students that there are, in order."""
         entries, found = self.record["stages"], []
-        if "accuracy" in entries.get("teacher", {}) and self.classes:
-            teacher = entries["teacher"]
-            if "macs" in teacher:
-                parameters, macs = teacher["parameters"], teacher["macs"]
-            else:  # its run was broken off before the teacher was examined, or is an older one
-                arch = self.config.teacher.arch
-                with torch.device(shapes_on(arch)):
-                    parameters, macs = cost_of(build_teacher(arch, len(self.classes)), self.config.teacher_side)
-            accuracy = None if teacher.get("seen") else teacher["accuracy"]
-            found.append(Stage("teacher", "teacher", accuracy, parameters, macs, 4 * parameters, teacher.get("seconds")))
+        if "accuracy" in (teacher := entries.get("teacher", {})) and self.classes:
+            accuracy, parameters = None if teacher.get("seen") else teacher["accuracy"], teacher["parameters"]
+            found.append(Stage("teacher", "teacher", accuracy, parameters, teacher["macs"], 4 * parameters, teacher.get("seconds")))
         for key, name in self.student_stages.items():
             entry = entries.get(key, {})
             if (accuracy := entry.get("accuracy", self.best_so_far(key))) is None or not self.classes:
