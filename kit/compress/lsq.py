@@ -34,23 +34,16 @@ class Stepped(nn.Module):
     half: bool  # whether the file has the steps in float16
 
     def begin(self, pack: Pack) -> None:
-        channels, ndim = len(self.weight), self.weight.ndim
-        self.pack, self.half = pack, True
-        self.step = nn.Parameter(self.weight.new_ones(channels), self.weight.requires_grad)
-        self.register_buffer("chosen", self.weight.new_ones(channels))
-        for name in ("low", "high"):
-            self.register_buffer(name, torch.zeros((channels,) + (1,) * (ndim - 1), dtype=torch.int16, device=self.weight.device))
-        self.choose_grid()
-
-    @torch.no_grad()
-    def choose_grid(self) -> None:
-        stored, middle = METHODS[self.pack.method](self.weight.cpu().numpy(), self.pack.bits), 2 ** (self.pack.bits - 1)
-        scale, *shift = stored.vectors
+        weight, middle = self.weight.detach(), 2 ** (pack.bits - 1)
+        scale, *shift = METHODS[pack.method](weight.cpu().numpy(), pack.bits).vectors
         first = shift[0].astype(np.int16) - middle if shift else np.full(len(scale), 1 - middle, np.int16)
-        self.half = scale.dtype == np.float16
-        self.chosen.copy_(torch.from_numpy(np.where(scale == 0, 1, scale).astype(np.float32)))  # of a channel of zeros any step will do
-        self.low.copy_(torch.from_numpy(first).reshape(self.low.shape))
-        self.high.copy_(self.low + (2 * middle - 1 if shift else 2 * (middle - 1)))
+        low = torch.from_numpy(first).to(weight.device).reshape(-1, *[1] * (weight.ndim - 1))
+        chosen = np.where(scale == 0, 1, scale)  # of a channel of zeros any step will do
+        self.pack, self.half = pack, scale.dtype == np.float16
+        self.step = nn.Parameter(weight.new_ones(len(weight)), self.weight.requires_grad)
+        self.register_buffer("chosen", torch.from_numpy(chosen).to(weight))
+        self.register_buffer("low", low)
+        self.register_buffer("high", low + (2 * middle - 1 if shift else 2 * (middle - 1)))
 
     @torch.no_grad()
     def take(self, weight: np.ndarray, step: np.ndarray, low: np.ndarray) -> None:
