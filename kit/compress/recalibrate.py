@@ -1,17 +1,16 @@
 """Batch norm's statistics measured anew: a network that was cut or averaged has other activations than its statistics were taken of."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
+from kit.data.loader import Batches
 from kit.models.look import evaluated, hooked
 
 BATCHES = 20  # that suffice: at 128 photos each the statistics are within a percent of an epoch's
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, batches: Callable[[int], tuple[Tensor, Tensor]], steps: int) -> None:
+def recalibrate(model: nn.Module, batches: Batches, steps: int) -> None:
     """Replace the running mean and variance of every batch norm that trains by the plain average over `steps` training batches.
     torch.optim.swa_utils.update_bn does the same to every norm, the frozen ones included.
 
@@ -35,7 +34,7 @@ def recalibrate(model: nn.Module, batches: Callable[[int], tuple[Tensor, Tensor]
 
 
 @torch.no_grad()
-def begin_to_measure(model: nn.Module, batches: Callable[[int], tuple[Tensor, Tensor]], steps: int) -> None:
+def begin_to_measure(model: nn.Module, batches: Batches, steps: int) -> None:
     """Give batch norms that have seen nothing, as those of a student that was unfolded, the mean and variance of what they are given, and
     take them back in their weights: the network answers as before, to rounding. Else statistics that are measured anew would change what
     every layer does, and γ, all of one size, would rank nothing.
@@ -49,8 +48,7 @@ def begin_to_measure(model: nn.Module, batches: Callable[[int], tuple[Tensor, Te
     seen: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}
 
     def look(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
-        variance, mean = torch.var_mean(given[0].float(), (0, 2, 3), correction=0)
-        seen[norm].append((variance, mean))
+        seen[norm].append(torch.var_mean(given[0].float(), (0, 2, 3), correction=0))
 
     with hooked([norm.register_forward_pre_hook(look) for norm in norms]), evaluated(model):
         for step in range(steps):

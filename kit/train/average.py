@@ -9,9 +9,10 @@ import copy
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kit.compress.recalibrate import BATCHES, recalibrate
+from kit.data.loader import Batches
 from kit.rng import derive
 from kit.train.budget import Budget
 from kit.train.checkpoint import Checkpoints
@@ -21,7 +22,7 @@ from kit.world import World
 
 def measure_norms(
     state: Training,
-    batches: Callable[[int], tuple[Tensor, Tensor]],
+    batches: Batches,
     evaluate: Callable[[nn.Module], dict[str, float]],
     checkpoints: Checkpoints,
     budget: Budget,
@@ -53,7 +54,7 @@ def candidate(state: Training) -> nn.Module:
     return best
 
 
-def remeasure(model: nn.Module, batches: Callable[[int], tuple[Tensor, Tensor]], steps: int, world: World) -> None:
+def remeasure(model: nn.Module, batches: Batches, steps: int, world: World) -> None:
     """`recalibrate` over the whole batches of several processes: the mean of what each has seen on its share."""
     recalibrate(model, batches, steps)
     world.average(buffer for buffer in model.buffers() if buffer.is_floating_point())
