@@ -60,9 +60,8 @@ def sparse(student: str, terms: tuple[Term, ...]) -> Config:
 
 def pruned(student: str, left: int, tuned: str, **how: object) -> Config:
     """Fine-tuning under labels takes 60 epochs, under DIST all 240: it converges far more slowly, the seed says."""
-    tune = {"finetune_epochs": 60, "finetune_lr": 0.01} if tuned == "labels" else {"finetune_epochs": 240, "finetune_lr": 0.01}
-    terms = LABELS if tuned == "labels" else WITH_DIST
-    return recipe(student, terms, {"keep": left / WHOLE, "gamma_penalty": 0.0, **tune} | how)
+    terms, epochs = (LABELS, 60) if tuned == "labels" else (WITH_DIST, 240)
+    return recipe(student, terms, {"keep": left / WHOLE, "gamma_penalty": 0.0, "finetune_epochs": epochs, "finetune_lr": 0.01} | how)
 
 
 def whole() -> list[Arm]:

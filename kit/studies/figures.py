@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kit.config.schema import Config
+from kit.config.stages import kind_of
 from kit.config.terms import OfMaps, OfStages
 from kit.models.teacher import build_teacher
 from kit.studies.networks import Box, boxes, build, classes_of, named
@@ -110,14 +111,10 @@ def curves(made: list[Row]) -> Any:
 
 def points_between(row: Row) -> list[tuple[float, float, float]]:
     """After each step but the last: fine-tuned where it was, else pruned."""
-    points: list[tuple[float, float, float]] = []
-    for number in range(1, 1000):
-        stage = next((f"{kind}{number}" for kind in ("finetune", "prune") if row.stages and f"{kind}{number}" in row.stages[0]), None)
-        if stage is None:
-            return points
-        found = [each[stage] for each in row.stages if stage in each]
-        points.append((mean([each["parameters"] for each in found]), mean([each["accuracy"] for each in found]), math.nan))
-    return points
+    stages = row.stages[0] if row.stages else {}
+    last = {stage.removeprefix(kind_of(stage)): stage for stage in stages}  # by the step's number, "" where there is none
+    of_steps = [[each[stage] for each in row.stages if stage in each] for number, stage in last.items() if number]
+    return [(mean([each["parameters"] for each in found]), mean([each["accuracy"] for each in found]), math.nan) for found in of_steps]
 
 
 # ── diagrams ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────

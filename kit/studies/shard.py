@@ -9,7 +9,6 @@ import hashlib
 import re
 import shutil
 from pathlib import Path
-from typing import Literal
 
 from pydantic import ValidationError
 
@@ -19,7 +18,7 @@ from kit.device import usable_cards
 from kit.errors import KitError
 from kit.files import cache_folder, make_folder, write_durably
 from kit.studies.catalogue import choose, find_study
-from kit.studies.runner import Place, Say, in_turn, run_study
+from kit.studies.runner import Place, Say, Setting, in_turn, run_study
 from kit.studies.spread import over_ray
 from kit.studies.study import Study
 from kit.train.budget import Budget
@@ -36,7 +35,7 @@ class Share(Section):
     arms: tuple[str, ...] = ()
     shard: str = "1/1"
     seeds: Count = 1
-    setting: Literal["tiny", "reduced", "full"] = "full"
+    setting: Setting = "full"
 
     def chosen(self) -> Study:
         """The study with these arms, and those that they need.

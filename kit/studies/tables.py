@@ -186,9 +186,7 @@ def agreement(study: Study, made: list[Row]) -> pd.DataFrame:
         taught_by = "" if row.arm.begins else row.arm.teacher
         for name in dict.fromkeys((row.arm.against or study.reference, row.arm.begins, taught_by)):
             other = by_name.get(name)
-            if other is None or other is row or not (row.arm.published and other.arm.published):
-                continue
-            if row.mean is None or other.mean is None:
+            if other is None or other is row or None in (row.mean, other.mean) or not (row.arm.published and other.arm.published):
                 continue
             published, measured = float(row.arm.published) - float(other.arm.published), difference(row, other)
             lines.append(
