@@ -98,11 +98,8 @@ class Budget:
             Suspended: there is not.
         """
         if not self.fits(*kinds):
-            spent = "another process was stopped"
-            if self.seconds is not None:
-                spent = f"the budget of {self.seconds:.0f} s leaves {max(0, self.left()):.0f} s"
-            reason = self.stop or spent
-            raise Suspended(f"{reason}: stopped before {what}")
+            left = f"the budget of {self.seconds:.0f} s leaves {max(0, self.left()):.0f} s" if self.seconds is not None else ""
+            raise Suspended(f"{self.stop or left or 'another process was stopped'}: stopped before {what}")
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:
