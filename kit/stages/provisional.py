@@ -52,7 +52,8 @@ def hand_in_best_so_far(session: Session, material: Material | None, submissions
         remedy = "What an earlier session left is untouched: run" if session.begun_with else "Run"
         raise KitError(f"{reason}. {remedy} the same command with a larger --budget.")
     in_time = material is not None and bool(asked or session.budget.enough_for("hand in"))
-    found = students_so_far(session) if in_time else []
+    stages = reversed(up_to_pruning(session.config.prune)) if in_time else ()
+    found = [each for stage in stages if (each := so_far(session, stage))]
     if in_time and not (found or asked or session.checkpoints("teacher").files()):
         raise KitError(
             f"{reason}, and nothing is trained yet that could be handed in. The decoded photos and what was saved are "
@@ -68,11 +69,6 @@ def hand_in_best_so_far(session: Session, material: Material | None, submissions
     else:
         missing = "no student is trained that could be handed in" if in_time else "there was no time for one"
         session.log(f"no submission yet: {missing}")
-
-
-def students_so_far(session: Session) -> list[SoFar]:
-    """What the stages up to the last pruning have come to, the latest first."""
-    return [each for stage in reversed(up_to_pruning(session.config.prune)) if (each := so_far(session, stage))]
 
 
 def best_of(session: Session, material: Material, found: list[SoFar]) -> tuple[dict[str, nn.Module], str]:
