@@ -41,10 +41,9 @@ class Quantized:
 def narrow(values: np.ndarray) -> np.ndarray:
     """float16 where that is within a thousandth of every value (or a millionth of the largest), else float32."""
     values = values.astype(np.float32)
-    with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
     allowed = 1e-3 * np.abs(values) + 1e-6 * np.abs(values).max(initial=0)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = values.astype(np.float16)
         return half if (np.abs(half.astype(np.float32) - values) <= allowed).all() else values
 
 

@@ -58,7 +58,7 @@ def rate_at(step: int, steps: int, steps_per_epoch: int, train: Train) -> float:
     p = (step - warmup) / max(1, steps - warmup)
     match train.schedule:
         case "cosine":
-            return train.lr * 0.5 * (1 + math.cos(math.pi * p))
+            return along(train.lr, 0, p)
         case "linear":
             return train.lr * (1 - p)
         case "wsd":
