@@ -18,12 +18,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kit.config.override import in_words
 from kit.errors import KitError
 from kit.files import make_folder, read_object, write_durably
+from kit.names import PROVENANCE, RECORD, STUDENT, SUBMISSION
 from kit.remote.client import Kaggle
 
 PAGE = 100  # files that are listed at once
 ENTRY = "\n,"  # in a log, before each entry but the first
-PROVENANCE = "provenance.json"
-WRITTEN_DOWN = {"submission.csv": "csv_sha256", "student.kit": "student_sha256"}  # file: the provenance's field
+WRITTEN_DOWN = {SUBMISSION: "csv_sha256", STUDENT: "student_sha256"}  # file: the provenance's field
 
 
 class Provenance(BaseModel):
@@ -167,7 +167,7 @@ def progress_of(kaggle: Kaggle, ref: str) -> Progress:
     from kit.train.checkpoint import described, steps_in
 
     files, _ = list_output(kaggle, ref)
-    record = read_object(kaggle.transfer("run.json", files["run.json"])) if "run.json" in files else {}
+    record = read_object(kaggle.transfer(RECORD, files[RECORD])) if RECORD in files else {}
     saved = steps_in(found for name in files if (found := described(Path(name))))
     return Progress(max(saved, steps_told(record)), record.get("state") == "done")
 

@@ -9,8 +9,9 @@ from typing import Any
 from kit import ledger
 from kit.errors import KitError
 from kit.files import make_folder, read_object, write_durably
+from kit.names import PROVENANCE, RECORD, SUBMISSION
 from kit.remote.client import Kaggle
-from kit.remote.output import PROVENANCE, contents
+from kit.remote.output import contents
 from kit.remote.push import newest_version
 
 WANTED = r"submission\.csv|student\.kit|run\.json|report\.html"
@@ -28,7 +29,7 @@ def pull(kaggle: Kaggle, ref: str, name: str, folder: Path, pattern: str = WANTE
         KitError: Kaggle refused, nothing fits, a file is not what its run wrote, or `out` is the folder of a run at home: then nothing is
             kept.
     """
-    if out and (out / "run.json").exists() and "kernel" not in told(out):
+    if out and (out / RECORD).exists() and "kernel" not in told(out):
         raise KitError(f"{out} holds a run that was not pulled, whose files would be replaced. Choose another --out.")
     owner, slug, *named = ref.split("/")
     kernel = f"{owner}/{slug}"
@@ -36,13 +37,9 @@ def pull(kaggle: Kaggle, ref: str, name: str, folder: Path, pattern: str = WANTE
         raise KitError(f"There is no kernel {kernel} on Kaggle that this account may see. Push it first: kit push {name}.")
     files = dict(contents(kaggle, ref, pattern))
     made = read_object(files.get(PROVENANCE, b"{}"))
-    made |= {
-        "kernel": kernel,
-        "kernel_version": version,
-        "pulled": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
-    }
+    made |= {"kernel": kernel, "kernel_version": version, "pulled": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())}
     files[PROVENANCE] = (json.dumps(made, indent=2, ensure_ascii=False) + "\n").encode()
-    csv, place = files.get("submission.csv"), out or folder / f"{time.strftime('%Y-%m-%d')}-{name}"
+    csv, place = files.get(SUBMISSION), out or folder / f"{time.strftime('%Y-%m-%d')}-{name}"
     sha256 = hashlib.sha256(csv or b"").hexdigest()
     if out is None and csv is not None:
         place = ledger.free_place(folder, place.name, sha256)
@@ -63,7 +60,7 @@ def pull(kaggle: Kaggle, ref: str, name: str, folder: Path, pattern: str = WANTE
 def holds_another(place: Path, made: dict[str, Any]) -> bool:
     """Whether a folder has the CSV of another session than the one that `made` tells of."""
     before = told(place)
-    return (place / "submission.csv").exists() and any(before.get(name) != made[name] for name in ("kernel", "kernel_version"))
+    return (place / SUBMISSION).exists() and any(before.get(name) != made[name] for name in ("kernel", "kernel_version"))
 
 
 def told(place: Path) -> dict[str, Any]:

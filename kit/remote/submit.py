@@ -14,10 +14,10 @@ from kit import ledger
 from kit.config.competitions import COMPETITIONS, ON_KAGGLE, Competition, check_limits, competition
 from kit.errors import KitError
 from kit.files import locked, sha256_of
-from kit.names import MADE_WITH
+from kit.names import MADE_WITH, PROVENANCE, SUBMISSION
 from kit.remote.client import Kaggle, Refused
 from kit.remote.credentials import hide
-from kit.remote.output import PROVENANCE, read_provenance
+from kit.remote.output import read_provenance
 from kit.submission import check
 
 DIGITS = 12  # of the sha256 that a message bears
@@ -62,7 +62,7 @@ def read_entry(place: Path, name: str | None, say: Say, data: Path | None = None
     Raises:
         KitError: it can't be submitted, with all that is wrong with it.
     """
-    csv = place / "submission.csv" if place.is_dir() else place
+    csv = place / SUBMISSION if place.is_dir() else place
     if not csv.is_file():
         raise KitError(f"There is no {csv}. Give a run's folder, one of submissions/, or a CSV.")
     sha256, made = sha256_of(csv), provenance_of(csv)

@@ -21,7 +21,7 @@ from kit.models.cost import count_macs
 from kit.models.library import shapes_on
 from kit.models.students import build_student, count_parameters, widths_of
 from kit.models.widths import new_student
-from kit.names import ANSWERS
+from kit.names import ANSWERS, METRICS, STUDENT, TIMING
 from kit.session import read_by_stage, read_record
 from kit.train.checkpoint import saved_in, whole
 
@@ -72,7 +72,7 @@ class Run:
     @cached_property
     def packed(self) -> Packed | None:
         try:
-            return unpack(self.out / "student.kit")
+            return unpack(self.out / STUDENT)
         except KitError:
             return None
 
@@ -193,12 +193,12 @@ def read_run(out: Path) -> Run:
     except ValidationError:
         raise KitError(f"{out} was written by another version of the kit. Draw its page with that version.") from None
     scores = () if config.train.final_fit else ("accuracy",)
-    histories = read_by_stage(out / "metrics.jsonl", "epoch", "step", "loss", *scores)
+    histories = read_by_stage(out / METRICS, "epoch", "step", "loss", *scores)
     learned = any(entry.get("epoch") for entry in record["stages"].values())  # of another run's student nothing may be left to learn
     if not any(histories.values()) and (learned or "submission" not in record):
         raise KitError(
             f"{out} holds no metrics.jsonl with an epoch in it: nothing has been learned there yet. Run the same `kit run` command again, "
             "or fetch metrics.jsonl beside its run.json."
         )
-    timing = read_by_stage(out / "timing.jsonl", "epoch", "session")
+    timing = read_by_stage(out / TIMING, "epoch", "session")
     return Run(out, record, config, histories, timing, read_answers(out / ANSWERS) or NONE)
