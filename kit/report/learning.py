@@ -105,11 +105,9 @@ def borders(run: Run, stages: tuple[str, ...]) -> list[tuple[float, str]]:
 
 def times(run: Run) -> list[tuple[str, float]]:
     """(what, seconds) over all sessions, the longest first; what nothing measured is the rest."""
-    spent = dict.fromkeys(KINDS, 0.0)
-    for session in run.record["sessions"]:
-        for kind in KINDS:
-            spent[kind] += session.get("seconds_by_kind", {}).get(kind, 0)
-    whole = sum(session.get("seconds", 0) for session in run.record["sessions"])
-    parts = sorted(((KINDS[kind], seconds) for kind, seconds in spent.items() if seconds >= 0.5), key=lambda part: -part[1])
+    sessions = run.record["sessions"]
+    spent = {says: sum(session.get("seconds_by_kind", {}).get(kind, 0) for session in sessions) for kind, says in KINDS.items()}
+    whole = sum(session.get("seconds", 0) for session in sessions)
+    parts = sorted(((says, seconds) for says, seconds in spent.items() if seconds >= 0.5), key=lambda part: -part[1])
     rest = whole - sum(seconds for _, seconds in parts)
     return parts + ([("starting, packing, the rest", rest)] if rest > 0 else [])
