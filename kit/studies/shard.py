@@ -76,7 +76,10 @@ def carry_out(order: str | None, inputs: Path, working: Path, budget: Budget, sa
         for file in sorted(inputs.rglob(LEFT)):
             if file.read_bytes() == own:
                 say(f"going on with {file.parent}")
-                shutil.copytree(file.parent, working, dirs_exist_ok=True)
+                for path in file.parent.rglob("*"):
+                    if path.is_file() and path != file:  # contents alone, the share last: with an input mount's modes nothing could go on
+                        place = working / path.relative_to(file.parent)
+                        shutil.copyfile(path, make_folder(place.parent) / place.name)
                 break
             say(f"{file.parent} is another share's and left alone")
         write_durably(make_folder(working) / LEFT, own)

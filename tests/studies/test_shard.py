@@ -14,7 +14,8 @@ from kit.errors import KitError
 from kit.remote.bundle import compose, read_head, write_script
 from kit.studies.catalogue import find_study
 from kit.studies.journal import read
-from kit.studies.shard import ORDER, Share
+from kit.studies.shard import ORDER, Share, carry_out
+from kit.train.budget import Budget
 
 KERNEL = Path(__file__).parents[2] / "kernels" / "study"
 
@@ -72,6 +73,23 @@ def session(script, place, working):
     done = subprocess.run([sys.executable, script], cwd=place / working, env=around, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_an_earlier_output_on_a_read_only_mount_can_be_written_to_once_it_is_copied(tmp_path):
+    order, before = Share(study="cifar-slim", arms=("resnet8x4",), setting="tiny").model_dump_json(), tmp_path / "input" / "before"
+    (before / "arms" / "one").mkdir(parents=True)
+    (before / "share.json").write_text(order)
+    (before / "arms" / "one" / "run.json").write_text("{}")
+    there = [before, *before.rglob("*")]
+    for path in there:
+        path.chmod(0o444 if path.is_file() else 0o555)
+    with pytest.raises(KitError, match="photos"):  # there are none
+        carry_out(order, tmp_path / "input", tmp_path / "working", Budget(None), print)
+    copied = [tmp_path / "working", *(tmp_path / "working").rglob("*")]
+    assert {path.name for path in copied} == {"working", "arms", "one", "run.json", "share.json"}
+    assert all(path.stat().st_mode & 0o200 for path in copied)
+    for path in there:
+        path.chmod(0o755)  # pytest removes it
 
 
 @pytest.mark.slow
