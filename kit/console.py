@@ -42,7 +42,7 @@ class Log:
         console.print(line, markup=False)
         if self.file is not None:
             try:
-                with open(self.file, "a", encoding="utf-8") as out:
+                with open(self.file, "a", encoding="utf-8", errors="backslashreplace") as out:  # a stranger's name may be no UTF-8
                     out.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
             except OSError as error:
                 self.file = None

@@ -155,7 +155,8 @@ def taken(descriptor: int) -> bool:
 
 
 def write_json(path: Path, value: object) -> None:
-    write_durably(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    """What is no UTF-8, as a file's name may be, is escaped as JSON has it."""
+    write_durably(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def read_object(content: bytes) -> dict[str, Any]:
