@@ -14,6 +14,7 @@ from kit.models.cost import count_macs
 from kit.models.library import refuse_unusable
 from kit.models.recognise import recognise
 from kit.models.students import count_parameters
+from kit.names import STUDENT
 from kit.stages.weights import read_weights_file
 
 AVERAGES = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm; other buffers are whole numbers
@@ -34,7 +35,13 @@ class Layer:
 
 
 def inspect(file: Path, image_size: int | None) -> Iterator[Table | str]:
-    """A table and a few lines. image_size: side of the photo that multiplications are counted for; None: the student's own, else 224."""
+    """A table and a few lines.
+
+    Args:
+        file: or a run's folder, whose packed student is meant.
+        image_size: side of the photo that multiplications are counted for; None: the student's own, else 224.
+    """
+    file = file / STUDENT if file.is_dir() else file
     yield from inspect_packed(file, image_size) if is_packed(file) else inspect_foreign(file, image_size or 224)
 
 

@@ -96,6 +96,14 @@ def test_a_strangers_names_are_shown_as_they_are(tmp_path):
     assert "[/b]" in shown.get()
 
 
+def test_a_runs_folder_stands_for_its_packed_student(tmp_path):
+    file = packed(tmp_path / "student.kit")
+    assert list(inspect(tmp_path, None))[-1] == list(inspect(file, None))[-1]
+    file.unlink()
+    with pytest.raises(KitError, match=r"student\.kit can't be read: No such file"):
+        list(inspect(tmp_path, None))
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(KitError, match="can't be read"):
         list(inspect(tmp_path / "none.kit", None))

@@ -29,10 +29,13 @@ def predict(
 
 @app.command(
     rich_help_panel="Files and checks",
-    epilog="Example: `kit inspect runs/record/student.kit`\n\nOr a .ckpt, .pt, .bin, .safetensors, or HW7's .pkl.",
+    epilog="Example: `kit inspect runs/record`\n\nOr a .kit, .ckpt, .pt, .bin, .safetensors, or HW7's .pkl.",
 )
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A packed student, a run's checkpoint, or another program's weights.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|FILE", help="A run's folder, a student.kit, a run's checkpoint, or another program's weights."),
+    ],
     image_size: Annotated[
         int | None,
         typer.Option(
