@@ -113,7 +113,7 @@ def without(photos: Photos, rows: dict[int, str]) -> Photos:
 
 
 def load_split(split: Split, side: int, folder: Path, log: Log, workers: int, tick: Tick) -> Photos:
-    side = fit_side(split, side)
+    side = fit_side(split, side, tick)
     digest = content_digest(split, side, tick)
     place = folder / f"{split.name}-{side}px-{digest[:16]}"
     if find_damage(place, split):
@@ -145,11 +145,12 @@ def remove_half_made(folder: Path, log: Log) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def fit_side(split: Split, side: int) -> int:
+def fit_side(split: Split, side: int, tick: Tick) -> int:
     """No larger than the largest photo: squares of 64 px photos need not be 256 px wide. The first that is as large ends the search."""
     largest = 0
     with ThreadPoolExecutor(READERS) as pool:
         for i in range(0, len(split), CHUNK):
+            tick()
             largest = max(largest, *map(max, pool.map(photo_size, split.paths[i : i + CHUNK])))
             if largest >= side:
                 break
@@ -159,9 +160,10 @@ def fit_side(split: Split, side: int) -> int:
 def content_digest(split: Split, side: int, tick: Tick) -> str:
     """sha256 over the settings and every photo's name and bytes; where the folder lies does not matter, since mounts move."""
     whole = hashlib.sha256(f"kit cache {VERSION}, {side} px, by area".encode())
-    with ThreadPoolExecutor(READERS) as pool:
-        for path, digest in zip(split.paths, pool.map(photo_digest, split.paths), strict=True):
+    with progress(f"reading {split.name}", len(split)) as moved, ThreadPoolExecutor(READERS) as pool:
+        for done, (path, digest) in enumerate(zip(split.paths, pool.map(photo_digest, split.paths), strict=True), 1):
             tick()
+            moved(done)
             whole.update(f"\n{path.name} {digest}".encode())
     return whole.hexdigest()
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kit.data.cache import find_damage, index_name, load_photos, read_index, scan
+from kit.data.cache import find_damage, fit_side, index_name, load_photos, read_index, scan
 from kit.data.decode import to_square
 from kit.data.layout import find_dataset
 from kit.errors import KitError, Suspended
@@ -195,6 +195,13 @@ def test_a_damaged_cache_is_named_and_built_again(drawn, tmp_path, log, capsys):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="asks /proc which file is flushed")
+def test_looking_for_the_largest_photo_is_stopped_too(drawn, tmp_path, log):
+    """All are smaller than the squares: on a disk that answers slowly it takes minutes."""
+    (split, *_), asked = find_dataset(drawn, None, 0.2, 0).splits, []
+    assert fit_side(split, 64, lambda: asked.append(1)) == 48
+    assert len(asked) == 8  # of 120 photos each 16
+
+
 def test_pixels_reach_the_disk_before_the_cache_has_its_name(drawn, tmp_path, log, monkeypatch):
     flush, flushed = os.fsync, []
 
