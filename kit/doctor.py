@@ -182,7 +182,7 @@ def dataset(data: Path) -> Finding:
 
     try:
         found, _ = find_with_validation(data)
-    except KitError as error:
+    except (KitError, OSError) as error:  # the latter: a permission, a mount
         return "broken", str(error), "as it says; docs/your-own-photos.md has the shapes that are known"
     teachers = sorted({rules.teacher_file for rules in COMPETITIONS.values() if (found.root / rules.teacher_file).is_file()})
     beside = f"teacher {', '.join(teachers)}" if teachers else "no teacher beside it: a run trains its own, or takes --teacher"

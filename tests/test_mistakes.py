@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from server import Server, loopback
 
+from kit import doctor
 from kit.errors import KitError
 from kit.files import sha256_of
 from kit.remote.bundle import carried_files
@@ -47,6 +48,25 @@ def test_a_file_that_can_not_be_read_is_not_answered_with_where_to_write(refused
     assert printed.endswith("has vanished. Bring it back, or name another place.\n")
 
 
+def test_a_home_that_the_shell_did_not_put_in_is_no_folder_of_that_name(command, refused, drawn, tmp_path, monkeypatch):
+    """As of --data=~/photos, or of one in quotes."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    shutil.copytree(drawn, tmp_path / "home" / "photos")
+    assert f"kit run ./mine.py --data {tmp_path}/home/photos --tiny" in command(tmp_path, "new", "mine", "--data=~/photos")[0].replace(
+        "\n", ""
+    )
+    assert f"There is no folder {tmp_path}/home/none." in refused(tmp_path, "new", "other", "--data", "~/none")
+    assert f"{tmp_path}/home/photos holds training/ already" in refused(tmp_path, "sample", "~/photos")
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_path_that_is_too_long_is_said_to_be(refused, tmp_path):
+    """As where names were pasted, or listed, in its place."""
+    long = "a.jpg " * 60
+    assert "File name too long. Shorten it, or name another place." in refused(tmp_path, "new", "mine", "--data", long)
+    assert doctor.dataset(Path(long))[::2] == ("broken", "as it says; docs/your-own-photos.md has the shapes that are known")
+
+
 def test_a_users_folder_whose_name_is_no_utf_8(refused, drawn, tmp_path):
     assert "'runs/caf\\udce9' is not valid UTF-8" in refused(
         tmp_path, "run", "sample", "--tiny", "--data", str(drawn), "--out", os.fsdecode(b"runs/caf\xe9")
@@ -54,9 +74,10 @@ def test_a_users_folder_whose_name_is_no_utf_8(refused, drawn, tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("unshare"), reason="no other user can be tried here")
-def test_a_containers_user_who_has_no_name(tmp_path):
-    """As docker's --user gives one: torch asks the system for it where no variable tells, and ended in an AssertionError."""
-    unnamed = ["env", "-u", "USER", "-u", "LOGNAME", "unshare", "--user", "--map-user=12345"]
+def test_a_containers_user_who_has_neither_a_name_nor_a_home(tmp_path):
+    """As docker's --user gives one. torch asks the system for the name where no variable tells, and ended in an AssertionError; a paragraph
+    looks for keys in the home that it must not show."""
+    unnamed = ["env", "-u", "USER", "-u", "LOGNAME", "-u", "HOME", "unshare", "--user", "--map-user=12345"]
     if subprocess.run([*unnamed, "true"]).returncode:
         pytest.skip("no other user can be tried here")
     done = subprocess.run([*unnamed, sys.executable, "-m", "kit", "inspect", "none.kit"], cwd=tmp_path, capture_output=True, text=True)

@@ -28,8 +28,10 @@ BETWEEN_SEARCHES = 20_000
 STOPPED = 130  # the exit code into which typer makes a Ctrl-C, without a word
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # or read-only: writing alone ends so, and never by a bug
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENOTCONN, errno.ESTALE, errno.EIO)
-READING = dict.fromkeys(GONE, "The folder or its mount has vanished. Bring it back") | dict.fromkeys(
-    (errno.EACCES, errno.EPERM), "Mend its permissions"
+READING = (
+    dict.fromkeys(GONE, "The folder or its mount has vanished. Bring it back")
+    | dict.fromkeys((errno.EACCES, errno.EPERM), "Mend its permissions")
+    | {errno.ENAMETOOLONG: "Shorten it"}
 )
 
 
@@ -38,6 +40,8 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # it is None where it was closed
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr's: a terminal that lacks a letter ends no run
     os.environ.setdefault("USER", str(os.getuid()))  # torch wants a name, and a container's user may have none
+    if os.path.expanduser("~") == "~":  # nor a home: the one that docker gives such a user
+        os.environ["HOME"] = "/"
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is loaded, which a verb does
     gc.set_threshold(BETWEEN_SEARCHES)
@@ -45,6 +49,7 @@ def main() -> None:
     try:
         refuse_unspeakable(sys.argv)
         refuse_empty(sys.argv)
+        sys.argv = [at_home(word) for word in sys.argv]
         app()
     except KitError as error:
         fail(str(error))
@@ -82,6 +87,13 @@ def refuse_empty(words: list[str]) -> None:
         if not word or (option.startswith("--") and equals and not value):
             what = f"The value of {option or before}" if (option or before).startswith("--") else f"The word after {before!r}"
             raise KitError(f"{what} is empty. Is a variable of the shell not set? Give a value, or leave it out.")
+
+
+def at_home(word: str) -> str:
+    """A path with the home folder in the place of its `~`, which a shell leaves in --data=~/photos and in quotes: in the working folder
+    `~` would be made, or not be found."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return option + equals + os.path.expanduser(value) if value == "~" or value.startswith("~/") else word
 
 
 def fail(message: str, code: int = 1) -> None:
