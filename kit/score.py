@@ -13,7 +13,7 @@ from kit.config.competitions import competition
 from kit.console import Log, counted
 from kit.data.cache import load_photos
 from kit.data.layout import find_photos
-from kit.data.splits import Dataset
+from kit.data.splits import Dataset, passed_over
 from kit.device import choose_device
 from kit.errors import KitError
 from kit.names import STUDENT
@@ -28,13 +28,16 @@ def predict_split(source: Path, data: Path, out: Path, split: SplitName, cache: 
     config, rules = packed.config, competition(packed.config.competition)
     alone = find_photos(data, packed.classes) if split == "evaluation" else None
     if alone:
+        chosen, strange = alone
         most_frequent, why = 0, "there are no training photos to count classes in"
         numbered = ", ".join(f"{i} {name}" for i, name in enumerate(packed.classes))
-        yield f"{counted(len(alone), 'photo')} below {data} and none to learn from; the classes are those of {file}: {numbered}"
+        yield f"{counted(len(chosen), 'photo')} below {data} and none to learn from; the classes are those of {file}: {numbered}"
+        if strange:
+            yield passed_over(strange)
     else:
         dataset = dataset_to_predict(file, packed, data, split)
         most_frequent, why = int(dataset.training.per_class(len(packed.classes)).argmax()), "that is the most frequent in training"
-    chosen = alone or next(part for part in dataset.splits if part.name == split)
+        chosen = next(part for part in dataset.splits if part.name == split)
     photos = load_photos([chosen], config.data.cache_side, cache, Log(), skip_bad=config.data.skip_bad)[split]
     student = packed.student.to(choose_device().device)
     answer = predict.logits(student, photos, config.data, views=config.predict)

@@ -158,6 +158,17 @@ def test_photos_alone_are_predicted_with_the_students_classes(place, drawn, tmp_
     assert (last.endswith("s.csv: 24 rows"), lines[1][:5], lines[6]) == (True, "0000,", "0005,0")
 
 
+@pytest.mark.parametrize("place", ["", "test"])
+def test_what_is_passed_over_beside_photos_alone_is_said(place, drawn, tmp_path):
+    """It gets no row."""
+    file, alone = knows(tuple("cab"), tmp_path / "s.kit"), tmp_path / "photos" / place
+    shutil.copytree(drawn / "evaluation", alone)
+    (alone / "0005.jpg").rename(alone / "0005.heic")
+    first, second, _ = predict_split(file, tmp_path / "photos", tmp_path / "s.csv", "evaluation", tmp_path)
+    assert first.startswith("23 photos")
+    assert second == f"passed over, since they are no photos of a kind that is read: 1, such as {alone / '0005.heic'}"
+
+
 def test_photos_alone_in_the_students_class_folders_are_scored(drawn, tmp_path):
     file, data = knows(tuple("cab"), tmp_path / "s.kit"), sorted_into("abc", drawn, tmp_path / "photos")
     shutil.rmtree(data / "training")

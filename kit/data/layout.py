@@ -7,6 +7,7 @@ is held out. More training photos without labels may lie in `unlabelled/`, or in
 
 import re
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from kit.console import counted
 from kit.data import records
 from kit.data.folders import PHOTO, UNLABELLED, Folder, read_folder
 from kit.data.locate import locate, walk
-from kit.data.splits import Dataset, Split, stratify, without_labels
+from kit.data.splits import NUMBER, Dataset, Split, stratify, without_labels
 from kit.errors import KitError
 
 FLAT_NAME = re.compile(r"(\d{1,18})_.+")  # a longer number is none that an int64 holds, and no label
@@ -39,10 +40,11 @@ def find_dataset(root: Path, classes: tuple[str, ...] | None, holdout: float | N
     names = class_names(parts["training"], classes)
     training = read_labelled(parts["training"], "training", names)
     if (training.labels == training.labels[0]).all():
+        sort = f"Sort them as docs/your-own-photos.md shows, into {found['training']}/<class>/."
+        other = next((no_photo_in(folder) for folder in parts["training"].below if not folder.photos), None)
         raise KitError(
             f"All {len(training):,} photos to learn from are of one class, {names[training.labels[0]]} in {training.paths[0].parent}: "
-            "there is nothing to tell apart. Is --data one folder too high or too deep? Sort them as docs/your-own-photos.md shows, into "
-            f"{found['training']}/<class>/."
+            f"there is nothing to tell apart. {other or f'Is --data one folder too high or too deep? {sort}'}"
         )
     if "validation" in parts:
         validation = read_labelled(parts["validation"], "validation", names)
@@ -85,8 +87,9 @@ def read_unlabelled(folder: Path, training: Path) -> Split | None:
     return without_labels("unlabelled", paths)
 
 
-def find_photos(root: Path, classes: tuple[str, ...]) -> Split | None:
-    """Photos to predict that lie alone, in `root` or in its test/; None where there is a data set or no such photo.
+def find_photos(root: Path, classes: tuple[str, ...]) -> tuple[Split, list[Path]] | None:
+    """Photos to predict that lie alone, in `root` or in its test/, and what is none beside them; None where there is a data set or no such
+    photo.
 
     classes: of the student; folders of theirs give labels.
     """
@@ -94,11 +97,11 @@ def find_photos(root: Path, classes: tuple[str, ...]) -> Split | None:
     here = dict(halves).get(root, {})
     if found or "training" in here:
         return None
-    if "evaluation" in here:
-        return read_evaluation(read_folder(here["evaluation"]), classes)
-    alone = read_folder(root)
+    alone = read_folder(here.get("evaluation", root))
     folders = {folder.path.name for folder in alone.with_photos}
-    return read_evaluation(alone, classes) if alone.photos or (folders and folders <= set(classes)) else None
+    if "evaluation" in here or alone.photos or (folders and folders <= set(classes)):
+        return read_evaluation(alone, classes), strangers(alone)
+    return None
 
 
 def class_folders(split: Folder) -> tuple[Folder, ...]:
@@ -142,8 +145,8 @@ def class_names(training: Folder, classes: tuple[str, ...] | None) -> tuple[str,
 
 
 def in_order(names: list[str]) -> tuple[str, ...]:
-    """As they are sorted; where all are numbers by those, so that the folder 10 is class 10 of eleven, and not class 2."""
-    return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else names)
+    """As they are sorted; where all are numbers by those, so that the folder 10 is class 10 of eleven, and not class 2, nor 10.0."""
+    return tuple(sorted(names, key=Decimal) if all(map(NUMBER.fullmatch, names)) else names)
 
 
 def fitting(found: tuple[str, ...], classes: tuple[str, ...] | None, says: str) -> tuple[str, ...]:
@@ -178,9 +181,7 @@ def read_labelled(split: Folder, name: str, classes: tuple[str, ...]) -> Split:
 def flat_labels(split: Folder) -> np.ndarray:
     """The numbers before the underscores, int64 [N], in the order of the names."""
     if not split.photos:
-        deeper = next((f"Those in {place} lie too deep: move them up, into {place.parent}." for place in deeper_in(split)), None)
-        other = next((f"What is there, such as {path}, is none, or a link to nothing." for path in strangers(split)), None)
-        raise KitError(f"{split.path} holds no photo ({', '.join(sorted(PHOTO))}). {deeper or other or 'Is the archive unpacked whole?'}")
+        raise KitError(no_photo_in(split))
     matches = [FLAT_NAME.fullmatch(path.stem) for path in split.photos]
     unlabelled = [path for path, match in zip(split.photos, matches, strict=True) if not match]
     if unlabelled:
@@ -191,13 +192,28 @@ def flat_labels(split: Folder) -> np.ndarray:
     return np.array([int(match[1]) for match in matches if match], dtype=np.int64)
 
 
+def no_photo_in(folder: Folder, says: str = "holds no photo") -> str:
+    """What a folder holds where photos were to be, and what to do."""
+    places = [*(below.path for below in folder.with_photos), *deeper_in(folder)]
+    inner = {place.parent for place in places}
+    if len(inner) == 1 < len(places) and folder.path not in inner:  # the classes' own, as in train/train/<class>
+        remedy = f"The folders in {places[0].parent}, {places[0].name} for one, lie too deep: move them up, into {folder.path}."
+    elif places:
+        remedy = f"Those in {places[0]} lie too deep: move them up, into {places[0].parent}."
+    elif others := strangers(folder):
+        remedy = f"What is there, such as {others[0]}, is none, or a link to nothing: save it as one of these kinds, or fetch it."
+    else:
+        remedy = "Is the archive unpacked whole?"
+    return f"{folder.path} {says} ({', '.join(sorted(PHOTO))}). {remedy}"
+
+
 def read_evaluation(part: Folder, classes: tuple[str, ...]) -> Split:
     """The photos to predict, ordered by name. Several class folders give labels; a single one (the 2021 layout) does not."""
     folders = class_folders(part)
     lone = folders[0] if len(folders) == 1 else part
     split = read_labelled(part, "evaluation", classes) if len(folders) > 1 else without_labels("evaluation", lone.photos)
     if not len(split):
-        raise KitError(f"{lone.path} holds no photo to predict. Is the archive unpacked whole?")
+        raise KitError(no_photo_in(lone, "holds no photo to predict"))
     ids = [str(Path(name).with_suffix("")) for name in split.names]
     for repeated in [name for name, n in Counter(ids).items() if n > 1]:
         twins = ", ".join(name for name, own in zip(split.names, ids, strict=True) if own == repeated)

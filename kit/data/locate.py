@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kit.console import counted
 from kit.data import records
-from kit.data.folders import OF_A_MAC, read_folder
+from kit.data.folders import OF_A_MAC, PHOTO, Folder, read_folder
 from kit.errors import KitError
 
 SPLITS = {
@@ -64,15 +64,22 @@ def walk(root: Path) -> tuple[Found, Halves]:
 
 def there_instead(root: Path, halves: Halves) -> str:
     """What was found where no data set is, and what to do."""
-    if packed := ", ".join(path.name for path in sorted(root.iterdir()) if is_archive(path)):
+    packed, here = ", ".join(path.name for path in sorted(root.iterdir()) if is_archive(path)), read_folder(root)
+    if not packed:
+        return out_of_shape(root, halves, here)
+    if not (halves or here.photos or here.with_photos):
         return f"Unpack {packed} first."
+    return f"Unpack {packed} first, unless that is done. {out_of_shape(root, halves, here)}"
+
+
+def out_of_shape(root: Path, halves: Halves, here: Folder) -> str:
+    """here: what lies in `root` itself."""
     shape = "The shape is train/<class>/*.jpg and test/*.jpg: docs/your-own-photos.md shows how to sort photos into it."
     if halves:
         place, parts = halves[0]
         missing = "test/, the photos to predict" if "training" in parts else "train/, the photos to learn from"
         return f"There is {', '.join(map(str, parts.values()))}; beside it, in {place}, is no {missing}. {shape}"
     above = "give the folder above it, or " if root.resolve().name.lower() in {name for names in SPLITS.values() for name in names} else ""
-    here = read_folder(root)
     if folders := here.with_photos:
         if table := next(iter(sorted(root.glob("*.csv"))), None):
             return f"Where the labels are in {table}, docs/your-own-photos.md shows how to sort photos by a table. {shape}"
@@ -82,6 +89,10 @@ def there_instead(root: Path, halves: Halves) -> str:
         return f"{link} is a link, and links are not followed: give --data {link}. {shape}"
     if here.photos:
         return f"{root} itself holds {counted(len(here.photos), 'photo')}, {here.photos[0].name} for one: {above}sort them. {shape}"
+    if below := next((folder for folder in here.below if folder.with_photos), None):
+        return out_of_shape(below.path, [], below)
+    if here.strangers:
+        return f"What is there, such as {here.strangers[0]}, is no photo of a kind that is read ({', '.join(sorted(PHOTO))}). {shape}"
     return f"Check that the archive is unpacked and that --data points at it or above it. {shape}"
 
 

@@ -1,12 +1,16 @@
 """What a data set comes to: photos and their labels, split by split, and shares of them that keep each class."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 
 from kit.errors import KitError
+
+NUMBER = re.compile(r"-?\d+(\.\d+)?")  # a class folder's name that is one; a table's labels may be 1.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ class Dataset:
         return self.training, self.validation, self.evaluation
 
     def counts(self) -> str:
-        """One line a split: its size and its photos per class; then classes without any to learn from, and what is passed over."""
+        """One line a split: its size and its photos per class; then classes without any to learn from, numbers that are others in the
+        CSV, and what is passed over."""
         lines = []
         for split in self.splits:
             per_class = "unlabelled"
@@ -78,13 +83,20 @@ class Dataset:
         for split, so in ((self.training, "is the archive unpacked whole?"), (self.validation, "no accuracy here tells of it")):
             if missing := [name for name, n in zip(self.classes, split.per_class(len(self.classes)), strict=True) if not n]:
                 lines.append(f"no {split.name} photo of {', '.join(missing)}: {so}")
+        if all(map(NUMBER.fullmatch, self.classes)) and [*map(Decimal, self.classes)] != [*range(len(self.classes))]:
+            first, last = self.classes[0], self.classes[-1]
+            lines.append(f"the CSV counts classes from 0: there the folder {first} is 0, {last} is {len(self.classes) - 1}")
         if self.empty:
             lines.append(f"no class, since no photo lies in it: {', '.join(map(str, self.empty))}")
         if self.deeper:
             lines.append(f"folders of photos below a class's are passed over: {len(self.deeper):,}, such as {self.deeper[0]}")
         if self.strange:
-            lines.append(f"passed over, since they are no photos of a kind that is read: {len(self.strange):,}, such as {self.strange[0]}")
+            lines.append(passed_over(self.strange))
         return "\n".join(lines)
+
+
+def passed_over(strangers: Sequence[Path]) -> str:
+    return f"passed over, since they are no photos of a kind that is read: {len(strangers):,}, such as {strangers[0]}"
 
 
 def without_labels(name: str, paths: Sequence[Path]) -> Split:

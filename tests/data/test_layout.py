@@ -61,6 +61,21 @@ def test_class_folders_that_are_numbers_are_in_the_order_of_the_numbers(copy):
     assert find(copy, tuple(sorted(dataset.classes))).classes == tuple(sorted(dataset.classes))  # as a student of before knows them
 
 
+def test_class_folders_that_are_other_numbers_are_named_as_the_csv_has_them(copy):
+    """A table's labels may count from 1, or be 1.0, 2.0, …, 10.0."""
+    for split in ("training", "validation"):
+        to_class_folders(copy / split)
+        for i, number in enumerate(("1.0", "2.0", "3.0", "4.0", "10.0", "20.0")):
+            (copy / split / f"class{i}").rename(copy / split / number)
+    says = "the CSV counts classes from 0: there the folder 1.0 is 0, 20.0 is 5"
+    assert find(copy).classes == ("1.0", "2.0", "3.0", "4.0", "10.0", "20.0")
+    assert says in find(copy).counts()
+    for split in ("training", "validation"):
+        for i, folder in enumerate(sorted((copy / split).iterdir(), key=lambda place: float(place.name))):
+            folder.rename(copy / split / f"0{i}")
+    assert "the CSV counts" not in find(copy).counts()
+
+
 def test_every_folder_is_listed_once(copy, monkeypatch):
     """On a disk that answers slowly each time of ten thousand photos is seconds."""
     for name in ("training", "validation"):
@@ -198,6 +213,8 @@ def test_what_is_there_instead_of_a_data_set_is_said(copy, tmp_path):
     to_class_folders(copy / "training")
     (copy / "training").rename(tmp_path / "mine")
     refused(tmp_path / "mine", "mine itself holds 6 folders of photos, class0 for one: move them into train/", "docs/your-own-photos.md")
+    shutil.copytree(tmp_path / "mine", tmp_path / "above" / "mine")
+    refused(tmp_path / "above", "above/mine itself holds 6 folders of photos, class0 for one: move them into train/")
     shutil.copytree(tmp_path / "rest", tmp_path / "alone" / "test")
     refused(tmp_path / "alone", f"There is {tmp_path / 'alone' / 'test'}; beside it, in {tmp_path / 'alone'}, is no train/")
     link = tmp_path / "linked" / "Food-11"
@@ -213,6 +230,46 @@ def test_one_class_alone_is_refused_with_its_folder(copy):
     for name in ("training", "validation"):
         to_class_folders(copy / name)
     refused(copy, f"one class, class0 in {copy / 'training' / 'class0'}:", f"{copy / 'training'}/<class>/")
+
+
+def test_a_class_of_files_that_are_not_read_is_named_where_one_alone_is_left(copy):
+    """As a phone's .heic beside photos from elsewhere, or photos one folder deeper."""
+    for name in ("training", "validation"):
+        to_class_folders(copy / name)
+    for folder in sorted((copy / "training").iterdir())[2:]:
+        shutil.rmtree(folder)
+    other = copy / "training" / "class1"
+    for photo in other.iterdir():
+        photo.rename(photo.with_suffix(".heic"))
+    refused(copy, "one class, class0", f"{other} holds no photo (.bmp", f"{other}/1_0.heic, is none, or a link to nothing: save it as one")
+    (other / "more").mkdir()
+    shutil.copy(copy / "evaluation" / "0000.jpg", other / "more")
+    refused(copy, "one class, class0", f"Those in {other}/more lie too deep: move them up, into {other}.")
+
+
+def test_classes_one_folder_too_deep_are_not_told_to_be_poured_together(copy):
+    """As an archive unpacked into train/ leaves train/train/<class>."""
+    to_class_folders(copy / "training")
+    (copy / "training").rename(copy / "deep")
+    (copy / "training").mkdir()
+    (copy / "deep").rename(copy / "training" / "train")
+    refused(copy, f"The folders in {copy}/training/train, class0 for one, lie too deep: move them up, into {copy}/training.")
+
+
+def test_photos_to_predict_that_are_of_a_kind_that_is_not_read_are_shown(copy):
+    for photo in (copy / "evaluation").iterdir():
+        photo.rename(photo.with_suffix(".heic"))
+    refused(copy, f"{copy / 'evaluation'} holds no photo to predict (.bmp", "0000.heic, is none, or a link to nothing")
+    refused(copy / "evaluation", "What is there, such as", "0000.heic, is no photo of a kind that is read (.bmp")
+
+
+def test_an_archive_that_may_be_unpacked_already_hides_nothing_of_what_is_there(copy, tmp_path):
+    (copy / "photos.zip").write_bytes(b"PK")
+    find(copy)
+    (copy / "evaluation").rename(tmp_path / "rest")
+    refused(copy, f"Unpack photos.zip first, unless that is done. There is {copy / 'training'}", "is no test/")
+    (tmp_path / "rest" / "photos.zip").write_bytes(b"PK")
+    refused(tmp_path / "rest", "Unpack photos.zip first, unless that is done.", "rest itself holds 24 photos")
 
 
 def test_an_archive_is_refused(tmp_path):
