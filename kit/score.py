@@ -26,6 +26,7 @@ def predict_split(source: Path, data: Path, out: Path, split: SplitName, cache: 
     packed = unpack(file := source / STUDENT if source.is_dir() else source)
     refuse_overwriting(out, file)
     config, rules = packed.config, competition(packed.config.competition)
+    submission.refuse_other_table(out, rules)
     alone = find_photos(data, packed.classes) if split == "evaluation" else None
     if alone:
         chosen, strange = alone
@@ -38,7 +39,7 @@ def predict_split(source: Path, data: Path, out: Path, split: SplitName, cache: 
         dataset = dataset_to_predict(file, packed, data, split)
         most_frequent, why = int(dataset.training.per_class(len(packed.classes)).argmax()), "that is the most frequent in training"
         chosen = next(part for part in dataset.splits if part.name == split)
-    photos = load_photos([chosen], config.data.cache_side, cache, Log(), skip_bad=config.data.skip_bad)[split]
+    photos = load_photos([chosen], config.data.cache_side, cache, Log(), skip_bad=True)[split]  # which are named; there is no --set here
     student = packed.student.to(choose_device().device)
     answer = predict.logits(student, photos, config.data, views=config.predict)
     predicted = predict.classes_of(answer, photos, most_frequent)

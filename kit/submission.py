@@ -1,5 +1,6 @@
 """The CSV, and what Kaggle would refuse about it."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from kit.data.layout import find_dataset
 from kit.errors import KitError
 from kit.files import write_durably
 
+LONGEST = 1_000  # bytes of a first line that are looked at
 COLLAPSED = 0.1  # of the share that the other classes have in training: where fewer rows are theirs it is no classifier's answer
 
 
@@ -22,6 +24,21 @@ def ids_for(names: tuple[str, ...], rules: Competition) -> list[str]:
 def write_csv(path: Path, ids: list[str], classes: np.ndarray, rules: Competition) -> None:
     table = pd.DataFrame({rules.columns[0]: ids, rules.columns[1]: classes})
     write_durably(path, table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def refuse_other_table(path: Path, rules: Competition) -> None:
+    """Leave alone what no `write_csv` has left, such as the table of the labels.
+
+    Raises:
+        KitError: the file begins otherwise.
+    """
+    with suppress(OSError), open(path, "rb") as file:  # there is none; or writing says what is wrong with it
+        first = file.readline(LONGEST).decode(errors="replace").strip()
+        if first and first != ",".join(rules.columns):
+            raise KitError(
+                f"{path} holds something else than predictions and would be replaced: it begins with {first!r:.60}. Give --out another "
+                "name."
+            )
 
 
 def read_csv(path: Path) -> pd.DataFrame:

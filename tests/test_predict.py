@@ -169,6 +169,26 @@ def test_what_is_passed_over_beside_photos_alone_is_said(place, drawn, tmp_path)
     assert second == f"passed over, since they are no photos of a kind that is read: 1, such as {alone / '0005.heic'}"
 
 
+def test_a_table_that_no_prediction_has_left_is_not_written_over(drawn, tmp_path):
+    file, labels = knows(tuple("cab"), tmp_path / "s.kit"), tmp_path / "train.csv"
+    labels.write_text("image_id,label\n0_1.jpg,c\n")
+    with pytest.raises(KitError, match=r"train\.csv holds something else than predictions.*it begins with 'image_id,label'.*--out another"):
+        list(predict_split(file, drawn / "evaluation", labels, "evaluation", tmp_path))
+    assert labels.read_text().startswith("image_id")
+    for _ in range(2):
+        list(predict_split(file, drawn / "evaluation", tmp_path / "s.csv", "evaluation", tmp_path))
+
+
+def test_a_labelled_photo_that_does_not_decode_is_named_and_left_out(drawn, tmp_path, capsys):
+    """To predict has no --set data.skip_bad."""
+    file, data = knows(tuple("abc"), tmp_path / "s.kit"), sorted_into("abc", drawn, tmp_path / "photos")
+    (bad := sorted((data / "validation" / "b").iterdir())[0]).write_bytes(b"no photo")
+    *_, scored, last = predict_split(file, data, tmp_path / "s.csv", "validation", tmp_path)
+    assert "on 14 validation photos" in scored
+    assert last.endswith("s.csv: 14 rows")
+    assert f"{bad}: cannot identify image file" in capsys.readouterr().out.replace("\n", " ")
+
+
 def test_photos_alone_in_the_students_class_folders_are_scored(drawn, tmp_path):
     file, data = knows(tuple("cab"), tmp_path / "s.kit"), sorted_into("abc", drawn, tmp_path / "photos")
     shutil.rmtree(data / "training")
