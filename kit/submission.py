@@ -9,7 +9,7 @@ import pandas as pd
 from kit.config.competitions import FOOD11, Competition, competition
 from kit.console import counted
 from kit.data.layout import find_dataset
-from kit.errors import KitError
+from kit.errors import KitError, in_brief
 from kit.files import write_durably
 
 LONGEST = 1_000  # bytes of a first line that are looked at
@@ -52,7 +52,7 @@ def read_csv(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise KitError(f"There is no submission {path}. Give a run's folder, one of submissions/, or a CSV.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise KitError(f"{path} is no CSV in UTF-8 ({error}). Take the run's own submission.csv.") from None
+        raise KitError(f"{path} is no CSV in UTF-8 ({in_brief(error)}). Take the run's own submission.csv.") from None
 
 
 def problems(

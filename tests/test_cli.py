@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from kit import doctor
 from kit.cli import main  # noqa: F401  brings the verbs
 from kit.cli.app import app
+from kit.cli.main import STOPPED
 from kit.compress.foreign import WRITERS
 from kit.compress.pack import pack
 from kit.config.choices import Format
@@ -261,6 +262,12 @@ def test_a_field_given_as_an_option_is_answered_with_its_assignment():
         assert str(invoke("run", "record", *words).exception).endswith(says)
 
 
+def test_an_assignment_in_two_words_is_answered_with_its_form():
+    for words in (("--set", "train.epochs", "30"), ("--set", "train.epochs", "=", "30"), ("--tiny", "--set", "train.epochs")):
+        assert "--set train.epochs: write section.field=value in one word" in str(invoke("run", "record", *words).exception)
+    assert "requires an argument" in invoke("run", "record", "--set").output
+
+
 def test_an_empty_budget_is_not_taken_for_none(drawn, tmp_path):
     """As a script gives it whose variable was not set: the session would have had no end."""
     words = ["run", "sample", "--tiny", "--data", str(drawn), "--out", str(tmp_path / "run"), "--budget", ""]
@@ -401,6 +408,18 @@ def test_no_verb_writes_over_what_it_reads_nor_over_a_run(drawn, tmp_path):
             assert str(refusal).startswith(f"{out} is "), refusal
             assert str(refusal).endswith("Give --out another name."), refusal
     assert before == {file: file.read_bytes() for file in tmp_path.iterdir()}
+
+
+def test_ctrl_c_is_answered_in_words_while_the_command_is_loaded():
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    words = [sys.executable, "-X", "importtime", "-m", "kit", "--help"]  # says each import when it is done
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    while " kit.config" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    said = [line for line in process.communicate(timeout=60)[1].splitlines() if not line.startswith("import time:")]
+    assert said == ["error: stopped by Ctrl-C"]
+    assert process.returncode in (STOPPED, -signal.SIGINT)  # the latter where Python was in an exec, as of a dataclass: a shell's 130, too
 
 
 def test_ctrl_c_is_answered_in_words(tmp_path):

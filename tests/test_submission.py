@@ -75,8 +75,9 @@ def test_competitions_that_count_from_zero_get_plain_numbers():
 
 def test_what_is_no_csv_is_refused(tmp_path):
     (tmp_path / "empty.csv").write_text("")
-    for name in ("none.csv", "empty.csv"):
-        with pytest.raises(KitError, match=name):
+    (tmp_path / "wide.csv").write_text("Id,Category\n0,1\n1,2,3\n")
+    for name in ("none.csv", "empty.csv", "wide.csv"):
+        with pytest.raises(KitError, match=rf"^[^\n]*{name}[^\n]*$"):
             check(tmp_path / name, "hw13-2023")
 
 

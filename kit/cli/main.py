@@ -8,15 +8,20 @@ import sys
 from io import TextIOWrapper
 from itertools import pairwise
 
-# isort: off
-from kit.cli import runs, files, bench, kaggle  # noqa: F401  the verbs, in the order that --help shows
+STOPPED = 130  # the exit code into which typer makes a Ctrl-C, without a word
+try:
+    # isort: off
+    from kit.cli import runs, files, bench, kaggle  # noqa: F401  the verbs, in the order that --help shows
 
-# isort: on
+    # isort: on
 
-from kit.cli.app import app
-from kit.errors import KitError
-from kit.files import REMEDIES
-from kit.remote.credentials import hide
+    from kit.cli.app import app
+    from kit.errors import KitError
+    from kit.files import REMEDIES
+    from kit.remote.credentials import hide
+except KeyboardInterrupt:  # from a disk that is slow they take seconds
+    print("error: stopped by Ctrl-C", file=sys.stderr)
+    sys.exit(STOPPED)
 
 # Turns that a thread of GNU's OpenMP spins before it sleeps. By itself it is a millisecond's, a hundred times a step. Beside another busy
 # process, on two cores, a thread that waits so holds the core that the other one needs: a step took 2,100 ms in place of 88. With this it
@@ -25,7 +30,6 @@ SPINS = "3000"
 # Objects that are made between two searches for garbage, of Python's 700. Imports make 400,000 that all stay, and searching them again and
 # again took a second of each start; a training loop leaves no garbage that would have to be searched for.
 BETWEEN_SEARCHES = 20_000
-STOPPED = 130  # the exit code into which typer makes a Ctrl-C, without a word
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # or read-only: writing alone ends so, and never by a bug
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENOTCONN, errno.ESTALE, errno.EIO)
 READING = (

@@ -36,13 +36,18 @@ from kit.studies.catalogue import STUDIES, choose, find_study
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP, autocompletion=recipes_here)]
 
 
+END = "…"  # of a command's words
+
+
 class NamesFields(TyperCommand):
-    """Answers `--epochs 3`, which it has no option for, with the field of the recipe that is meant."""
+    """Answers `--epochs 3`, which it has no option for, with the field of the recipe that is meant, and `--set train.epochs 3`."""
 
     def parse_args(self, context: Any, args: list[str]) -> list[str]:
         options = {name for param in self.params for name in param.opts}
-        for word, after in pairwise((*args, "…")):
+        for word, after in pairwise((*args, END)):
             option, equals, value = word.partition("=")
+            if word == "--set" and "=" not in after and after != END:
+                raise KitError(f"--set {after}: write section.field=value in one word, for example --set train.epochs=30.")
             known = option in options or not option.startswith("--") or context.resilient_parsing  # the last: a shell completes
             if not known and (places := places_of(option[2:].replace("-", "_"))):
                 ways = " or ".join(assignment(place, value if equals else after) for place in places)
