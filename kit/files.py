@@ -17,10 +17,11 @@ from kit.errors import KitError
 
 TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)\.tmp")
 PAUSE = 0.1  # seconds between two looks at a lock
-ELSEWHERE = "Point --out or --cache elsewhere"
-PERMIT = "Mend its permissions, or point --out or --cache elsewhere"
-FREE = "Free some space, or point --out or --cache elsewhere"
-GONE = "The folder or its mount has vanished. Bring it back, or point --out or --cache elsewhere"
+OTHER = "another place: by --out or --cache, or from another working folder"  # not every command has both, or any
+ELSEWHERE = f"Choose {OTHER}"
+PERMIT = f"Mend its permissions, or choose {OTHER}"
+FREE = f"Free some space, or choose {OTHER}"
+GONE = f"The folder or its mount has vanished. Bring it back, or choose {OTHER}"
 REMEDIES = {
     errno.ENOSPC: FREE,
     errno.EDQUOT: FREE,
@@ -92,7 +93,7 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise KitError(f"The folder {path} can't be made ({error.strerror}). Choose another place with --out or --cache.") from None
+        raise KitError(f"The folder {path} can't be made ({error.strerror}). {ELSEWHERE}.") from None
     return path
 
 

@@ -84,6 +84,21 @@ def test_a_containers_user_who_has_neither_a_name_nor_a_home(tmp_path):
     assert done.stderr.startswith("error: none.kit can't be read"), done.stderr
 
 
+@pytest.mark.skipif(not shutil.which("unshare"), reason="no other user can be tried here")
+def test_a_folder_that_may_not_be_read_or_written_to_is_named_itself_with_what_the_command_can_do(drawn, tmp_path):
+    other = ["unshare", "--user", "--map-user=12345", sys.executable, "-m", "kit"]  # root may do all
+    (closed := shutil.copytree(drawn, tmp_path / "mine") / "evaluation").chmod(0)
+    (tmp_path / "work").mkdir(mode=0o500)
+    done = subprocess.run([*other, "new", "mine", "--data", "../mine"], cwd=tmp_path / "work", capture_output=True, text=True)
+    closed.chmod(0o700)
+    if "Operation not permitted" in done.stderr or not done.returncode:
+        pytest.skip("no other user can be tried here")
+    assert done.stderr == "error: ../mine/evaluation: Permission denied. Mend its permissions, or name another place.\n"
+    done = subprocess.run([*other, "new", "mine", "--data", "../mine"], cwd=tmp_path / "work", capture_output=True, text=True)
+    assert done.stderr.startswith("error: mine.py can't be written (Permission denied)")
+    assert done.stderr.endswith("or from another working folder.\n")
+
+
 def test_a_csv_is_checked_by_the_rules_of_its_own_run(command, refused, drawn, tmp_path):
     rows = "".join(f"{photo.stem},{i % 6}\n" for i, photo in enumerate(sorted((drawn / "evaluation").iterdir())))
     (tmp_path / "submission.csv").write_text("Id,Category\n" + rows)

@@ -102,4 +102,4 @@ def is_archive(path: Path) -> bool:
 
 def inside(split: Path) -> Path:
     """The 2021 course put a split's labelled photos one folder deeper."""
-    return next((place for name in ("labelled", "labeled") if (place := split / name).is_dir()), split)
+    return next((place for name in ("labelled", "labeled") if os.path.isdir(place := split / name)), split)
