@@ -187,7 +187,7 @@ def flat_labels(split: Folder) -> np.ndarray:
     if unlabelled:
         raise KitError(
             f"{split.path} holds photos without a label, {len(unlabelled)} of {len(matches)}, {unlabelled[0].name} for one. "
-            "Name them <label>_<id>.jpg or sort them into a folder per class."
+            "Sort them into a folder per class, as docs/your-own-photos.md shows, or name them <label>_<id>.jpg, labels 0, 1, 2 …."
         )
     return np.array([int(match[1]) for match in matches if match], dtype=np.int64)
 

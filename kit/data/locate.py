@@ -33,7 +33,7 @@ def locate(root: Path) -> tuple[Path, dict[str, Path] | records.Kind]:
 
 
 def walk(root: Path) -> tuple[Found, Halves]:
-    """All data sets below `root`, and what could be half of one.
+    """All data sets below `root`, and what could be half of one; in no hidden folder, but where that is `root` itself.
 
     Raises:
         KitError: it is no folder, or two folders of one data set could be the same split.
@@ -47,7 +47,7 @@ def walk(root: Path) -> tuple[Found, Halves]:
     found: Found = []
     halves: Halves = []
     for place, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if name != OF_A_MAC)
+        folders[:] = sorted(name for name in folders if name[0] != "." and name != OF_A_MAC)  # a desktop's trash, a .venv with its test/
         named = {split: [there for name in names for there in folders if there.lower() == name] for split, names in SPLITS.items()}
         parts = {split: inside(Path(place, names[0])) for split, names in named.items() if names}
         if {"training", "evaluation"} <= parts.keys():

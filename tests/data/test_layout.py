@@ -282,6 +282,15 @@ def test_two_data_sets_are_refused_with_both_paths(copy, tmp_path):
     refused(tmp_path, "2 data sets", str(copy), str(tmp_path / "again"))
 
 
+def test_what_lies_in_a_hidden_folder_is_no_other_data_set(copy, tmp_path):
+    shutil.copytree(copy, trash := tmp_path / ".Trash-1000" / "files" / "Food-11")
+    assert find(tmp_path).root == copy
+    assert find(trash.parents[1]).root == trash
+    shutil.rmtree(copy)
+    shutil.rmtree(trash / "evaluation")
+    refused(tmp_path, "Check that the archive is unpacked and that --data points at it or above it.")
+
+
 def test_two_folders_for_one_split_are_refused_with_both_names(copy):
     (copy / "Train").mkdir()
     with pytest.raises(KitError, match=r"holds training/ and Train/, which are two names of one split"):
@@ -317,7 +326,9 @@ def test_a_label_out_of_range_is_refused(copy):
 def test_an_unlabelled_training_photo_is_refused(copy):
     (copy / "training" / "0_0.jpg").rename(copy / "training" / "breakfast.jpg")
     refused(copy, "breakfast.jpg", "<label>_<id>.jpg")
-    (copy / "training" / "breakfast.jpg").rename(copy / "training" / "10153412345678901234_n.jpg")
+    (copy / "training" / "breakfast.jpg").rename(copy / "training" / "cat_17.jpg")  # as <label>_<id> may be read
+    refused(copy, "cat_17.jpg", "a folder per class", "labels 0, 1, 2 …")
+    (copy / "training" / "cat_17.jpg").rename(copy / "training" / "10153412345678901234_n.jpg")
     refused(copy, "10153412345678901234_n.jpg", "<label>_<id>.jpg")
 
 
