@@ -384,14 +384,14 @@ def test_labels_in_a_table_sort_photos_as_the_document_shows(tmp_path):
     (tmp_path / "given").mkdir()
     (tmp_path / "drawn" / "evaluation").rename(tmp_path / "given" / "test_images")
     photos = (tmp_path / "drawn" / "training").rename(tmp_path / "given" / "train_images")
-    rows = [f"{photo.name},kind {photo.name.partition('_')[0]}" for photo in photos.iterdir()]
+    rows = [f"{photo.name},kind/{photo.name.partition('_')[0]}" for photo in photos.iterdir()]
     (tmp_path / "given" / "train.csv").write_text("\n".join(["image_id,label", *rows]))
     with pytest.raises(KitError, match=r"labels are in .*train\.csv, docs/your-own-photos\.md"):
         find_dataset(tmp_path / "given", None, None, 0)
     shown = next(block.text for block in blocks(CLONE / "docs" / "your-own-photos.md") if "train.csv" in block.text)
     subprocess.run([sys.executable, "-c", shown], cwd=tmp_path, check=True)
     found = find_dataset(tmp_path / "mine", None, None, 0)
-    assert (len(found.training), len(found.evaluation), found.classes[0]) == (12, 6, "kind 0")
+    assert (len(found.training), len(found.evaluation), found.classes[0]) == (12, 6, "kind-0")  # a folder's name holds no slash
 
 
 def test_a_program_of_ones_own_asks_a_packed_student_as_the_document_shows(tmp_path, monkeypatch, capsys):
