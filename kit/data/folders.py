@@ -11,7 +11,7 @@ from kit.errors import KitError
 PHOTO = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 UNLABELLED = ("unlabelled", "unlabeled")
 OF_A_MAC = "__MACOSX"  # a Mac's zip has the same folders once more in it, with a ._name.jpg of the Mac's own for each photo
-LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini")
+LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", ":zone.identifier")  # the last beside each file that Windows gave to WSL
 
 Entries = list[os.DirEntry[str]]
 
@@ -59,7 +59,7 @@ def read_folder(path: Path) -> Folder:
     return Folder(
         path,
         tuple(map(Path, photos)),
-        tuple(Path(entry) for entry in others if entry.name.lower() not in LEFT_BY_SYSTEMS),
+        tuple(Path(entry) for entry in others if not entry.name.lower().endswith(LEFT_BY_SYSTEMS)),
         tuple(Path(entry) for entry in folders if entry.name not in (*UNLABELLED, OF_A_MAC)),
     )
 

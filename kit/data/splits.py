@@ -1,6 +1,7 @@
 """What a data set comes to: photos and their labels, split by split, and shares of them that keep each class."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -11,6 +12,7 @@ import numpy as np
 from kit.errors import KitError
 
 NUMBER = re.compile(r"-?\d+(\.\d+)?")  # a class folder's name that is one; a table's labels may be 1.0, 2.0
+KINDS = 4  # of strange files that are named
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,9 @@ class Dataset:
 
 
 def passed_over(strangers: Sequence[Path]) -> str:
-    return f"passed over, since they are no photos of a kind that is read: {len(strangers):,}, such as {strangers[0]}"
+    kinds = Counter(path.suffix.lower() or path.name for path in strangers).most_common(KINDS)
+    which = f" ({', '.join(f'{number:,} {kind}' for kind, number in kinds)})" if len(kinds) > 1 else ""
+    return f"passed over, since they are no photos of a kind that is read: {len(strangers):,}{which}, such as {strangers[0]}"
 
 
 def without_labels(name: str, paths: Sequence[Path]) -> Split:

@@ -147,12 +147,16 @@ def test_photos_below_a_classs_folder_are_passed_over_aloud(copy):
 
 
 def test_files_that_are_no_photos_are_passed_over_aloud(copy):
-    for name in ("a.heic", ".DS_Store", "Thumbs.db"):
+    for name in ("a.heic", ".DS_Store", "Thumbs.db", "0000.jpg:Zone.Identifier"):
         (copy / "evaluation" / name).write_bytes(b"")
     dataset = find(copy)
     assert len(dataset.evaluation) == 24
     assert f"no photos of a kind that is read: 1, such as {copy / 'evaluation' / 'a.heic'}" in dataset.counts()
-    (copy / "evaluation" / "a.heic").unlink()
+    for name in ("0.csv", "b.HEIC"):
+        (copy / "evaluation" / name).write_bytes(b"")
+    assert f"that is read: 3 (2 .heic, 1 .csv), such as {copy / 'evaluation' / '0.csv'}" in find(copy).counts()
+    for name in ("a.heic", "0.csv", "b.HEIC"):
+        (copy / "evaluation" / name).unlink()
     assert "passed over" not in find(copy).counts()
 
 
