@@ -27,7 +27,7 @@ Finding = tuple[Verdict, str, str]  # verdict, what was found, what to do
 OPTIONAL = {"optuna", "ray", "onnx", "onnxruntime", "tensorboard", "triton"}  # asked for where they are wanted; the last on a GPU alone
 PAIRS = {"2.10": "0.25", "2.11": "0.26"}  # torch and the torchvision that fits it
 GIGABYTE = 1e9
-LOOKS = 200  # photos whose EXIF is read
+LOOKS = 200  # photos that are opened
 ORIENTATION = 0x0112  # EXIF's tag; 2 to 8 ask for a turn or a mirror
 SECONDS = 10.0  # that Kaggle may be silent here
 
@@ -178,6 +178,7 @@ def bundles(kernels: list[Path]) -> Finding:
 
 def dataset(data: Path) -> Finding:
     from kit.config.competitions import COMPETITIONS
+    from kit.data.decode import photo_size
     from kit.draft import find_with_validation
 
     try:
@@ -187,11 +188,14 @@ def dataset(data: Path) -> Finding:
     teachers = sorted({rules.teacher_file for rules in COMPETITIONS.values() if (found.root / rules.teacher_file).is_file()})
     beside = f"teacher {', '.join(teachers)}" if teachers else "no teacher beside it: a run trains its own, or takes --teacher"
     says, paths = f"{found.root}\n{found.counts()}\n{beside}", [path for split in found.splits for path in split.paths]
-    looked_at = paths[:: -(-len(paths) // LOOKS)]
+    looked_at, remedies = paths[:: -(-len(paths) // LOOKS)], []
+    if closed := [path for path in looked_at if photo_size(path) == (0, 0)]:
+        says += f"\n{len(closed)} of {counted(len(looked_at), 'photo')} can't be opened, {closed[0]} for one"
+        remedies.append("fetch them again, or save them as JPEG: a .heic may be called .jpg; `kit run … --tiny` names all of them")
     if number := turned(looked_at):
-        remedy = "the kit takes photos as they are stored: turn them, for example with mogrify -auto-orient"
-        return "note", f"{says}\nby their EXIF {number} of {len(looked_at)} photos want to be turned", remedy
-    return "ok", says, ""
+        says += f"\nby their EXIF {number} of {counted(len(looked_at), 'photo')} want to be turned"
+        remedies.append("the kit takes photos as they are stored: turn them, for example with mogrify -auto-orient")
+    return ("note" if remedies else "ok"), says, "; ".join(remedies)
 
 
 def turned(paths: Sequence[Path]) -> int:

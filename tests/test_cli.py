@@ -338,6 +338,16 @@ def test_doctor_counts_photos_that_the_camera_did_not_turn(drawn, tmp_path):
     assert (verdict, "want to be turned" in found, "as they are stored" in remedy) == ("note", True, True)
 
 
+def test_doctor_counts_photos_that_are_none(drawn, tmp_path):
+    """As a phone's .heic that was only called .jpg."""
+    data = shutil.copytree(drawn, tmp_path / "photos")
+    assert doctor.dataset(data)[0] == "ok"
+    (data / "training" / "0_0.jpg").write_bytes(b"\0\0\0\x18ftypheic")
+    verdict, found, remedy = doctor.dataset(data)
+    assert (verdict, remedy[:17]) == ("note", "fetch them again,")
+    assert found.endswith(f"1 of 102 photos can't be opened, {data / 'training' / '0_0.jpg'} for one"), found
+
+
 def test_doctor_shows_a_long_path_with_brackets_whole(drawn, tmp_path):
     place = tmp_path / "my [old] photos [/b]" / ("long" * 20)
     place.parent.mkdir(parents=True)
