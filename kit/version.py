@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-VERSION = "1.14.0"  # what CHANGELOG.md is headed with
+VERSION = "1.15.0"  # what CHANGELOG.md is headed with
 STAMP = "COMMIT"  # a file beside this one, written into bundles: on Kaggle there is no repository to ask
 
 
