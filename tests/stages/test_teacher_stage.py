@@ -124,6 +124,7 @@ def test_where_another_teacher_is_given_nothing_is_left_of_the_runs_own_half_tra
 
 def test_a_teacher_that_the_run_has_finished_is_kept_whichever_is_given(session, tmp_path):
     (tmp_path / TEACHER).write_bytes(b"its own")
+    session.checkpoints("teacher").save(6, {})
     session.checkpoints("teacher").finish(7, {})
     session.histories["teacher"] = [{"epoch": 1}]
     forget_own(session, sha256_of(tmp_path / TEACHER)[:16])  # a copy of it

@@ -1,3 +1,4 @@
+import signal
 import time
 
 import pytest
@@ -37,9 +38,11 @@ def test_a_clock_that_is_set_in_mid_session_changes_nothing(monkeypatch, off):
 def test_work_is_begun_only_while_it_and_what_follows_fit():
     budget = Budget(100, started=0, clock=lambda: 60)
     assert budget.fits("step")
+    assert not Budget(100, started=0, clock=lambda: 99).fits("step")  # to leave in order takes a moment
     budget.longest = {"step": 1.0, "hand in": 40.0}
     assert budget.fits("step")
     assert not budget.fits("step", "hand in")
+    assert not budget.enough_for("hand in")
     with pytest.raises(Suspended, match="100 s leaves 40 s: stopped before step 7"):
         budget.insist("step 7", "step", "hand in")
 
@@ -51,6 +54,9 @@ def test_the_longest_time_is_what_the_next_is_expected_to_take():
             time.sleep(pause)
     assert budget.longest["step"] >= 0.02
     assert budget.fits("step")
+    budget.longest["save"] = 9.0  # an earlier session's, on another disk maybe
+    budget.count("save", 1.0)
+    assert budget.longest["save"] == 1.0
 
 
 def test_a_signal_leaves_no_room_for_anything():
@@ -58,6 +64,18 @@ def test_a_signal_leaves_no_room_for_anything():
     budget.stop = "SIGTERM came"
     with pytest.raises(Suspended, match="SIGTERM came"):
         budget.insist("step 3")
+
+
+def test_a_second_sigterm_still_asks_and_a_second_ctrl_c_ends_at_once():
+    """A system that ends a session may send several."""
+    budget, before = Budget(None), signal.getsignal(signal.SIGINT)
+    with budget.catching_signals():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert budget.stop == "SIGTERM came"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize(("seconds", "kept"), [(50, 1), (500, 10), (5_000, 20), (None, 0)])

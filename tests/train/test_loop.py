@@ -59,6 +59,7 @@ def batches(step):
 
 @torch.no_grad()
 def accuracy(model):
+    assert not model.training  # its norms would learn what validation photos look like
     x, y = batches(10_000)
     return {"accuracy": (model(x).argmax(1) == y).float().mean().item()}
 
@@ -125,6 +126,7 @@ def test_three_stops_within_an_epoch_change_no_bit(plan, tmp_path):
         with pytest.raises(Suspended):
             train(broken, plan, stop_at=step)
     assert to_bytes(train(broken, plan).state()) == to_bytes(whole.state())
+    assert whole.good is whole.fresh is None  # a stage's result holds its weights, not two states to go back to
     assert (straight / "history").read_text() == (broken / "history").read_text()
 
 
@@ -217,6 +219,14 @@ def test_a_session_that_went_back_to_before_its_beginning_still_saves_where_it_s
     assert [saved.step for saved in Checkpoints(tmp_path, "distil", {}, {}, Log()).files()] == [0, 3]
 
 
+def test_what_is_no_number_is_not_saved_where_a_session_stops(tmp_path):
+    plan = Train(epochs=4, optimizer="sgd", lr=1e20, schedule="constant", save_seconds=999)
+    with pytest.raises(Suspended):
+        train(tmp_path, plan, stop_at=3)
+    saved = Checkpoints(tmp_path, "distil", {}, {}, Log()).load()
+    assert (saved["step"], saved["rate"]) == (0, SMALLER)
+
+
 def test_a_run_that_diverges_twice_stops_and_keeps_a_sound_checkpoint(tmp_path):
     plan = Train(epochs=4, optimizer="sgd", lr=1e20, schedule="constant", save_seconds=2)
     with pytest.raises(KitError, match=r"no number any more.*again after the learning rate was cut"):
@@ -227,8 +237,10 @@ def test_a_run_that_diverges_twice_stops_and_keeps_a_sound_checkpoint(tmp_path):
 
 @pytest.mark.parametrize(("mean", "trouble"), [(0.3, None), (3.0, "the loss 'ce' has exploded from 0.002 at the first step to 3")])
 def test_a_trained_networks_loss_may_grow_tenfold_and_still_be_next_to_nothing(mean, trouble):
+    """The sum of terms, whose weights may grow with the plan, is no measure."""
     state = begin(network(), nn.Module(), Train(epochs=2), PER_EPOCH, cpu_because(""))
-    state.step, state.first, state.sums = PER_EPOCH, {"ce": torch.tensor(0.002)}, {"ce": torch.tensor(mean * PER_EPOCH)}
+    state.step, state.first = PER_EPOCH, {"loss": torch.tensor(0.002), "ce": torch.tensor(0.002)}
+    state.sums = {"loss": torch.tensor(100 * mean * PER_EPOCH), "ce": torch.tensor(mean * PER_EPOCH)}
     assert find_trouble(state) == trouble
 
 
@@ -264,7 +276,14 @@ def test_a_full_disk_in_between_is_lived_with_and_the_last_checkpoint_is_not(tmp
 
 @pytest.mark.parametrize(
     ("budget", "step", "evaluate", "save", "share"),
-    [(240, 0.3, 9, 0.4, 0.8), (590, 2.0, 20, 1, 0.8), (1_800, 0.3, 9, 0.4, 0.9), (3_600, 4.0, 90, 8, 0.9), (32_400, 8.0, 90, 15, 0.95)],
+    [
+        (240, 0.3, 9, 0.4, 0.8),
+        (590, 2.0, 20, 1, 0.8),
+        (1_800, 0.3, 9, 0.4, 0.9),
+        (3_600, 4.0, 90, 8, 0.9),
+        (32_400, 8.0, 90, 15, 0.95),
+        (800, 2.0, 300, 1, 0.75),
+    ],
 )
 def test_a_suspended_session_uses_its_budget_and_is_never_over_it(tmp_path, budget, step, evaluate, save, share):
     """A simulated clock, a hand-in that takes as long as it was rehearsed, and work whose time varies by a tenth."""
@@ -304,8 +323,34 @@ def test_a_suspended_session_uses_its_budget_and_is_never_over_it(tmp_path, budg
     assert share * budget <= session.elapsed() <= budget
 
 
+def test_what_compiling_takes_is_expected_of_no_step_after_it(tmp_path):
+    """Other terms are compiled anew, here in the second epoch."""
+    clock, model = Hours(), network()
+    budget = Budget(None, clock=clock)
+
+    def draw(step):
+        clock.now += 30 if step in (0, PER_EPOCH) else 1
+        return batches(step)
+
+    fit(
+        model,
+        lambda x, y, progress: (nn.functional.cross_entropy(model(x), y), {}),
+        draw,
+        accuracy,
+        steps_per_epoch=PER_EPOCH,
+        train=Train(epochs=2, compile=True),
+        checkpoints=Checkpoints(tmp_path, "distil", {}, {}, Log()),
+        budget=budget,
+        device=cpu_because(""),
+        log=Log(),
+        on_epoch=lambda history, seconds: None,
+        prepare=lambda progress: progress >= 0.5,
+    )
+    assert (budget.longest["compile"], budget.times["compile"], budget.longest["distil step"]) == (30, 2, 1)
+
+
 def test_the_best_epoch_is_kept_and_patience_ends_the_plan(tmp_path, log):
-    scores, model = iter([0.3, 0.6, 0.5, 0.4, 0.9]), network()
+    scores, model = iter([0.3, 0.6, 0.6, 0.4, 0.9]), network()  # of equals the first
     state = fit(
         model,
         lambda x, y, progress: (nn.functional.cross_entropy(model(x), y), {}),
@@ -414,13 +459,13 @@ def test_a_final_fit_looks_at_no_validation_and_deploys_the_last_weights(tmp_pat
 
 
 def test_norms_measured_anew_at_the_end_are_taken_where_validation_says_so(tmp_path):
-    """The evaluator likes only a network whose norm has the batches' own statistics."""
+    """The evaluator likes only a network whose norm has the statistics of photos as they are; training's are mixed, here brighter."""
     model = nn.Sequential(nn.Unflatten(1, (6, 1, 1)), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6, 3))
     scores = lambda m: {"accuracy": 1 / (1 + m[1].running_mean.abs().sum().item())}  # noqa: E731
     state = fit(
         model,
-        lambda x, y, progress: (nn.functional.cross_entropy(model(x + 5), y), {}),
-        batches,
+        lambda x, y, progress: (nn.functional.cross_entropy(model(x), y), {}),
+        lambda step: (batches(step)[0] + 5, batches(step)[1]),
         scores,
         steps_per_epoch=PER_EPOCH,
         train=Train(epochs=1, recalibrate=4),
@@ -429,6 +474,7 @@ def test_norms_measured_anew_at_the_end_are_taken_where_validation_says_so(tmp_p
         device=cpu_because(""),
         log=Log(),
         on_epoch=lambda history, seconds: None,
+        unmixed=batches,
     )
     assert state.best["accuracy"] > state.history[-1]["accuracy"]
     seen = torch.stack([batches(step)[0].mean(0) for step in range(4)]).mean(0)
@@ -438,11 +484,12 @@ def test_norms_measured_anew_at_the_end_are_taken_where_validation_says_so(tmp_p
 def test_weights_whose_norms_were_measured_anew_are_still_of_their_own_epoch(tmp_path):
     """The first of two epochs is the better one, and better still once it is measured anew."""
     model, found = nn.Sequential(nn.Unflatten(1, (6, 1, 1)), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6, 3)), iter((0.5, 0.2, 0.6))
+    seen = []
     state = fit(
         model,
         lambda x, y, progress: (nn.functional.cross_entropy(model(x), y), {}),
         batches,
-        lambda m: {"accuracy": next(found)},
+        lambda m: seen.append(m[3].weight.clone()) or {"accuracy": next(found)},
         steps_per_epoch=PER_EPOCH,
         train=Train(epochs=2, recalibrate=2),
         checkpoints=Checkpoints(tmp_path, "distil", {}, {}, Log()),
@@ -452,6 +499,15 @@ def test_weights_whose_norms_were_measured_anew_are_still_of_their_own_epoch(tmp
         on_epoch=lambda history, seconds: None,
     )
     assert (state.best["accuracy"], state.best["epoch"]) == (0.6, 1)
+    assert torch.equal(seen[2], seen[0])
+    assert not torch.equal(seen[2], seen[1])
+
+
+def test_a_session_without_time_to_measure_norms_anew_saves_the_plans_last_step(tmp_path):
+    plan = Train(epochs=2, recalibrate=3, save_seconds=999)
+    with pytest.raises(Suspended, match="stopped before batch norm of distil was measured anew"):
+        train(tmp_path, plan, stop_at=2 * PER_EPOCH - 1)
+    assert saved_in(tmp_path)[-1].step == 2 * PER_EPOCH
 
 
 def test_weight_decay_spares_biases_and_norms_unless_all_is_asked_for():

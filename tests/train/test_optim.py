@@ -69,6 +69,16 @@ def test_a_term_with_weights_of_its_own_may_begin_late():
     assert all(state.optimizer.state[p]["momentum_buffer"].any() for p in state.adapters.parameters())
 
 
+def test_the_norm_of_all_gradients_is_clipped_and_of_what_they_are_without_a_scalers_factor():
+    scaled = replace(CPU, scaled=True)
+    state = begin(build_student("even", (), 5), torch.nn.Module(), Train(epochs=2, lr=1e-3), 2, scaled)
+    loss = lambda images, labels, progress: (state.network(images).square().mean(), {})  # noqa: E731
+    learn = Backward(loss, state.optimizer, state.scaler, scaled, clip_norm=1e-3)
+    take_step(state, learn, lambda step: (torch.randn(4, 3, 32, 32), torch.arange(4)), World())
+    gradients = [p.grad.norm() for group in state.optimizer.param_groups for p in group["params"]]
+    assert torch.stack(gradients).norm().item() == pytest.approx(1e-3, rel=1e-2)
+
+
 def test_what_muon_leaves_to_adamw_follows_the_schedule_in_an_older_timm_too():
     """Until `fallback_lr_scale` came, each group had a rate of its own for it, `adamw_lr`, which began as the other one."""
     plan = Train(epochs=2, optimizer="muon", lr=0.02, warmup_epochs=1)
