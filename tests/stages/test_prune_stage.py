@@ -61,7 +61,11 @@ def test_steps_narrow_what_the_step_before_left_or_the_distilled_student_again(d
 def test_what_pruning_came_to_is_known_to_a_session_whose_account_was_lost(drawn, tmp_path, log):
     session, material, student = begun(drawn, tmp_path, log, "keep=0.5")
     (step,) = steps_of(session.config.prune)
-    prune(session, material, student, step)
+    for norm in [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]:
+        nn.init.constant_(norm.running_mean, 99)
+        norm.num_batches_tracked += 1
+    slimmer = prune(session, material, student, step)
+    assert all((m.running_mean < 9).all() for m in slimmer.modules() if isinstance(m, nn.BatchNorm2d))  # they are measured anew
     told = {"accuracy", "parameters", "widths"}
     before = {name: session.record["stages"]["prune"][name] for name in told}
     (tmp_path / "run.json").unlink()
@@ -77,6 +81,8 @@ def test_every_target_that_is_given_counts_and_keep_only_without(drawn, tmp_path
     halfway = target_of(session.config, student, material.dataset.classes, 0.5)
     assert halfway.parameters == int((WHOLE * 30_000) ** 0.5)
     assert halfway.macs > 500_000
+    limited = override(session.config, ["limit=20000params"])
+    assert target_of(limited, student, material.dataset.classes).parameters == 20_000
     slimmer = prune(session, material, student, Step())
     assert count_parameters(slimmer) <= 30_000
 
