@@ -45,6 +45,13 @@ def test_each_defect_is_named(good):
         assert words in "; ".join(problems(broken, HW13, 11)), words
 
 
+def test_an_answer_that_is_empty_or_a_word_is_named(good):
+    rewrite(good, "0001,1\n", "0001,\n")
+    assert problems(read_csv(good), HW13, 11) == ["classes that do not exist: ''; there are 0 to 10"]
+    words = read_csv(good).assign(Category="bread")
+    assert problems(words, HW13, 11, None, np.ones(11)) == ["classes that do not exist: 'bread'; there are 0 to 10"]
+
+
 def test_a_class_that_is_nearly_all_of_training_may_be_nearly_all_of_the_answers():
     def found(of_first, training):
         table = pd.DataFrame({"Id": [f"{i:04d}" for i in range(1_000)], "Category": ["0"] * of_first + ["1"] * (1_000 - of_first)})

@@ -99,7 +99,7 @@ def line_to_input(mean: tuple[float, ...], std: tuple[float, ...], device: torch
 def centre_crop(sizes_N2: Tensor, short: int, side: int) -> Tensor:
     """The windows of torchvision's Resize(short) and CenterCrop(side), [N, 4], rounded to whole pixels as there."""
     sizes = sizes_N2.double()
-    resized = (short * sizes / sizes.min(dim=1, keepdim=True).values + 1e-6).floor()
+    resized = (short * sizes / sizes.min(dim=1, keepdim=True).values).floor()
     corner = ((resized - side) / 2).round()
     return torch.cat(((2 * corner + side) / resized - 1, side / resized), dim=1).float()
 

@@ -4,6 +4,8 @@ import torch
 
 from kit.augment.mix import mix, rectangles
 from kit.config.schema import Augment
+from kit.data.order import Order
+from kit.stages.photos import mixing
 
 MIXUP, CUTMIX = Augment(mixup=0.4), Augment(cutmix=1.0)
 
@@ -22,6 +24,14 @@ def test_mixup_mixes_photos_and_labels_by_the_same_share():
     assert labels[1].tolist() == pytest.approx([first, 1 - first, 0, 0])
     assert images[1, 0, 0, 0].item() == pytest.approx(1 - first)
     assert torch.allclose(labels.sum(1), torch.ones(8))
+
+
+def test_each_step_of_training_mixes_by_numbers_of_its_own():
+    views = lambda step: (torch.arange(8.0)[:, None, None, None].expand(8, 3, 10, 6), torch.arange(8) % 4)  # noqa: E731
+    batches = mixing(views, Order(8, 8, 0), MIXUP, 4)
+    assert torch.equal(batches(1)[0], batches(1)[0])
+    assert not torch.equal(batches(1)[0], batches(2)[0])
+    assert mixing(views, Order(8, 8, 0), Augment(), 4) is views
 
 
 def test_cutmix_labels_are_the_shares_of_the_area():

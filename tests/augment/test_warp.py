@@ -45,7 +45,7 @@ def psnr(a, b):
     return 10 * math.log10(1 / ((a - b) ** 2).mean().item())
 
 
-@pytest.mark.parametrize("size", [(96, 96), (120, 80), (70, 150)])
+@pytest.mark.parametrize("size", [(96, 96), (120, 80), (70, 150), (99, 73)])
 def test_evaluation_views_are_resize_and_centre_crop(size):
     photo = smooth_photo(*size)
     pixels, sizes = as_batch(photo, 73)
@@ -161,6 +161,16 @@ def test_contrast_and_saturation_are_torchvisions():
             v2.functional.adjust_saturation(before / 255, factor),
             atol=2e-3,
         )
+
+
+def test_a_recipes_horizontal_flip_mirrors_and_its_vertical_one_turns_upside_down():
+    pixels, sizes = as_batch(smooth_photo(64, 64), 64, 4)
+    plain, across, down = (
+        training_views(pixels, sizes, seeded(), PIXELS, Augment(horizontal_flip=horizontal, vertical_flip=vertical))
+        for horizontal, vertical in ((0, 0), (1, 0), (0, 1))
+    )
+    assert torch.allclose(across, plain.flip(-1), atol=1e-5)
+    assert torch.allclose(down, plain.flip(-2), atol=1e-5)
 
 
 def test_every_photo_has_numbers_of_its_own():

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from kit.data.decode import to_square
 from kit.data.layout import find_dataset
 from kit.errors import KitError, Suspended
 from kit.files import locked, sha256_of
+from kit.train.budget import Budget
 
 
 @pytest.fixture
@@ -66,6 +68,12 @@ def test_small_photos_are_stored_as_they_are(tmp_path):
     assert np.array_equal(square[20:, :30], np.broadcast_to(pixels[-1:], (28, 30, 3)))
 
 
+def test_squares_are_as_large_as_the_largest_photo_and_no_larger(copy, tmp_path, log):
+    Image.new("RGB", (60, 50)).save(copy / "training" / "5_99.jpg")  # among the last that are looked at
+    photos = load(copy, tmp_path / "cache", log, side=64)
+    assert [photos[name].pixels.shape[1] for name in ("training", "validation")] == [60, 48]
+
+
 def test_an_oblong_photo_is_reduced_in_each_direction_and_keeps_its_size_in_words(tmp_path):
     Image.new("RGB", (100, 40), (200, 10, 10)).save(tmp_path / "wide.png")
     square, width, height = to_square(tmp_path / "wide.png", 50)
@@ -87,6 +95,7 @@ def test_bad_training_photos_may_be_skipped(copy, tmp_path, log):
     photos = load(copy, tmp_path / "cache", log, skip_bad=True)["training"]
     assert len(photos) == len(photos.labels) == len(photos.pixels) == 119
     assert "0_1.jpg" not in photos.names
+    assert [int(name[0]) for name in photos.names] == photos.labels.tolist()
 
 
 def test_skipping_a_photo_leaves_the_others_on_the_disk(copy, tmp_path, log):
@@ -114,8 +123,9 @@ def test_what_is_kept_beside_a_skipped_photo_is_its_own(copy, tmp_path, log):
 def test_a_bad_evaluation_photo_keeps_its_row(copy, tmp_path, log):
     truncate(copy / "evaluation" / "0005.jpg")
     photos = load(copy, tmp_path / "cache", log)["evaluation"]
-    assert len(photos) == 24
+    assert len(photos) == len(photos.pixels) == len(photos.sizes) == 24
     assert list(photos.bad) == [5]
+    assert [row for row, square in enumerate(photos.pixels) if not square.any()] == [5]
 
 
 def test_photos_that_are_none_are_refused(copy, tmp_path, log):
@@ -277,3 +287,28 @@ def test_a_session_that_waits_for_anothers_cache_keeps_its_budget(drawn, tmp_pat
     with locked(tmp_path / "cache"), pytest.raises(Suspended):
         load(drawn, tmp_path / "cache", log, tick=stop)
     assert len(load(drawn, tmp_path / "cache", log)["training"]) == 120
+
+
+def test_what_another_run_has_decoded_meanwhile_is_not_decoded_again(drawn, tmp_path):
+    load(drawn, tmp_path / "theirs", print)
+    said, other = [], ExitStack()
+
+    def log(line):
+        said.append(line)
+        if "waiting for it" in line:
+            shutil.copytree(tmp_path / "theirs", tmp_path / "cache", dirs_exist_ok=True)
+            other.close()
+
+    (tmp_path / "cache").mkdir()
+    other.enter_context(locked(tmp_path / "cache"))
+    load(drawn, tmp_path / "cache", log)
+    assert len(said) == 1
+
+
+def test_photos_that_are_decoded_already_are_read_within_the_budget(drawn, tmp_path, log):
+    """Their bytes tell which cache is theirs, and a mount may give them slowly."""
+    budget = Budget(None)
+    load(drawn, tmp_path / "cache", log)
+    budget.stop = "SIGTERM came"
+    with pytest.raises(Suspended):
+        load(drawn, tmp_path / "cache", log, tick=lambda: budget.insist("the photos were read"))

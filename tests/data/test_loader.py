@@ -82,6 +82,19 @@ def test_a_cached_batch_is_a_function_of_the_step_alone(photos):
     assert images.shape == (16, 3, 32, 32)
 
 
+def test_views_are_drawn_by_the_seed_and_the_step_in_their_own_photos_sizes(photos):
+    photos = replace(photos, sizes=np.arange(240).reshape(120, 2))
+
+    def drawn(seed, step):
+        order, views = Order(120, 16, seed), lambda pixels, sizes, draw, share: (sizes, torch.rand(1, generator=draw).item())
+        (sizes, number), _ = CachedBatches(photos, order, views, CPU)(step)
+        assert (sizes[:, 0] == 2 * order.rows(step)).all()
+        return number
+
+    assert drawn(3, 0) == drawn(3, 0)
+    assert len({drawn(seed, step) for seed in (3, 4) for step in (0, 1)}) == 4
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_streamed_batches_are_the_mapped_ones_bit_for_bit_over_epochs_jumps_and_any_number_of_threads(photos, workers):
     mapped, streamed = cached(photos), cached(photos, feed="stream", workers=workers)
@@ -211,6 +224,16 @@ def test_decoded_batches_are_the_same_for_any_number_of_workers_and_after_a_jump
     assert images.shape == (16, 32, 32, 3)
     assert np.array_equal(images, again)
     assert labels.tolist() == same.tolist()
+
+
+def test_each_decoded_photo_has_a_seed_of_its_own_at_each_step_and_one_stream_gives_them_all(drawn):
+    seeds, split = [], find_dataset(drawn, None, 0.2, 0).training
+    batches = DecodingBatches(split, Order(120, 16, 3), lambda photo, seed: seeds.append(seed) or photo, torch.Tensor.float, CPU, 0)
+    batches(0)
+    stream = batches.stream
+    batches(1)
+    assert batches.stream is stream  # another would begin its workers anew
+    assert len(set(seeds)) == 32
 
 
 @pytest.mark.parametrize("workers", [0, 1])
