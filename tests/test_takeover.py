@@ -50,6 +50,7 @@ def test_the_furthest_of_several_outputs_is_taken_and_damaged_ones_count_for_wha
 
 def test_a_run_that_is_further_than_what_is_attached_is_left_as_it_is(tmp_path, log):
     leave_output(tmp_path / "input" / "earlier", recipe("record"), 10, log)
+    leave_output(tmp_path / "input" / "same", recipe("record"), 20, log)
     leave_output(tmp_path / "working", recipe("record"), 20, log)
     assert take(tmp_path, log) is None
     leave_output(tmp_path / "input" / "later", recipe("record"), 30, log)
@@ -59,9 +60,12 @@ def test_a_run_that_is_further_than_what_is_attached_is_left_as_it_is(tmp_path, 
 
 def test_an_output_of_another_config_stops_the_session_before_it_costs_hours(tmp_path, log):
     leave_output(tmp_path / "input" / "kit-record", recipe("record"), 7, log)
+    longer = override(recipe("record"), ["train.epochs=700"])
     with pytest.raises(KitError, match=r"train\.epochs: 600 → 700"):
-        take(tmp_path, log, override(recipe("record"), ["train.epochs=700"]))
+        take(tmp_path, log, longer)
     assert list((tmp_path / "working").iterdir()) == []
+    leave_output(tmp_path / "working", longer, 3, log)
+    assert take(tmp_path, log, longer) is None  # a run that has begun goes on, whatever is attached
 
 
 def test_a_folder_that_holds_another_run_is_not_overwritten(tmp_path, log):

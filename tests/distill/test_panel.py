@@ -4,11 +4,15 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from kit.config.override import override
+from kit.config.recipes import recipe
 from kit.config.terms import KD, Hint
+from kit.device import choose_device
 from kit.distill.align import look
 from kit.distill.objective import Objective
 from kit.distill.panel import Panel
 from kit.models.students import build_student
+from kit.stages.teacher import panel_of
 
 
 def networks(count):
@@ -47,6 +51,8 @@ def test_a_view_and_its_mirror_image_count_alike():
     with torch.no_grad():
         assert torch.allclose(panel(x), (network(x) + network(x.flip(-1))) / 2, atol=1e-6)
     assert torch.allclose(panel(x), panel(x.flip(-1)), atol=1e-6)
+    asked = panel_of([network], override(recipe("record"), ["teacher.flip=true"]), choose_device())
+    assert torch.equal(asked(x), asked(x.flip(-1)))
 
 
 def test_one_teacher_alone_is_what_it_was():

@@ -164,7 +164,7 @@ def test_after_a_session_that_brought_nothing_the_furthest_is_named_by_its_versi
 @pytest.mark.parametrize("killed", [(1, 2), (2,)])
 def test_what_a_session_saved_before_the_time_limit_killed_it_is_gone_on_with(tmp_path, server, kaggle, killed):
     """Its run.json tells no steps, its checkpoints do; and it is named by its version, Kaggle's newest good one being another."""
-    server.limits = dict.fromkeys(killed, (4, True))
+    server.limits, server.cancelled = dict.fromkeys(killed, (4, True)), {2}  # as Kaggle may call it
     story = chain(kernel(tmp_path, SAVES.replace("ENDLESS", repr(killed))), kaggle, folder=tmp_path / "chain")
     assert (story.state, story.steps) == ("done", [100, 200, 300])
     asked = [request.get("kernelDataSources") for request in server.kernels[REF].requests]
@@ -564,6 +564,16 @@ def test_output_is_fetched_whole_or_not_at_all(tmp_path, server, kaggle):
         list(fetch(kaggle, REF, tmp_path / "again", "csv"))
     with pytest.raises(KitError, match=r"'\*\.csv' is no regular expression \(.*\)\. All CSVs are '\.\*\\.csv', all files"):
         list(fetch(kaggle, REF, tmp_path / "again", "*.csv"))
+
+
+def test_a_file_that_would_be_written_outside_of_the_folder_is_not_fetched(tmp_path, server, kaggle):
+    wait_for(push(kernel(tmp_path, "import os\nos.mkdir('left')\nopen('left/file.txt', 'w')\n"), kaggle), kaggle)
+    for folder in ("elsewhere", "pulled"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "pulled" / "left").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(KitError, match=r"'left/file\.txt', which would be written outside of .*pulled"):
+        list(fetch(kaggle, REF, tmp_path / "pulled"))
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_what_a_later_session_left_is_not_mixed_with_the_csv_of_an_earlier_one(tmp_path, server, kaggle):

@@ -7,7 +7,7 @@ from torch import nn
 from kit.config.override import override
 from kit.config.recipes import recipe
 from kit.config.stages import Step, steps_of
-from kit.errors import KitError
+from kit.errors import KitError, Suspended
 from kit.models.blocks import Select
 from kit.models.students import TABLE, FrozenStem, build_student, count_parameters, widths_of
 from kit.session import open_session
@@ -33,7 +33,8 @@ def begun(drawn, out, log, *prunes):
     return session, material, student
 
 
-def test_a_photo_that_is_moved_to_another_class_is_another_photo(drawn, tmp_path, log):
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_a_photo_that_is_moved_to_another_class_is_another_photo(drawn, tmp_path, log, split):
     """Between two class folders it keeps its name, its bytes, and its place in the order."""
     shutil.copytree(drawn / "evaluation", tmp_path / "photos" / "evaluation")
     for photo in [*(drawn / "training").iterdir(), *(drawn / "validation").iterdir()]:
@@ -41,7 +42,7 @@ def test_a_photo_that_is_moved_to_another_class_is_another_photo(drawn, tmp_path
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(photo, place)
     session, *_ = begun(tmp_path / "photos", tmp_path / "out", log)
-    (tmp_path / "photos/training/class0/0_9.jpg").rename(tmp_path / "photos/training/class1/0_9.jpg")
+    (tmp_path / "photos" / split / "class0" / "0_9.jpg").rename(tmp_path / "photos" / split / "class1" / "0_9.jpg")
     later = open_session(session.config, tmp_path / "out", Budget(None), log)
     with pytest.raises(KitError, match=r"photos below .* are not those"):
         read_photos(later, tmp_path / "photos", tmp_path / "out" / "cache")
@@ -72,6 +73,14 @@ def test_what_pruning_came_to_is_known_to_a_session_whose_account_was_lost(drawn
     later = open_session(session.config, tmp_path, Budget(None), log)
     prune(later, read_photos(later, drawn, tmp_path / "cache"), student, step)
     assert {name: later.record["stages"]["prune"][name] for name in told} == before
+
+
+def test_pruning_is_not_begun_without_time_for_it_and_for_the_hand_in_after_it(drawn, tmp_path, log):
+    session, material, student = begun(drawn, tmp_path, log)
+    session.budget = Budget(100, started=0, clock=lambda: 0)
+    session.budget.longest |= {"prune": 60, "hand in": 50}
+    with pytest.raises(Suspended, match="stopped before pruning"):
+        prune(session, material, student, Step())
 
 
 def test_every_target_that_is_given_counts_and_keep_only_without(drawn, tmp_path, log):
@@ -108,3 +117,4 @@ def test_the_control_has_new_weights_but_for_what_never_trains(name):
         if isinstance(new, (FrozenStem, Select)):
             assert all(torch.equal(a, b) for a, b in zip(new.state_dict().values(), old.state_dict().values(), strict=True))
     assert not torch.equal(fresh.fc.weight, slimmer.fc.weight)
+    assert torch.equal(fresh.fc.weight, with_new_weights(slimmer, name, 6, seed=3).fc.weight)

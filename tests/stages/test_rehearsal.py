@@ -76,3 +76,6 @@ def test_until_it_is_pruned_the_time_of_the_whole_student_is_kept(drawn, tmp_pat
         assert session.budget.spent.total() == asked[0] - began  # what the page adds up: no second is in both
         rehearse(session, material, "finetune", build_student("record", (8, 8, 8, 8, 8, 8, 8), 6), teacher)
         assert session.budget.longest["hand in"] == whole
+        session.config, session.budget.longest["hand in"] = override(session.config, ["limit=30000params"]), 0
+        rehearse(session, material, "distil", student, teacher)
+        assert session.budget.longest["hand in"] > session.budget.longest["prune"] > 0  # for that a copy is pruned first

@@ -90,21 +90,35 @@ def test_a_teacher_that_is_attached_by_itself_is_found_and_two_that_differ_are_r
     assert find_teacher(name, photos, [tmp_path]) == photos / name
 
 
+def right(session, drawn, theirs):
+    """Photos about which a packed student, trained by the config `theirs`, is right; its file lies in the run's folder."""
+    material, student = read_photos(session, drawn, session.out / "cache"), build_student("record", (), 6).eval()
+    pack(session.out / "theirs.kit", student, theirs, widths_of(student), material.dataset.classes, {})
+    told = predict.logits(student, material.validation, theirs.data).argmax(1).numpy()
+    return replace(material, validation=replace(material.validation, labels=told))
+
+
 @pytest.mark.parametrize("fit", [True, False])
 def test_a_final_fit_marks_what_a_teacher_knows_of_photos_that_it_has_learnt_from(fit, drawn, tmp_path, log, capsys):
     config = override(recipe("record").tiny(), ["competition=any", "student.name=record", "train.final_fit=true"])
     session = open_session(config, tmp_path, Budget(None), log)
-    material = read_photos(session, drawn, tmp_path / "cache")
-    student = build_student("record", (), 6).eval()
-    theirs = override(config, [f"train.final_fit={fit}"])
-    pack(tmp_path / "theirs.kit", student, theirs, widths_of(student), material.dataset.classes, {})
-    told = predict.logits(student, material.validation, config.data).argmax(1).numpy()  # as if it were right
-    known = replace(material, validation=replace(material.validation, labels=told))
-    get_teachers(session, known, [], [tmp_path / "theirs.kit"])
+    get_teachers(session, right(session, drawn, override(config, [f"train.final_fit={fit}"])), [], [tmp_path / "theirs.kit"])
     said = capsys.readouterr().out
     assert session.record["stages"]["teacher"]["seen"] == fit
     assert ("of the validation photos, which were learnt from (train.final_fit)" in said) == fit
     assert ("theirs.kit: validation accuracy" in said) != fit
+
+
+def test_a_teacher_is_held_against_what_was_expected_also_where_the_account_was_lost(drawn, tmp_path, log):
+    """What it answered is there still."""
+    config = override(recipe("record").tiny(), ["competition=any", "student.name=record", "teacher.expected_accuracy=0.9"])
+    session = open_session(config, tmp_path, Budget(None), log)
+    material = right(session, drawn, config)
+    get_teachers(session, material, [], [tmp_path / "theirs.kit"])
+    material.validation.labels[:30] = (material.validation.labels[:30] + 1) % 6
+    del session.record["stages"]["teacher"]
+    with pytest.raises(KitError, match=r"reaches 0\.5000 on validation, 0\.9000 was expected"):
+        get_teachers(session, material, [], [tmp_path / "theirs.kit"])
 
 
 @pytest.fixture
