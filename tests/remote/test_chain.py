@@ -169,7 +169,8 @@ def test_what_a_session_saved_before_the_time_limit_killed_it_is_gone_on_with(tm
     assert (story.state, story.steps) == ("done", [100, 200, 300])
     asked = [request.get("kernelDataSources") for request in server.kernels[REF].requests]
     assert asked == [None, [f"{REF}/1" if 1 in killed else REF], [f"{REF}/2"]]
-    assert (tmp_path / "chain" / "output" / "checkpoints" / "distil-000000300-e3b0c44298fc1c14.pt").is_file()
+    kept = (tmp_path / "chain" / "output" / "checkpoints").iterdir()  # of the last session alone
+    assert sorted(file.name for file in kept) == [f"distil-000000{step}-e3b0c44298fc1c14.pt" for step in (250, 300)]
 
 
 def test_a_run_that_ends_with_fewer_steps_than_it_once_had_is_fetched_whole(tmp_path, server, kaggle):
@@ -594,6 +595,14 @@ def test_what_a_later_session_left_is_not_mixed_with_the_csv_of_an_earlier_one(t
     with pytest.raises(KitError, match=r"run holds a run that was not pulled, .*Choose another --out"):
         pull(kaggle, REF, "small", folder, ".*", out=tmp_path / "run")
     assert len(list((tmp_path / "run").iterdir())) == 1
+
+
+def test_a_csv_that_its_run_did_not_write_is_not_pulled(tmp_path, server, kaggle):
+    head = "import json\njson.dump({'csv_sha256': '0' * 64}, open('provenance.json', 'w'))\nopen('submission.csv', 'w')\n"
+    wait_for(push(kernel(tmp_path, head), kaggle), kaggle)
+    with pytest.raises(KitError, match=r"submission\.csv of .* has the sha256 e3b0c44298fc1c14…, its run wrote 0000000000000000…"):
+        pull(kaggle, REF, "small", tmp_path / "submissions")
+    assert not list(tmp_path.glob("submissions/**/*.csv"))
 
 
 def test_a_provenance_with_other_types_is_not_pulled(tmp_path, server, kaggle):

@@ -66,11 +66,14 @@ def edit(clone, **fields):
 
 
 def test_a_push_sends_the_bundle_and_every_field_of_the_metadata(clone, kaggle, server):
+    edit(clone, enable_gpu=True, machine_shape="NvidiaTeslaT4", docker_image="gcr.io/kaggle-images/python", keywords=["image"])
     pushed, _ = send(clone, kaggle, timeout=3600)
     assert pushed == Pushed(REF, 1, f"https://www.kaggle.com/code/{REF}")
     sent = server.kernels[REF].requests[0]
     assert sent["text"] == (clone / "kernels" / "smoke" / "build" / "main.py").read_text()
     assert (sent["newTitle"], sent["kernelType"], sent["isPrivate"], sent["enableInternet"]) == ("kit smoke", "script", True, False)
+    assert (sent["enableGpu"], sent["machineShape"], sent["language"]) == (True, "NvidiaTeslaT4", "python")
+    assert (sent["dockerImage"], sent["categoryIds"]) == ("gcr.io/kaggle-images/python", ["image"])
     assert sent["sessionTimeoutSeconds"] == 3600
     assert "os.environ.setdefault('KIT_SESSION_LIMIT', '3600')" in sent["text"]
 
@@ -108,9 +111,11 @@ def test_a_second_push_is_the_next_version(clone, kaggle):
 
 @pytest.mark.parametrize("fault", [429, 500, 503, DROP_BEFORE])
 def test_a_push_that_did_not_arrive_is_sent_again(clone, kaggle, server, slept, fault):
+    """Also where the version before has the same text."""
+    send(clone, kaggle)
     server.faults["SaveKernel"].extend([fault, fault])
     pushed, said = send(clone, kaggle)
-    assert pushed.version == len(server.kernels[REF].requests) == 1
+    assert pushed.version == len(server.kernels[REF].requests) == 2
     assert slept == [2, 5]
     assert "asking whether the push arrived" in said[0]
 
@@ -120,6 +125,17 @@ def test_a_push_that_arrived_before_the_connection_broke_is_not_sent_twice(clone
     server.faults["SaveKernel"].append(DROP_AFTER)
     pushed, _ = send(clone, kaggle)
     assert pushed.version == len(server.kernels[REF].requests) == 2
+
+
+def test_a_version_that_another_pushes_meanwhile_is_not_taken_for_ones_own(clone, kaggle, server):
+    def say(line):
+        if "asking whether the push arrived" in line:
+            send(clone, kaggle, environment={"WHOSE": "another's"})
+
+    server.faults["SaveKernel"].append(DROP_BEFORE)
+    pushed = push(clone / "kernels" / "smoke", replace(kaggle, say=say))
+    assert ["WHOSE" in request["text"] for request in server.kernels[REF].requests] == [True, False]
+    assert pushed.version == 2
 
 
 def test_a_push_that_arrived_at_the_last_try_did_arrive(clone, kaggle, server):
@@ -206,9 +222,20 @@ def test_a_refusal_comes_with_kaggles_words_and_what_to_do(clone, kaggle, server
     assert server.calls.count("SaveKernel") == 1
 
 
+def test_where_kaggle_does_not_say_which_version_there_is_nothing_is_sent(clone, kaggle, server):
+    server.faults["GetKernel"].append(401)
+    assert "make a new one" in refused(clone, kaggle)
+    assert "SaveKernel" not in server.calls
+
+
 def test_an_answer_with_an_error_is_no_success(clone, kaggle, server):
     server.faults["SaveKernel"].append("Notebook is too large")
     assert "did not take someone/kit-smoke: Notebook is too large" in refused(clone, kaggle)
+
+
+def test_an_answer_without_a_version_is_no_success(clone, kaggle, server):
+    server.faults["SaveKernel"].append(b"{}")
+    assert "gave someone/kit-smoke no version number" in refused(clone, kaggle)
 
 
 def test_a_dropped_source_is_no_success(clone, kaggle, server):
@@ -274,11 +301,12 @@ def test_a_session_is_followed_to_its_end(clone, kaggle, server, slept):
     pushed, _ = send(clone, kaggle)
     kernel, said = server.kernels[REF], []
     kernel.states.extendleft(["RUNNING", "RUNNING", "QUEUED"])
-    kernel.log = json.dumps([{"stream_name": "stdout", "data": "distil 1/2\n"}, {"stream_name": "stdout", "data": "done\n"}])
+    kernel.log = json.dumps([{"stream_name": "stdout", "data": line} for line in ("distil 1/2\n", f"the key is {KEY}\n", "done\n")])
     wait_for(pushed, replace(kaggle, say=said.append))
     states = [f"{REF} version 1: {state}" for state in ("QUEUED", "RUNNING", "COMPLETE")]
     assert [line for line in said if line in states] == states
     assert said.count("done") == 1
+    assert not any(KEY in line for line in said)
     assert slept == [2, 5, 10]  # a session that fails at once is soon known; then every 20 seconds
 
 
