@@ -119,7 +119,8 @@ def test_a_stage_that_does_not_exist_is_refused_with_the_nearest(teacher):
 def test_the_gamma_penalty_is_the_sum_of_bn_scales(teacher):
     student = build_student("record", (), 11)
     objective = Objective(student, teacher, (CE(),), 64, gamma_penalty=0.1)
-    _, values = objective(*batch(), 0.0)
+    total, values = objective(*batch(), 0.0)
+    assert total.item() == pytest.approx((values["ce"] + 0.1 * values["gamma"]).item())
     wanted = sum(m.weight.abs().sum() for m in student.modules() if isinstance(m, torch.nn.BatchNorm2d))
     assert values["gamma"].item() == pytest.approx(wanted.item())
 
@@ -163,6 +164,45 @@ def test_every_term_trains_the_student_and_all_its_own_parts(teacher):
         assert [torch.isfinite(value).item() for value in values.values()] == [True]
         assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.adapters.parameters())
         assert sum(p.grad.abs().sum() for p in student.blocks.parameters() if p.grad is not None) > 0
+
+
+def test_what_a_term_of_logits_is_set_to_is_what_its_loss_is_given():
+    ours, theirs, labels = torch.randn(6, 11), torch.randn(6, 11), batch()[1]
+    z_scores = losses.standardise(ours), losses.standardise(theirs)
+    cases = {
+        CE(smoothing=0.1): losses.ce(ours, labels, 0.1),
+        KD(temperature=3, standardise=True): losses.kd(*z_scores, 3),
+        FixedKD(temperature=3): losses.kd(ours, theirs, 3),
+        DKD(temperature=3, alpha=2, beta=5, standardise=True): losses.dkd(*z_scores, labels, temperature=3, alpha=2, beta=5),
+        DIST(temperature=3, beta=2, gamma=5): losses.dist(ours, theirs, temperature=3, beta=2, gamma=5),
+        MLKD(temperatures=(2, 3), standardise=True): losses.mlkd(*z_scores, (2, 3)),
+    }
+    for term, wanted in cases.items():
+        assert OF_LOGITS[type(term)](term, ours, theirs, labels) == wanted
+
+
+def test_what_a_term_of_maps_is_set_to_is_what_its_loss_is_given():
+    ours, theirs, shape = torch.randn(6, 8, 5, 5), torch.randn(6, 8, 5, 5), [(8, 5, 5)]
+    a, b = ours.mean((2, 3)), theirs.mean((2, 3))
+    cases = {
+        RKD(**LAST, distance=2, angle=5): lambda term: 2 * features.rkd_distance(a, b) + 5 * features.rkd_angle(a, b),
+        Hint(**LAST, distance="mse"): lambda term: F.mse_loss(ours, theirs),
+        CRD(**LAST, temperature=0.3): lambda term: features.crd(term.student(a), term.teacher(b), 0.3),
+    }
+    for settings, wanted in cases.items():
+        term = OF_MAPS[type(settings)](settings, shape, shape)
+        assert term([ours], [theirs]).item() == pytest.approx(wanted(term).item())
+
+
+def test_losses_are_of_float32_whatever_the_networks_compute_in(teacher):
+    student, (x, y) = build_student("record", (), 11), batch()
+    objective = Objective(student, teacher, (KD(), SP(**LAST)), 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, values = objective(x, y, 0.5)
+        ours, theirs = objective.look_ours(x), objective.look_theirs(x)
+    assert ours["logits"].dtype == torch.bfloat16
+    assert values["kd"].item() == pytest.approx(losses.kd(ours["logits"].float(), theirs["logits"].float(), 1).item(), rel=1e-5)
+    assert values["sp"].item() == pytest.approx(features.sp(ours["blocks.5"].float(), theirs["layer4"].float()).item(), rel=1e-5)
 
 
 def test_terms_add_up_and_those_of_one_kind_keep_names_of_their_own(teacher):
@@ -257,7 +297,7 @@ def test_simkd_keeps_the_teachers_classifier_frozen(teacher):
     total, _ = objective(*batch(), 0.5)
     total.backward()
     assert torch.equal(classifier(student).weight, teacher.fc.weight)
-    assert classifier(student).weight.grad is None
+    assert not any(p.requires_grad for p in classifier(student).parameters())
     assert student.blocks[0].pointwise.weight.grad.abs().sum() > 0
     assert len(list(objective.adapters.parameters())) == 0
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kit.distill.align import LOGITS
-from kit.distill.replay import DIGEST, Replay
+from kit.distill.replay import DIGEST, Fixed, Replay
 
 SHAPES = {LOGITS: (4, 3), "layer1": (4, 3, 2, 1)}
 ROW = DIGEST + 2 * (12 + 24)
@@ -94,6 +94,13 @@ def test_a_row_of_another_step_or_of_other_views_is_not_taken(file, log):
     seen, asked = play(file, log, range(2), views=darker)
     assert asked == 2
     assert equal(seen, [rounded(Teacher()(darker(step)[0])) for step in range(2)])
+
+
+def test_fixed_logits_are_those_of_the_photos_in_the_batch_that_was_drawn_last():
+    logits = torch.randn(9, 3)
+    fixed = Fixed(logits, lambda step: torch.tensor([step, 2 * step]))
+    images, _ = fixed.drawn(batches)(3)
+    assert torch.equal(fixed(images, Teacher())[LOGITS], logits[[3, 6]])
 
 
 def test_a_disk_that_takes_no_more_costs_only_the_keeping():
