@@ -10,7 +10,7 @@ from kit.models.students import build_student, count_parameters, widths_of
 from kit.session import open_session
 from kit.stages.packing import packed_size
 from kit.stages.photos import read_photos
-from kit.stages.provisional import SoFar, best_of, hand_in_best_so_far, students_so_far
+from kit.stages.provisional import SoFar, best_of, hand_in_best_so_far, so_far
 from kit.stages.student import factorised
 from kit.train.budget import Budget
 
@@ -87,10 +87,11 @@ def test_a_stage_counts_from_its_first_step_on_and_by_its_result_once_it_is_over
     distil, finetune = (session.checkpoints(stage) for stage in ("distil", "finetune"))
     state = lambda step, accuracy: {"step": step, "best": {"accuracy": accuracy, "weights": {"of": torch.tensor(step)}}}  # noqa: E731
     distil.save(0, state(0, -1.0))
-    assert students_so_far(session) == []
+    assert so_far(session, "distil") is None
     distil.save(5, state(5, 0.2))
     whole, half = distil.finish(6, state(6, 0.3)), finetune.save(1, state(1, 0.1))
-    assert [(each.file, each.accuracy) for each in students_so_far(session)] == [(half.name, 0.1), (whole.name, 0.3)]
+    found = [so_far(session, stage) for stage in ("finetune", "distil")]
+    assert [(each.file, each.accuracy) for each in found] == [(half.name, 0.1), (whole.name, 0.3)]
 
 
 def test_nothing_is_handed_in_by_a_session_whose_time_for_it_is_used_up(drawn, tmp_path, log, capsys):
