@@ -93,6 +93,16 @@ def test_the_channels_with_the_smallest_scales_go():
     assert (kept == 2.0).all()
 
 
+def test_what_a_lost_channel_said_whatever_it_saw_stays_in_the_next_bias_where_that_is_asked():
+    student = trained_looking("hw13")
+    with torch.no_grad():
+        student.cnn[8].weight[::2] = 0  # what they say is their bias
+    networks = [slimmed("hw13", Target(31_000), student, absorb=absorb)[0].eval() for absorb in (True, False)]
+    x = torch.randn(4, 3, 64, 64)
+    whole, (absorbed, left_out) = student.eval()(x), (network(x) for network in networks)
+    assert (absorbed - whole).abs().mean() < (left_out - whole).abs().mean() / 2
+
+
 @pytest.mark.parametrize("criterion", ["magnitude", "taylor"])
 def test_a_channel_that_nothing_takes_goes_first(criterion):
     student = trained_looking("hw13")
@@ -144,7 +154,8 @@ def test_per_layer_thresholds_take_an_equal_share_of_every_layer():
 
 
 def test_widths_are_multiples_and_layers_keep_what_is_asked():
-    assert all(width % 8 == 0 for width in slimmed("record", Target(30_000), multiple=8)[1])
+    for fill in (False, True):
+        assert all(width % 8 == 0 for width in slimmed("record", Target(30_000, fill=fill), multiple=8)[1])
     assert min(slimmed("hw7", Target(60_000), at_least=12)[1]) >= 12
     assert min(slimmed("hw7", Target(60_000))[1]) < 12
 

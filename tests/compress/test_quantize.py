@@ -76,6 +76,11 @@ def test_vectors_are_float16_where_that_holds_them():
     assert narrow(np.array([1.0, 1e-9])).dtype == np.float16
 
 
+def test_a_weight_beyond_float16_is_kept_by_half():
+    weight = np.array([[70_000.0, -3.0]], np.float32)
+    assert (restore(METHODS["half"](weight, 16)) == weight).all()
+
+
 def test_the_grid_that_is_found_is_the_best_of_all():
     """Most are never tried in full; the answer is as if they were, ties included."""
     rows = np.random.default_rng(5).normal(size=(9, 30)).astype(np.float32)
