@@ -159,6 +159,14 @@ def test_the_shell_completes_values(verb, option, begun, wanted, tmp_path, monke
     assert [item.value for item in asked.shell_complete(context, begun)] == wanted
 
 
+@pytest.mark.parametrize("half", ["--epochs", "--set"])
+def test_words_that_are_half_written_are_refused_by_the_command_and_not_while_a_shell_completes(half):
+    words = ["record", half, "train.epochs"]
+    KIT.commands["run"].make_context("run", [*words], resilient_parsing=True)
+    with pytest.raises(KitError, match=r"--set train\.epochs"):
+        KIT.commands["run"].make_context("run", [*words])
+
+
 def test_every_format_that_is_offered_is_written():
     assert (*WRITERS, *GRAPHS) == get_args(Format)
 

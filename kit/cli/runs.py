@@ -43,16 +43,20 @@ class NamesFields(TyperCommand):
     """Answers `--epochs 3`, which it has no option for, with the field of the recipe that is meant, and `--set train.epochs 3`."""
 
     def parse_args(self, context: Any, args: list[str]) -> list[str]:
+        if not context.resilient_parsing:  # else a shell completes
+            self.refuse(args)
+        return super().parse_args(context, args)
+
+    def refuse(self, args: list[str]) -> None:
         options = {name for param in self.params for name in param.opts}
         for word, after in pairwise((*args, END)):
             option, equals, value = word.partition("=")
             if word == "--set" and "=" not in after and after != END:
                 raise KitError(f"--set {after}: write section.field=value in one word, for example --set train.epochs=30.")
-            known = option in options or not option.startswith("--") or context.resilient_parsing  # the last: a shell completes
+            known = option in options or not option.startswith("--")
             if not known and (places := places_of(option[2:].replace("-", "_"))):
                 ways = " or ".join(assignment(place, value if equals else after) for place in places)
                 raise KitError(f"kit {self.name} has no {option}: a field of the recipe is changed by {ways}.")
-        return super().parse_args(context, args)
 
 
 def assignment(place: str, value: str) -> str:
