@@ -66,14 +66,15 @@ def there_instead(root: Path, halves: Halves) -> str:
     """What was found where no data set is, and what to do."""
     packed, here = ", ".join(path.name for path in sorted(root.iterdir()) if is_archive(path)), read_folder(root)
     if not packed:
-        return out_of_shape(root, halves, here)
+        return out_of_shape(here, halves)
     if not (halves or here.photos or here.with_photos):
         return f"Unpack {packed} first."
-    return f"Unpack {packed} first, unless that is done. {out_of_shape(root, halves, here)}"
+    return f"Unpack {packed} first, unless that is done. {out_of_shape(here, halves)}"
 
 
-def out_of_shape(root: Path, halves: Halves, here: Folder) -> str:
-    """here: what lies in `root` itself."""
+def out_of_shape(here: Folder, halves: Halves) -> str:
+    """here: the folder that was named, or one in it."""
+    root = here.path
     shape = "The shape is train/<class>/*.jpg and test/*.jpg: docs/your-own-photos.md shows how to sort photos into it."
     if halves:
         place, parts = halves[0]
@@ -90,7 +91,7 @@ def out_of_shape(root: Path, halves: Halves, here: Folder) -> str:
     if here.photos:
         return f"{root} itself holds {counted(len(here.photos), 'photo')}, {here.photos[0].name} for one: {above}sort them. {shape}"
     if below := next((folder for folder in here.below if folder.with_photos), None):
-        return out_of_shape(below.path, [], below)
+        return out_of_shape(below, [])
     if here.strangers:
         return f"What is there, such as {here.strangers[0]}, is no photo of a kind that is read ({', '.join(sorted(PHOTO))}). {shape}"
     return f"Check that the archive is unpacked and that --data points at it or above it. {shape}"

@@ -95,7 +95,7 @@ def cached_batches(photos: Photos, order: Order, data: Data, augment: Augment, d
 
 
 def with_more_training(dataset: Dataset, unlabelled: bool, final_fit: bool) -> Dataset:
-    """The data set whose training split has the unlabelled photos too, and for a final fit those of validation.
+    """The data set whose training split has for a final fit those of validation too, and at its end the unlabelled ones.
 
     Raises:
         KitError: there is no unlabelled split.
